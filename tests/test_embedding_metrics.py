@@ -1,0 +1,123 @@
+"""Embedding metrics against plain-Python oracles and cases whose answer is known."""
+
+import numpy as np
+import pytest
+
+from tfrec import embedding_metrics as em
+
+
+def _blobs(seed=0, classes=4, each=15, dim=8, spread=0.4):
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(classes, dim))
+    labels = np.repeat(np.arange(classes), each)
+    return (centres[labels] + spread * rng.normal(size=(len(labels), dim))).astype(np.float32), labels
+
+
+def _ranking(vectors, query):
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    order = sorted((i for i in range(len(unit)) if i != query), key=lambda i: -float(unit[query] @ unit[i]))
+    return order
+
+
+def test_retrieval_metrics_equal_plain_loops():
+    vectors, labels = _blobs(spread=1.0)
+    labels[0] = 99  # nobody else has it
+    recall, average = {1: [], 5: []}, []
+    for query in range(1, len(labels)):
+        hits = [labels[i] == labels[query] for i in _ranking(vectors, query)]
+        for k in recall:
+            recall[k].append(any(hits[:k]))
+        r = int(np.sum(labels == labels[query])) - 1
+        average.append(sum(sum(hits[: i + 1]) / (i + 1) for i in range(r) if hits[i]) / r)
+    got = em.retrieval_metrics(vectors, labels, ks=(1, 5))
+    assert got["recall@1"] == pytest.approx(np.mean(recall[1]))
+    assert got["recall@5"] == pytest.approx(np.mean(recall[5]))
+    assert got["map@r"] == pytest.approx(np.mean(average))
+    assert (got["queries"], got["queries_without_match"]) == (len(labels) - 1, 1)
+
+
+def test_map_at_r_known_case():
+    # One query, gallery ranked: right, wrong, right; R = 2, so only the first hit counts: (1/1) / 2.
+    gallery = np.array([[1, 0.1], [1, 0.5], [1, 2]])
+    got = em.retrieval_metrics([[1, 0]], ["a"], gallery=gallery, gallery_labels=["a", "b", "a"], ks=(1, 3))
+    assert got["map@r"] == pytest.approx(0.5)
+    assert got["r_precision"] == pytest.approx(0.5)
+    assert got["recall@1"] == 1.0
+
+
+def test_knn_accuracy_equals_scikit_learn():
+    from sklearn.neighbors import KNeighborsClassifier
+
+    vectors, labels = _blobs(1, spread=1.5)
+    other, other_labels = vectors[::2], labels[::2]
+    vectors, labels = vectors[1::2], labels[1::2]
+    reference = KNeighborsClassifier(1, metric="cosine").fit(other, other_labels).score(vectors, labels)
+    got = em.knn_accuracy(vectors, labels, gallery=other, gallery_labels=other_labels, k=1)
+    assert got == pytest.approx(reference)
+    assert 0.3 < got < 1.0  # else the comparison says nothing
+
+
+def test_knn_votes_and_breaks_ties_by_distance():
+    angles = np.radians([0, 5, 10, 15, 20])
+    gallery = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    labels = ["b", "a", "a", "b", "c"]
+
+    def classify(k):
+        return em.knn_accuracy([[1, 0]], ["b"], gallery=gallery, gallery_labels=labels, k=k)
+
+    assert [classify(k) for k in (1, 2, 3, 4)] == [1.0, 1.0, 0.0, 1.0]
+
+
+def test_blocks_do_not_change_the_result(monkeypatch):
+    vectors, labels = _blobs(2, spread=1.0)
+    whole = em.retrieval_metrics(vectors, labels), em.knn_accuracy(vectors, labels)
+    monkeypatch.setattr(em, "BLOCK_CELLS", 7 * len(labels))
+    assert em.retrieval_metrics(vectors, labels) == pytest.approx(whole[0])
+    assert em.knn_accuracy(vectors, labels) == whole[1]
+
+
+def test_clustering_metrics_known_cases():
+    perfect = em.clustering_metrics(["a", "a", "b", "b"], [1, 1, 0, 0])
+    assert (perfect["ari"], perfect["nmi"], perfect["purity"], perfect["pure_clusters"]) == (1, 1, 1, 1)
+    # Cluster 0 holds a, a, b; cluster 1 holds b; one row is noise.
+    mixed = em.clustering_metrics(["a", "a", "b", "b", "a"], [0, 0, 0, 1, -1])
+    assert mixed["purity"] == pytest.approx(3 / 4)
+    assert mixed["pure_clusters"] == pytest.approx(1 / 2)
+    assert mixed["noise"] == pytest.approx(1 / 5)
+    assert mixed["clusters"] == 2
+    assert em.clustering_metrics(["a", "b"], [-1, -1])["purity"] == 0.0
+    assert em.clustering_metrics(["a", "a", "b"], [0, 0, 0], pure_from=0.6)["pure_clusters"] == 1.0
+
+
+def test_embedding_metrics_tell_good_from_random():
+    vectors, labels = _blobs(3, spread=0.05)
+    good = em.embedding_metrics(vectors, labels)
+    noise = em.embedding_metrics(np.random.default_rng(0).normal(size=vectors.shape), labels)
+    for name in ("knn_accuracy", "recall@1", "map@r", "ari", "nmi", "purity", "silhouette"):
+        assert good[name] > 0.9, name
+        assert noise[name] < 0.75, name
+    assert abs(noise["ari"]) < 0.15
+
+
+def test_samples_are_bounded_and_said():
+    vectors, labels = _blobs(4, each=50)
+    got = em.embedding_metrics(vectors, labels, max_rows=60)
+    assert (got["queries"], got["clustered_rows"]) == (60, 60)
+    assert got == em.embedding_metrics(vectors, labels, max_rows=60)
+
+
+def test_errors_name_argument_and_fix():
+    with pytest.raises(ValueError, match="row 1"):
+        em.unit_rows([[0.0, 1.0], [np.nan, 1.0]])
+    with pytest.raises(ValueError, match="labels has 1"):
+        em.knn_accuracy([[0.0, 1.0], [1.0, 1.0]], ["a"])
+    with pytest.raises(ValueError, match=r"\[N, D\]"):
+        em.unit_rows([1.0, 2.0])
+    with pytest.raises(ValueError, match="at least one other row"):
+        em.knn_accuracy([[0.0, 1.0]], ["a"])
+
+
+def test_zero_and_huge_rows_are_finite():
+    rows = em.unit_rows(np.array([[0, 0], [3e38, 3e38]], np.float32))
+    np.testing.assert_allclose(rows, [[0, 0], [0.5**0.5, 0.5**0.5]], rtol=1e-6)
+    assert np.isnan(em.silhouette(rows, [0, 0]))
