@@ -1,0 +1,213 @@
+"""The image encoder: a vision transformer of KerasCV's public bricks, from photos in 0..255 to tokens.
+
+ViT (Dosovitskiy et al., arXiv:2010.11929), CLIP's image tower (Radford et al., arXiv:2103.00020) and DINOv2 (Oquab
+et al., arXiv:2304.07193) are the same bricks with other statistics, activation and pooling; `checkpoints` fills them
+with the published weights.
+"""
+
+from collections.abc import Sequence
+
+import keras_cv
+import tensorflow as tf
+
+from tfrec.encoders.activations import activation as activation_named
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+POOLINGS = ("class", "mean", "class_mean")
+
+
+@tf.keras.utils.register_keras_serializable("tfrec")
+class ViTEncoder(tf.keras.layers.Layer):
+    """Photos to a class token and one token per patch, the final layer normalisation applied.
+
+    The bricks follow the global mixed-precision policy, as KerasCV's layers do.
+
+    Args:
+        size: Height and width of the photos in pixels, or one number for both.
+        patch: Side of a patch in pixels; divides both sides of the photo.
+        dim: Width of the tokens (D).
+        layers: Number of transformer blocks.
+        heads: Attention heads; divides `dim`.
+        mlp_dim: Hidden width of the feed-forward part; 4 x dim when not given.
+        dropout: Dropout rate of attention and feed-forward.
+        mean: Channel means of the photos after division by 255.
+        std: Channel standard deviations of the photos after division by 255.
+        pre_norm: Normalise the embedded patches before the first block, as CLIP does.
+        activation: `gelu`, `gelu_tanh` or `quick_gelu`.
+        epsilon: Epsilon of every layer normalisation.
+        pooling: What `pooled` returns: the `class` token, the `mean` of the patch tokens, or both end to end
+            (`class_mean`, as DINOv2's linear probes use).
+        projection_dim: Width of a linear projection after pooling, without a bias, as CLIP has; none when not given.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int | Sequence[int],
+        patch: int,
+        dim: int,
+        layers: int,
+        heads: int,
+        mlp_dim: int | None = None,
+        dropout: float = 0.0,
+        mean: Sequence[float] = HALF,
+        std: Sequence[float] = HALF,
+        pre_norm: bool = False,
+        activation: str = "gelu",
+        epsilon: float = 1e-6,
+        pooling: str = "class",
+        projection_dim: int | None = None,
+        **kwargs,
+    ):
+        # Autocast would round float photos to the compute type before they are normalised.
+        super().__init__(autocast=False, **kwargs)
+        self.size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        self.patch, self.dim, self.layers, self.heads = patch, dim, layers, heads
+        self.mlp_dim = mlp_dim or 4 * dim
+        self.dropout, self.epsilon = dropout, epsilon
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.pre_norm, self.activation = pre_norm, activation
+        self.pooling, self.projection_dim = pooling, projection_dim
+        self._check()
+        self._add_bricks()
+
+    def _check(self) -> None:
+        """Refuse sizes that the bricks would accept and get wrong."""
+        if self.size[0] % self.patch or self.size[1] % self.patch:
+            raise ValueError(f"size={self.size} is not a multiple of patch={self.patch}; change one of them.")
+        if self.dim % self.heads:
+            raise ValueError(f"dim={self.dim} is not a multiple of heads={self.heads}; change one of them.")
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"pooling={self.pooling!r} is not known; choose one of {POOLINGS}.")
+
+    def _add_bricks(self) -> None:
+        """Create the KerasCV layers, unbuilt."""
+        self.embedding = keras_cv.layers.PatchingAndEmbedding(self.dim, self.patch, name="embedding")
+        self.pre_layer_norm = self._layer_norm("pre_layer_norm") if self.pre_norm else None
+        self.blocks = [
+            keras_cv.layers.TransformerEncoder(
+                project_dim=self.dim,
+                num_heads=self.heads,
+                mlp_dim=self.mlp_dim,
+                mlp_dropout=self.dropout,
+                attention_dropout=self.dropout,
+                activation=activation_named(self.activation),
+                layer_norm_epsilon=self.epsilon,
+                name=f"block_{number}",
+            )
+            for number in range(self.layers)
+        ]
+        self.layer_norm = self._layer_norm("layer_norm")
+        self.projection = None
+        if self.projection_dim:
+            self.projection = tf.keras.layers.Dense(self.projection_dim, use_bias=False, name="projection")
+            self.projection.build((None, self.pooled_dim))
+
+    def _layer_norm(self, name: str) -> tf.keras.layers.Layer:
+        return tf.keras.layers.LayerNormalization(epsilon=self.epsilon, name=name)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.size[0] // self.patch, self.size[1] // self.patch
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens of a photo: the class token and the patches."""
+        return 1 + self.grid[0] * self.grid[1]
+
+    @property
+    def pooled_dim(self) -> int:
+        """Width of the pooled vector before the projection."""
+        return 2 * self.dim if self.pooling == "class_mean" else self.dim
+
+    @property
+    def output_dim(self) -> int:
+        """Width of what `pooled` returns."""
+        return self.projection_dim or self.pooled_dim
+
+    def build(self, input_shape) -> None:
+        """Create the weights of the embedding, whose parts KerasCV leaves to the first call."""
+        photos = (None, *self.size, 3)
+        if not self.embedding.built:
+            self.embedding.build(photos)
+            self.embedding.built = True
+            self.embedding.projection.build(photos)
+            self.embedding.position_embedding.build((None,))
+        super().build(input_shape)
+
+    def call(self, photos: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Encode photos.
+
+        Args:
+            photos: `[B, H, W, 3]`, uint8 or float, in 0..255.
+            training: Whether dropout applies.
+
+        Returns:
+            Tokens `[B, 1 + H/patch * W/patch, D]`, the class token first.
+        """
+        return self.layer_norm(self.layer_tokens(photos, training=training)[-1])
+
+    def layer_tokens(self, photos: tf.Tensor, training: bool | None = None) -> list[tf.Tensor]:
+        """Return the tokens `[B, N, D]` before the first block and after each block, for studies layer by layer."""
+        states = [self.embed(photos)]
+        for block in self.blocks:
+            states.append(block(states[-1], training=training))
+        return states
+
+    def embed(self, photos: tf.Tensor) -> tf.Tensor:
+        """Normalise photos `[B, H, W, 3]` and embed their patches: `[B, N, D]`."""
+        patches = self.embedding.projection(self._normalise(photos))  # (B, rows, columns, D)
+        batch = tf.shape(patches)[0]
+        patches = tf.reshape(patches, [batch, self.tokens - 1, self.dim])
+        class_token = tf.cast(self.embedding.class_token, patches.dtype)
+        class_token = tf.broadcast_to(class_token, [batch, 1, self.dim])
+        positions = self.embedding.position_embedding(tf.range(self.tokens))
+        tokens = tf.concat([class_token, patches], axis=1) + tf.cast(positions, patches.dtype)
+        return self.pre_layer_norm(tokens) if self.pre_layer_norm is not None else tokens
+
+    def _normalise(self, photos: tf.Tensor) -> tf.Tensor:
+        """Bring photos to the statistics the encoder was trained with, in float32, then to the compute type."""
+        height, width = photos.shape[1], photos.shape[2]
+        if (height is not None and height != self.size[0]) or (width is not None and width != self.size[1]):
+            raise ValueError(
+                f"photos are {height} x {width} pixels, but the encoder was built for size={self.size}; resize the "
+                "photos, or load the encoder with that size (position embeddings are interpolated)."
+            )
+        photos = tf.cast(tf.ensure_shape(photos, [None, *self.size, 3]), tf.float32)
+        return tf.cast((photos / 255.0 - self.mean) / self.std, self.compute_dtype)
+
+    def pooled(self, tokens: tf.Tensor) -> tf.Tensor:
+        """Return one vector a photo `[B, output_dim]` from the tokens `[B, N, D]`, projected where CLIP projects."""
+        if self.pooling == "class":
+            vector = tokens[:, 0]
+        else:
+            vector = tf.reduce_mean(tokens[:, 1:], axis=1)
+            if self.pooling == "class_mean":
+                vector = tf.concat([tokens[:, 0], vector], axis=-1)
+        return vector if self.projection is None else self.projection(vector)
+
+    def pool_patches(self, tokens: tf.Tensor, factor: int = 2) -> tf.Tensor:
+        """Average patch tokens over `factor` x `factor` squares; the class token stays.
+
+        Args:
+            tokens: `[B, N, D]`, the class token first.
+            factor: Side of a square in patches; a last incomplete square is the mean of what it has.
+
+        Returns:
+            `[B, 1 + ceil(rows / factor) * ceil(columns / factor), D]`.
+        """
+        if factor == 1:
+            return tokens
+        grid = tf.reshape(tokens[:, 1:], [-1, *self.grid, self.dim])
+        grid = tf.nn.avg_pool2d(grid, ksize=factor, strides=factor, padding="SAME")
+        squares = -(-self.grid[0] // factor) * -(-self.grid[1] // factor)
+        return tf.concat([tokens[:, :1], tf.reshape(grid, [-1, squares, self.dim])], axis=1)
+
+    def get_config(self) -> dict:
+        """Return the arguments that rebuild the layer."""
+        names = ("size", "patch", "dim", "layers", "heads", "mlp_dim", "dropout", "mean", "std", "pre_norm")
+        names += ("activation", "epsilon", "pooling", "projection_dim")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
