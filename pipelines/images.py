@@ -1,0 +1,165 @@
+"""Photos for the image store: checked before they are decoded, decoded once, resized, encoded again."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from pipelines.prepared_writer import PreparedWriter
+from pipelines.progress import Progress
+
+FORMATS = ("JPEG", "PNG", "WEBP")  # what shops deliver; Pillow's rarer decoders stay shut
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+MAX_PIXELS = 50_000_000
+QUALITY = 90
+EXIF_ORIENTATION = 0x0112
+UPRIGHT = {  # EXIF orientation -> what turns the photo upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class PhotoError(ValueError):
+    """A photo cannot be used; the message is the reason that the manifest counts by."""
+
+
+def shrink_photo(data: bytes, *, size: int, quality: int = QUALITY, max_pixels: int = MAX_PIXELS) -> bytes:
+    """Decode a photo of any supported format and encode it as a small upright RGB JPEG.
+
+    Args:
+        data: the file's bytes: JPEG, PNG or WebP, whatever its name says.
+        size: the longer side of the result in pixels; smaller photos are not enlarged.
+        quality: JPEG quality of the result.
+        max_pixels: photos of more pixels are refused by their header, before memory is spent on them.
+
+    Returns:
+        The JPEG's bytes, without the metadata of the original.
+
+    Raises:
+        PhotoError: the bytes are no photo, or a truncated or too large one.
+    """
+    if not data:
+        raise PhotoError("photo is empty")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as photo:
+            if photo.width * photo.height > max_pixels:
+                raise PhotoError(f"photo has more than {max_pixels:,} pixels")
+            shrunk = _shrink(photo, size)
+    except UnidentifiedImageError as error:
+        raise PhotoError("photo is not a JPEG, PNG or WebP file") from error
+    except Image.DecompressionBombError as error:
+        raise PhotoError(f"photo has more than {max_pixels:,} pixels") from error
+    except PhotoError:
+        raise
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError) as error:  # as decoders do
+        raise PhotoError("photo is truncated or damaged") from error
+    out = io.BytesIO()
+    shrunk.save(out, "JPEG", quality=quality)
+    return out.getvalue()
+
+
+def store_photos(
+    paths: Mapping[str, Path], *, writer: PreparedWriter, size: int, threads: int | None = None
+) -> set[str]:
+    """Shrink photos on threads and put them into a dataset's image store, in the mapping's order.
+
+    Args:
+        paths: image key -> file. A file that cannot be used is rejected with its reason.
+        writer: the dataset being written.
+        size: see `shrink_photo`.
+        threads: how many photos are worked on at once; by default one a core (Pillow frees the GIL).
+
+    Returns:
+        The keys that were stored.
+    """
+    stored = set()
+    with warnings.catch_warnings(), Progress("photos", len(paths), unit=" photos") as progress:
+        warnings.simplefilter("ignore")  # Pillow's opinions on odd metadata; sizes are checked above
+        for key, path, result in _shrunk_in_order(paths, size, threads or len(os.sched_getaffinity(0))):
+            if isinstance(result, bytes):
+                writer.images.add(key, result)
+                stored.add(key)
+            else:
+                writer.reject(
+                    file=f"{path.parent.name}/{path.name}",
+                    row=0,
+                    field="image",
+                    value=key,
+                    reason=str(result),
+                )
+            progress.update()
+    return stored
+
+
+def find_photos(folder: Path) -> Iterator[Path]:
+    """Yield every photo file below a folder, at any depth, in a fixed order."""
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            if name.lower().endswith(SUFFIXES):
+                yield Path(parent, name)
+
+
+def _shrink(photo: Image.Image, size: int) -> Image.Image:
+    """Scale to at most `size` pixels a side, turn upright, convert to RGB."""
+    scale = min(1.0, size / max(photo.size))
+    target = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
+    turn = UPRIGHT.get(photo.getexif().get(EXIF_ORIENTATION, 1))
+    photo.draft("RGB", target)  # lets the JPEG decoder itself scale by 1/2, 1/4 or 1/8, not below the target
+    photo.load()
+    image = _without_palette_or_alpha(photo)
+    if image.size != target:
+        image = image.resize(
+            target, Image.Resampling.BICUBIC
+        )  # antialiased: Pillow widens the kernel to the scale
+    if turn is not None:
+        image = image.transpose(turn)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _without_palette_or_alpha(photo: Image.Image) -> Image.Image:
+    """Convert the modes that cannot be scaled as they are; what is transparent becomes white."""
+    if photo.mode.startswith(("I", "F")):  # 16 bits of grey
+        return photo.point(lambda value: value / 256).convert("L")
+    if photo.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in photo.info:
+        rgba = photo.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return photo if photo.mode in ("RGB", "L", "CMYK") else photo.convert("RGB")
+
+
+def _shrunk_in_order(
+    paths: Mapping[str, Path], size: int, threads: int
+) -> Iterator[tuple[str, Path, bytes | PhotoError]]:
+    """Yield each photo's bytes, or why there are none; a bounded number is in flight."""
+
+    def work(path: Path) -> bytes | PhotoError:
+        try:
+            return shrink_photo(path.read_bytes(), size=size)
+        except PhotoError as error:
+            return error
+        except OSError:
+            return PhotoError("photo cannot be read")
+
+    waiting: deque[tuple[str, Path, Future]] = deque()
+    todo = iter(paths.items())
+    with ThreadPoolExecutor(threads) as pool:
+        for key, path in islice(todo, 8 * threads):
+            waiting.append((key, path, pool.submit(work, path)))
+        while waiting:
+            key, path, future = waiting.popleft()
+            yield key, path, future.result()
+            for key, path in islice(todo, 1):
+                waiting.append((key, path, pool.submit(work, path)))

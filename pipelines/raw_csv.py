@@ -1,0 +1,159 @@
+"""Streams a raw CSV file in blocks of strings, and keeps account of its rows: each is kept or rejected."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+
+from pipelines.prepared_writer import PreparedWriter
+from pipelines.progress import Progress
+from pipelines.schema import PreparedError
+
+BLOCK_BYTES = 4 << 20  # larger blocks fall out of the processor's cache
+
+
+class RawCsv:
+    """One raw CSV file. Iterating yields Arrow tables of string columns, in the file's order.
+
+    Args:
+        path: the file: UTF-8, comma-separated, with a header.
+        columns: the columns to read; others are skipped.
+        writer: where rejected rows go.
+        quoted_newlines: whether a quoted field may hold a line break (slower).
+
+    Attributes:
+        rows: data rows met so far, malformed ones included.
+        rejected: how many of them were rejected so far.
+
+    Raises:
+        PreparedError: the file or one of its columns is missing, or it cannot be parsed.
+    """
+
+    def __init__(
+        self, path: Path, columns: Sequence[str], *, writer: PreparedWriter, quoted_newlines: bool = False
+    ):
+        self.path, self.columns = path, list(columns)
+        self.rows, self.rejected = 0, 0
+        self._writer, self._quoted_newlines = writer, quoted_newlines
+        self._yielded = 0  # well-formed rows in all blocks handed out
+        self._block_start = 0
+        self._malformed: list[
+            tuple[int, str]
+        ] = []  # 1-based row and text of rows with a wrong number of fields
+        self._reported = 0  # of the malformed rows
+        self._check_header()
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        size = self.path.stat().st_size
+        with Progress(self.path.name, size, unit="B") as progress:
+            try:
+                for batch in self._batches():
+                    self._block_start = self._yielded
+                    self._yielded += len(batch)
+                    self._report_malformed()
+                    yield pa.Table.from_batches([batch])
+                    progress.update(min(BLOCK_BYTES, size))
+                    size -= min(BLOCK_BYTES, size)
+            except pa.ArrowInvalid as error:
+                where = f"{self.path}: after row {self.rows + 1}"
+                raise PreparedError(f"{where}: {error}; mend or remove the row at fault") from error
+        self._report_malformed()
+
+    def read(self) -> pa.Table:
+        """Return the whole file as one table; `reject` then counts from its first row."""
+        tables = list(self)
+        self._block_start = 0
+        empty = pa.table({name: pa.array([], pa.string()) for name in self.columns})
+        return pa.concat_tables(tables).combine_chunks() if tables else empty
+
+    def reject(self, mask: np.ndarray, field: str, values: pa.Array, reason: str) -> None:
+        """Reject rows of the block at hand.
+
+        Args:
+            mask: `[rows of the block]` bool, True = rejected.
+            field: the column at fault.
+            values: the block's column.
+            reason: a fixed phrase; the manifest counts by it.
+        """
+        at = np.flatnonzero(mask)
+        if len(at):
+            self.rejected += len(at)
+            shown = values.take(pa.array(at)).to_pylist()
+            self._writer.reject_rows(
+                file=self.path.name, rows=self.raw_rows(at), field=field, values=shown, reason=reason
+            )
+
+    def settle(self, max_rejected: float) -> None:
+        """Write the file's account to the manifest, and refuse a file of which too much was rejected.
+
+        Raises:
+            PreparedError: the file has no rows, or more than the share `max_rejected` of them was rejected.
+        """
+        account = {"rows": self.rows, "kept": self.rows - self.rejected, "rejected": self.rejected}
+        self._writer.notes.setdefault("raw_rows", {})[self.path.name] = account
+        if not self.rows:
+            raise PreparedError(f"{self.path} has no rows below its header")
+        if self.rejected > max_rejected * self.rows:
+            raise PreparedError(
+                f"{self.path}: {self.rejected:,} of {self.rows:,} rows were rejected, more than "
+                f"--max-rejected {max_rejected:g} allows; reasons so far: {self._writer.rejected}"
+            )
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        """Parse one block ahead, on a thread of our own: Arrow's own threads would lose the rows' numbers."""
+        reader = pacsv.open_csv(
+            self.path,
+            read_options=pacsv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
+            parse_options=pacsv.ParseOptions(
+                newlines_in_values=self._quoted_newlines, invalid_row_handler=self._skip_malformed
+            ),
+            convert_options=pacsv.ConvertOptions(
+                include_columns=self.columns, column_types={name: pa.string() for name in self.columns}
+            ),
+        )
+        with reader, ThreadPoolExecutor(max_workers=1) as pool:
+            ahead = pool.submit(next, reader, None)
+            while (batch := ahead.result()) is not None:
+                ahead = pool.submit(next, reader, None)
+                yield batch
+
+    def _skip_malformed(self, row: pacsv.InvalidRow) -> str:
+        self._malformed.append((row.number, row.text))
+        return "skip"
+
+    def _report_malformed(self) -> None:
+        """Reject the malformed rows met since the last block (on this thread, as the writer has no lock)."""
+        for number, text in self._malformed[self._reported :]:
+            self._writer.reject(
+                file=self.path.name, row=number, field="", value=text, reason="wrong number of fields"
+            )
+            self._reported += 1
+            self.rejected += 1
+        self.rows = self._yielded + self._reported
+
+    def raw_rows(self, at: np.ndarray) -> np.ndarray:
+        """Return the 1-based rows in the file of positions in the block at hand."""
+        ordinal = self._block_start + at
+        malformed = np.array([number - 2 for number, _ in self._malformed], np.int64)  # rows below the header
+        skipped = np.searchsorted(malformed - np.arange(len(malformed)), ordinal, side="right")
+        return ordinal + skipped + 2
+
+    def _check_header(self) -> None:
+        if not self.path.is_file():
+            packed = self.path.with_name(self.path.name + ".zip")
+            hint = f"unpack {packed} first" if packed.is_file() else "check --raw"
+            raise PreparedError(f"{self.path} is missing; {hint}")
+        with open(self.path, encoding="utf-8-sig", errors="replace", newline="") as file:
+            header = next(csv.reader(file), [])
+        for column in self.columns:
+            if column not in header:
+                raise PreparedError(
+                    f"{self.path}: column {column!r} is missing (found {', '.join(header)}); "
+                    "restore it from the original file, or add it with empty values where they are unknown"
+                )
