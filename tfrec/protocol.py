@@ -1,0 +1,239 @@
+"""Who is evaluated on what: the users, what was known of each at prediction time, and what they bought next.
+
+Every model and every baseline of a table is judged under one `Protocol`, built from the prepared dataset
+alone:
+
+* leave-last-out: one target a user, the held-out item; the history is what stands before it.
+* temporal: a user's targets are the distinct items bought in the held-out window; the history ends at its
+  start.
+
+"Known" events are those of the earlier splits (for `test`: train and val; for `val`: train). Baselines count
+only these. Two kinds of cohort cut the results: users by history length, targets by repeat / new and warm /
+cold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfrec.csr import Csr
+
+if TYPE_CHECKING:
+    from pipelines.prepared import Prepared
+
+SPLIT_CODES = {"train": 0, "val": 1, "test": 2}
+HISTORY_BUCKETS = {"1": (1, 1), "2-4": (2, 4), "5-9": (5, 9), "10-19": (10, 19), "20+": (20, None)}
+DAY = 86_400
+
+
+class ProtocolError(ValueError):
+    """The dataset or the options leave nobody to evaluate."""
+
+
+@dataclass(frozen=True)
+class Events:
+    """Interactions sorted by user, then time: `user` int32, `item` int32 and `time` int64, all `[E]`."""
+
+    user: np.ndarray
+    item: np.ndarray
+    time: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One evaluation: `U` users, `T` targets.
+
+    Attributes:
+        split: `val` or `test`.
+        split_info: the prepared dataset's own description of its split (`kind`, `cutoff`, ...).
+        users: int32 `[U]`, user indices, rising.
+        history: `U` rows of events known at prediction time, oldest first, with times; empty for cold users.
+        targets: `U` rows of distinct items, at least one each.
+        query_time: int64 `[U]`, the moment of prediction: the window's start (temporal) or the held-out
+            event's time.
+        known: every event that was known before the held-out ones, of all users; what baselines may count.
+        n_items: size of the catalogue; every item is a candidate.
+        target_repeat: bool `[T]`, the target is in that user's history.
+        target_cold: bool `[T]`, the target was never sold in the training split.
+        seen_filter: items of the history are never recommended (and are no targets).
+        eligible_users: users who could be evaluated before sampling to `max_users` by `seed`.
+    """
+
+    dataset: str
+    split: str
+    split_info: dict[str, Any]
+    users: np.ndarray
+    history: Csr
+    targets: Csr
+    query_time: np.ndarray
+    known: Events
+    n_items: int
+    target_repeat: np.ndarray
+    target_cold: np.ndarray
+    seen_filter: bool
+    eligible_users: int
+    max_users: int | None
+    seed: int
+
+    @property
+    def temporal(self) -> bool:
+        return self.split_info.get("kind") == "temporal"
+
+    @property
+    def warm(self) -> np.ndarray:
+        """bool `[U]`: users with at least one known event. The main metrics are over these."""
+        return self.history.lengths > 0
+
+    def excluded(self) -> Csr | None:
+        """Items that must not be recommended to each user, or None when seen items stay candidates."""
+        return self.history.distinct() if self.seen_filter else None
+
+    def user_cohorts(self) -> dict[str, np.ndarray]:
+        """Name -> bool `[U]`; empty cohorts are left out."""
+        length = self.history.lengths
+        masks = {
+            f"history {name}": (length >= low) & (length <= (high or length.max(initial=0)))
+            for name, (low, high) in HISTORY_BUCKETS.items()
+        }
+        masks["cold users"] = length == 0
+        return {name: mask for name, mask in masks.items() if mask.any()}
+
+    def target_cohorts(self) -> dict[str, np.ndarray]:
+        """Name -> bool `[T]`, over the targets of warm users; empty cohorts are left out."""
+        warm = self.warm[self.targets.rows]
+        masks = {
+            "repeat items": self.target_repeat & warm,
+            "new items": ~self.target_repeat & warm,
+            "warm items": ~self.target_cold & warm,
+            "cold items": self.target_cold & warm,
+        }
+        return {name: mask for name, mask in masks.items() if mask.any()}
+
+    def describe(self) -> dict[str, Any]:
+        """What the `protocol` entry of metrics.json says."""
+        warm = int(self.warm.sum())
+        return {
+            "dataset": self.dataset,
+            "split": self.split,
+            "split_kind": self.split_info.get("kind"),
+            "cutoff": self.split_info.get("cutoff"),
+            "test_days": self.split_info.get("test_days"),
+            "users": warm,
+            "cold_users": len(self.users) - warm,
+            "eligible_users": self.eligible_users,
+            "max_users": self.max_users,
+            "targets": len(self.targets.items),
+            "candidates": self.n_items,
+            "ranking": "exact, over the whole catalogue",
+            "seen_filter": self.seen_filter,
+            "seed": self.seed,
+        }
+
+
+def build_protocol(
+    prepared: Prepared,
+    split: str,
+    *,
+    seen_filter: bool = False,
+    cold_users: bool = False,
+    max_users: int | None = None,
+    seed: int = 0,
+) -> Protocol:
+    """Read the events of a prepared dataset into an evaluation protocol.
+
+    Args:
+        prepared: an opened prepared dataset.
+        split: `val` or `test`, the events to predict.
+        seen_filter: never recommend an item of the history; repeat targets, unreachable then, are dropped.
+        cold_users: keep users without any known event; they are reported apart from the main metrics.
+        max_users: evaluate this many users, drawn uniformly; None = all.
+        seed: of that draw.
+
+    Raises:
+        ProtocolError: unknown split, or nobody to evaluate.
+    """
+    if split not in ("val", "test"):
+        raise ProtocolError(f"split={split!r} cannot be evaluated; choose 'val' or 'test'")
+    code = SPLIT_CODES[split]
+    frame = prepared.events(columns=["user", "item", "time", "split"])
+    user, item, time, part = (frame[name].to_numpy() for name in ("user", "item", "time", "split"))
+    n_users, n_items = len(prepared.users), len(prepared.items)
+
+    earlier, held = part < code, part == code
+    first_held = np.full(n_users, -1, np.int64)  # position of each user's first held-out event
+    held_at = np.flatnonzero(held)
+    first_held[user[held_at][::-1]] = held_at[::-1]  # written backwards: the first one stays
+    # By position, not by time: a day-resolution log has many events at the held-out event's own time.
+    before = earlier & (np.arange(len(user)) < first_held[user])
+
+    history = Csr.from_rows(user[before], item[before], n_users, time[before])
+    targets = Csr.from_rows(user[held], item[held], n_users).distinct()
+    repeat = _in_history(history, targets)
+    if seen_filter:
+        targets, repeat = targets.where(~repeat), repeat[~repeat]
+
+    eligible = targets.lengths > 0
+    if not cold_users:
+        eligible &= history.lengths > 0
+    users = _sample(np.flatnonzero(eligible), max_users, seed)
+    if len(users) == 0:
+        raise ProtocolError(
+            f"no user of {prepared.path} can be evaluated on split={split!r}: "
+            f"{int(held.sum())} held-out events, {int(earlier.sum())} earlier ones. "
+            "Prepare the data with a longer test period or more events."
+        )
+    keep_target = np.isin(targets.rows, users)
+    trained = np.zeros(n_items, bool)
+    trained[item[part == SPLIT_CODES["train"]]] = True
+    split_info = dict(prepared.manifest.get("split") or {})
+    chosen = targets.take(users)
+    return Protocol(
+        dataset=str(prepared.manifest.get("dataset", "")),
+        split=split,
+        split_info=split_info,
+        users=users.astype(np.int32),
+        history=history.take(users),
+        targets=chosen,
+        query_time=_query_times(split_info, split, time, first_held[users]),
+        known=Events(user[earlier], item[earlier], time[earlier]),
+        n_items=n_items,
+        target_repeat=repeat[keep_target],
+        target_cold=~trained[chosen.items],
+        seen_filter=seen_filter,
+        eligible_users=int(eligible.sum()),
+        max_users=max_users,
+        seed=seed,
+    )
+
+
+def _in_history(history: Csr, targets: Csr) -> np.ndarray:
+    """bool `[T]`: which targets stand in the same row of the history."""
+    width = 1 + max(int(history.items.max(initial=0)), int(targets.items.max(initial=0)))
+    return np.isin(targets.rows * width + targets.items, history.rows * width + history.items)
+
+
+def _sample(users: np.ndarray, max_users: int | None, seed: int) -> np.ndarray:
+    """At most `max_users` of the users, drawn without replacement, in rising order."""
+    if max_users is None or len(users) <= max_users:
+        return users
+    if max_users < 1:
+        raise ProtocolError(f"max_users={max_users} leaves nobody; give at least 1, or None for all")
+    return np.sort(np.random.default_rng(seed).choice(users, max_users, replace=False))
+
+
+def _query_times(
+    split_info: dict[str, Any], split: str, time: np.ndarray, first_held: np.ndarray
+) -> np.ndarray:
+    """int64 `[U]`: the window's start (temporal), or the time of the user's first held-out event."""
+    if split_info.get("kind") != "temporal" or not split_info.get("cutoff"):
+        return time[first_held]
+    cutoff = int(datetime.fromisoformat(str(split_info["cutoff"])).replace(tzinfo=UTC).timestamp())
+    start = cutoff if split == "test" else cutoff - int(split_info.get("val_days") or 0) * DAY
+    return np.full(len(first_held), start, np.int64)

@@ -1,0 +1,196 @@
+"""Exact top-k by inner product over a whole catalogue, on all cores.
+
+The scores of a chunk of queries are one matrix product. Finding the k best of 100,000 scores with a heap
+costs about as much again, so the search looks at the maxima of small groups of neighbouring items first: the
+k best items always lie in the k groups with the largest maxima, and only those are looked into. Equal scores
+are ordered by item index.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from tfrec.csr import Csr
+
+GROUP = 16  # items whose maximum stands for them
+TILE = 1024  # items multiplied at once: their scores are still in the cache when the maxima are taken
+SCORE_BYTES = 1 << 30  # score matrices of all threads
+MAX_QUERIES, MIN_QUERIES = 512, 16  # a chunk
+
+Progress = Callable[[int], object]
+
+
+def exact_top_k(
+    queries: np.ndarray,
+    items: np.ndarray,
+    k: int,
+    *,
+    exclude: Csr | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the k items with the largest inner product for every query.
+
+    Args:
+        queries: float `[U, D]`.
+        items: float `[N, D]`, the candidate vectors.
+        k: how many; a larger k than there are candidates leaves the rest of a row empty.
+        exclude: `U` rows of items that must not be found; others take their place.
+        threads: worker threads; all cores by default.
+        progress: called with the number of queries finished, after every chunk.
+
+    Returns:
+        Item indices int32 `[U, k]`, best first, -1 where there is no further candidate, and their scores
+        float32 `[U, k]` (`-inf` there).
+
+    Raises:
+        ValueError: shapes that don't fit, k below 1, or vectors that hold NaN or infinity.
+    """
+    queries, items = _checked(queries, items, k, exclude)
+    n_queries, n_items = len(queries), len(items)
+    ids = np.full((n_queries, k), -1, np.int32)
+    scores = np.full((n_queries, k), -np.inf, np.float32)
+    if n_queries == 0 or n_items == 0:
+        return ids, scores
+    threads = threads or cores()
+    chunk = int(np.clip(SCORE_BYTES // (4 * n_items * threads), MIN_QUERIES, MAX_QUERIES))
+    chunk = min(chunk, -(-n_queries // threads))
+    starts = range(0, n_queries, chunk)
+
+    def work(worker: int) -> None:
+        board = ScoreBoard(n_items, chunk, k)
+        for start in starts[worker::threads]:
+            rows = slice(start, min(start + chunk, n_queries))
+            board.multiply(items, queries[rows])
+            if exclude is not None:
+                board.exclude(exclude.slice(rows.start, rows.stop))
+            ids[rows], scores[rows] = board.best()
+            if progress is not None:
+                progress(rows.stop - rows.start)
+
+    # One BLAS thread each: every worker keeps its own tile in its own core's cache.
+    with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(threads)))
+    return ids, scores
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class ScoreBoard:
+    """Scores of every item for a chunk of queries, and the k best of each query.
+
+    Args:
+        n_items: size of the catalogue, `N`.
+        chunk: the most queries held at once.
+        k: how many to find.
+    """
+
+    def __init__(self, n_items: int, chunk: int, k: int):
+        self.n_items, self.k = n_items, k
+        self._k = min(k, n_items)
+        self.group = int(np.clip(n_items // self._k, 1, GROUP))  # at least k groups
+        self._n_groups = -(-n_items // self.group)
+        self._store = np.empty(self._n_groups * self.group * chunk, np.float32)
+        self._allot(chunk)
+
+    def _allot(self, width: int) -> None:
+        """Lay out the store for `width` queries; the last group is filled up with `-inf`."""
+        rows = self._n_groups * self.group
+        self.scores = self._store[: rows * width].reshape(rows, width)  # [N + padding, B]
+        self.scores[self.n_items :] = -np.inf
+        self._grouped = self.scores.reshape(self._n_groups, self.group, width)
+        self._maxima = np.empty((self._n_groups, width), np.float32)
+
+    def multiply(self, items: np.ndarray, queries: np.ndarray) -> None:
+        """Fill with the inner products of `items` `[N, D]` and `queries` `[B, D]`."""
+        if self.scores.shape[1] != len(queries):
+            self._allot(len(queries))
+        transposed = np.ascontiguousarray(queries.T)
+        tile = TILE // self.group * self.group
+        for start in range(0, self.n_items, tile):
+            stop = min(start + tile, self.n_items)
+            np.matmul(items[start:stop], transposed, out=self.scores[start:stop])
+            self._update_maxima(start // self.group, -(-stop // self.group))
+
+    def fill(self, scores: np.ndarray) -> None:
+        """Fill with given scores `[N, B]`; `-inf` marks what is no candidate."""
+        if self.scores.shape[1] != scores.shape[1]:
+            self._allot(scores.shape[1])
+        self.scores[: self.n_items] = scores
+        self._update_maxima(0, self._n_groups)
+
+    def _update_maxima(self, start: int, stop: int) -> None:
+        np.maximum.reduce(self._grouped[start:stop], axis=1, out=self._maxima[start:stop])
+
+    def exclude(self, excluded: Csr) -> None:
+        """Remove the items of each query's row."""
+        rows, items = excluded.rows, excluded.items
+        self.scores[items, rows] = -np.inf
+        groups = items // self.group
+        self._maxima[groups, rows] = self._grouped[groups, :, rows].max(axis=1)
+
+    def best(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return item indices int32 `[B, k]` (-1 = none left) and scores float32 `[B, k]`, best first."""
+        maxima = np.ascontiguousarray(self._maxima.T)  # [B, groups]
+        cut = self._n_groups - self._k
+        least = np.partition(maxima, cut, axis=1)[:, cut]  # the k-th largest: no better item lies below it
+        chosen = _first_k_groups(maxima, least, self._k)
+        query, group = np.nonzero(chosen)
+        values = self._grouped[group, :, query]  # [chosen, group]
+        place, within = np.nonzero((values >= least[query][:, None]) & (values > -np.inf))
+        score, query, item = values[place, within], query[place], group[place] * self.group + within
+        return _best_of_each(query, item, score, len(maxima), self.k)
+
+
+def _first_k_groups(maxima: np.ndarray, least: np.ndarray, k: int) -> np.ndarray:
+    """bool `[B, groups]`: the k groups with the largest maxima; of equal ones those with the lowest index."""
+    chosen = maxima >= least[:, None]
+    crowded = np.flatnonzero(np.count_nonzero(chosen, axis=1) > k)
+    if len(crowded):
+        tied = maxima[crowded] == least[crowded, None]
+        room = k - np.count_nonzero(chosen[crowded] & ~tied, axis=1)
+        chosen[crowded] &= ~tied | (np.cumsum(tied, axis=1) <= room[:, None])
+    return chosen
+
+
+def _best_of_each(
+    query: np.ndarray, item: np.ndarray, score: np.ndarray, n_queries: int, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sort candidates `[C]` by query, falling score, rising item; lay out the first k of each query."""
+    order = np.lexsort((item, -score, query))
+    query, item, score = query[order], item[order], score[order]
+    rank = np.arange(len(query)) - np.searchsorted(query, query)
+    kept = rank < k
+    ids = np.full((n_queries, k), -1, np.int32)
+    scores = np.full((n_queries, k), -np.inf, np.float32)
+    ids[query[kept], rank[kept]] = item[kept]
+    scores[query[kept], rank[kept]] = score[kept]
+    return ids, scores
+
+
+def _checked(
+    queries: np.ndarray, items: np.ndarray, k: int, exclude: Csr | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return contiguous float32 matrices, or say what doesn't fit."""
+    if k < 1:
+        raise ValueError(f"k={k} must be at least 1")
+    queries, items = np.ascontiguousarray(queries, np.float32), np.ascontiguousarray(items, np.float32)
+    if queries.ndim != 2 or items.ndim != 2 or queries.shape[1] != items.shape[1]:
+        raise ValueError(
+            f"queries {queries.shape} and items {items.shape} must be [U, D] and [N, D] of one D"
+        )
+    for name, vectors in (("queries", queries), ("items", items)):
+        if not np.isfinite(vectors).all():
+            row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
+            raise ValueError(f"{name} holds NaN or infinity, first in row {row}; the model may have diverged")
+    if exclude is not None and len(exclude) != len(queries):
+        raise ValueError(f"exclude has {len(exclude)} rows for {len(queries)} queries; give one row a query")
+    return queries, items
