@@ -1,0 +1,141 @@
+"""CompCars's labelled photos -> items: one car of one model and year, seen from several sides."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipelines.compcars_labels import CarPhoto, read_csv, read_tree
+from pipelines.label_splits import split_labels
+from pipelines.photo_sets import Shot, store_photos
+from pipelines.prepared import PreparedError, PreparedWriter
+
+
+@dataclass(frozen=True)
+class Options:
+    """How photos become items.
+
+    Attributes:
+        views: the views an item has, in order.
+        items: `pairs` (the n-th photo of each view) or `years` (all photos of a model and year).
+        split: `stratified` or `class-disjoint`, see `pipelines.label_splits`.
+        test_share: of items, or of models.
+        val_share: the same for validation.
+        size: longest side of a stored photo.
+        seed: of the split.
+    """
+
+    views: tuple[str, ...] = ("front", "rear")
+    items: str = "pairs"
+    split: str = "stratified"
+    test_share: float = 0.2
+    val_share: float = 0.0
+    size: int = 256
+    seed: int = 0
+
+
+def prepare(
+    raw: str | Path, out: str | Path, options: Options, *, csv: str | None = None, overwrite: bool = False
+) -> None:
+    """Write the prepared dataset.
+
+    Args:
+        raw: CompCars's folder.
+        out: folder to make.
+        options: see `Options`.
+        csv: the CSV to read instead of the tree; by default the only `*.csv` in `raw`.
+        overwrite: replace `out`.
+
+    Raises:
+        PreparedError: there is nothing usable.
+    """
+    raw = Path(raw)
+    table = _find_csv(raw, csv)
+    with PreparedWriter(
+        out, dataset="compcars", source=str(raw), options=asdict(options), overwrite=overwrite
+    ) as writer:
+        photos = list(read_csv(table, raw, writer.reject) if table else read_tree(raw, writer.reject))
+        wanted = [photo for photo in photos if photo.view in options.views]
+        writer.notes["photos_by_view"] = dict(sorted(Counter(photo.view for photo in photos).items()))
+        writer.notes["photos_of_other_views"] = len(photos) - len(wanted)
+        shots = {_key(photo, number): photo for number, photo in enumerate(wanted)}
+        stored = store_photos(
+            writer,
+            (Shot(key, photo.path, photo.box, photo.file, photo.row) for key, photo in shots.items()),
+            size=options.size,
+            total=len(shots),
+        )
+        frame = items_frame({key: photo for key, photo in shots.items() if key in stored}, options)
+        if not len(frame):
+            raise PreparedError(
+                f"{raw}: none of {len(photos)} labelled photos can be used for the views "
+                f"{list(options.views)}; rejected: {writer.rejected}"
+            )
+        shares: dict[str, Any] = {
+            name: getattr(options, name) for name in ("test_share", "val_share", "seed")
+        }
+        frame["split"] = split_labels(frame["label"].to_numpy(), kind=options.split, **shares)
+        writer.split = {"kind": options.split, **shares}
+        writer.items(frame)
+
+
+def items_frame(photos: dict[str, CarPhoto], options: Options) -> pd.DataFrame:
+    """Group photos of one make, model and year into items.
+
+    Args:
+        photos: image key -> photo.
+        options: `views` and `items` are used.
+
+    Returns:
+        The items table without its split; item ids are `make_model_year_n`, labels `make_model`.
+    """
+    cars: dict[tuple[str, str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for key, photo in photos.items():
+        cars[photo.make, photo.model, photo.year][photo.view].append(key)
+    rows = []
+    for (make, model, year), by_view in sorted(cars.items()):
+        columns = [by_view.get(view, []) for view in options.views]
+        count = max(map(len, columns)) if options.items == "pairs" else 1
+        for number in range(count):
+            part = slice(number, number + 1) if options.items == "pairs" else slice(None)
+            keys = [key for column in columns for key in column[part]]
+            rows.append(_row(f"{make}_{model}", year, number, [(key, photos[key]) for key in keys]))
+    return pd.DataFrame(rows)
+
+
+def _row(label: str, year: str, number: int, shown: list[tuple[str, CarPhoto]]) -> dict:
+    """One item of the photos `shown`."""
+    first, views = shown[0][1], [photo.view for _, photo in shown]
+    return {
+        "item_id": f"{label}_{year}_{number}".replace(" ", "-"),
+        "title": f"{first.make} {first.model} {year}",
+        "images": [key for key, _ in shown],
+        "views": views,
+        "group": f"{label}_{year}",
+        "label": label,
+        "attr.make": [first.make],
+        "attr.type": [first.kind] if first.kind else [],
+        "attr.year": [year],
+        "attr.viewpoint": sorted(set(views)),
+    }
+
+
+def _key(photo: CarPhoto, number: int) -> str:
+    """A key that is unique though a photo's name is not."""
+    return f"{number:06d}-{photo.path.stem}"
+
+
+def _find_csv(raw: Path, csv: str | None) -> Path | None:
+    """The CSV to read, or None for the tree."""
+    if csv is not None:
+        if not Path(csv).is_file():
+            raise PreparedError(f"--csv {csv} is not a file")
+        return Path(csv)
+    found = sorted(raw.glob("*.csv"))
+    if len(found) > 1:
+        raise PreparedError(f"{raw} holds {len(found)} CSV files; name one with --csv")
+    return found[0] if found else None

@@ -1,0 +1,47 @@
+"""Fashion Product Images (the Myntra catalogue on Kaggle) -> prepared dataset with labels.
+
+--raw is the folder with `styles.csv`
+(id,gender,masterCategory,subCategory,articleType,baseColour,season,year,usage, productDisplayName) and
+`images/<id>.jpg`. The label is the article type.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from pipelines.arguments import add_paths
+
+HELP = "Fashion Product Images: styles.csv and photos"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this reader's options."""
+    add_paths(parser, "folder with styles.csv and images/")
+    parser.add_argument(
+        "--split",
+        choices=["stratified", "class-disjoint"],
+        default="stratified",
+        help="every article type in train and test (default), or test types unseen in training",
+    )
+    parser.add_argument("--test-share", type=float, default=0.2, help="of items, or of types (default 0.2)")
+    parser.add_argument("--val-share", type=float, default=0.0, help="the same for validation (default 0)")
+    parser.add_argument("--size", type=int, default=256, help="longest side of a stored photo (default 256)")
+    parser.add_argument("--seed", type=int, default=0, help="of the split (default 0)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read the folder `args.raw` and write the prepared dataset `args.out`.
+
+    Raises:
+        PreparedError: `styles.csv` is missing or of other columns, or no row of it can be used.
+    """
+    from pipelines.fashion_products_files import prepare  # here, so that --help need not wait for pandas
+
+    prepare(
+        args.raw,
+        args.out,
+        split=args.split,
+        shares={"test_share": args.test_share, "val_share": args.val_share, "seed": args.seed},
+        size=args.size,
+        overwrite=args.overwrite,
+    )

@@ -1,0 +1,112 @@
+"""Reads Fashion Product Images' `styles.csv` and photos and writes them as a prepared dataset."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from pipelines.label_splits import split_labels
+from pipelines.photo_sets import Shot, store_photos
+from pipelines.prepared import PreparedError, PreparedWriter
+
+FIELDS = ("gender", "masterCategory", "subCategory", "articleType", "baseColour", "season", "usage")
+COLUMNS = ("id", *FIELDS, "productDisplayName")
+MISSING = frozenset({"", "NA", "nan"})
+
+
+def prepare(
+    raw: str | Path, out: str | Path, *, split: str, shares: dict, size: int = 256, overwrite: bool = False
+) -> None:
+    """Write the prepared dataset: one item a row of `styles.csv` that has a photo; the label is its article
+    type.
+
+    Args:
+        raw: folder with `styles.csv` and `images/`.
+        out: folder to make.
+        split: `stratified` or `class-disjoint`.
+        shares: `test_share`, `val_share` and `seed` of `pipelines.label_splits.split_labels`.
+        size: longest side of a stored photo.
+        overwrite: replace `out`.
+
+    Raises:
+        PreparedError: the table is missing or of other columns, or no row can be used.
+    """
+    raw = Path(raw)
+    options = {"split": split, **shares, "size": size}
+    with PreparedWriter(
+        out, dataset="fashion_products", source=str(raw), options=options, overwrite=overwrite
+    ) as writer:
+        rows = dict(read_styles(raw / "styles.csv", writer))
+        shots = (
+            Shot(row["item_id"], raw / "images" / f"{row['item_id']}.jpg", file="styles.csv", row=number)
+            for number, row in rows.items()
+        )
+        stored = store_photos(writer, shots, size=size, total=len(rows))
+        frame = pd.DataFrame([row for row in rows.values() if row["item_id"] in stored])
+        if not len(frame):
+            raise PreparedError(
+                f"{raw}: no row of styles.csv has a usable photo; rejected: {writer.rejected}"
+            )
+        frame["split"] = split_labels(frame["label"].to_numpy(), kind=split, **shares)
+        writer.split = {"kind": split, **shares}
+        writer.items(frame)
+
+
+def read_styles(file: Path, writer: PreparedWriter) -> Iterator[tuple[int, dict]]:
+    """Parse `styles.csv`; rows with too many or too few cells, a bad or repeated id or no article type are
+    rejected.
+
+    Yields:
+        `(row number, row of the items table)`.
+
+    Raises:
+        PreparedError: the file or a column is missing.
+    """
+    if not file.is_file():
+        raise PreparedError(f"{file} is missing; --raw must be the folder with styles.csv and images/")
+    seen: set[str] = set()
+    with open(file, encoding="utf-8-sig", errors="replace", newline="") as stream:
+        reader = csv.DictReader(stream)
+        absent = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
+        if absent:
+            raise PreparedError(f"{file} has no column {absent[0]!r}; it needs {', '.join(COLUMNS)}")
+        for number, record in enumerate(reader, start=2):
+            fault = _fault(record, seen)
+            if fault:
+                field, reason = fault
+                writer.reject(file=file.name, row=number, field=field, value=record.get(field), reason=reason)
+                continue
+            seen.add(record["id"].strip())
+            yield number, _row(record)
+
+
+def _fault(record: dict, seen: set[str]) -> tuple[str, str] | None:
+    """The column at fault and the reason, or None."""
+    if None in record or None in record.values():
+        # Kaggle's file has unquoted commas in some names.
+        return "productDisplayName", "wrong number of cells"
+    identifier = record["id"].strip()
+    if not identifier.isdecimal():
+        return "id", "id is not a number"
+    if identifier in seen:
+        return "id", "repeated id"
+    if record["articleType"].strip() in MISSING:
+        return "articleType", "no article type"
+    return None
+
+
+def _row(record: dict) -> dict:
+    """One row of the items table."""
+    identifier, name = record["id"].strip(), record["productDisplayName"].strip()
+    values = {field: record[field].strip() for field in FIELDS}
+    return {
+        "item_id": identifier,
+        "title": name,
+        "text": name,
+        "images": [identifier],
+        "label": values["articleType"],
+        **{f"attr.{field}": [] if value in MISSING else [value] for field, value in values.items()},
+    }

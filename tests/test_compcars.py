@@ -1,0 +1,202 @@
+"""CompCars: the drawn miniature, its label files and CSV, rejections, pairing of views, splits."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.__main__ import main
+from pipelines.compcars_items import Options, items_frame, prepare
+from pipelines.compcars_labels import CSV_COLUMNS, CarPhoto, parse_box, parse_view
+from pipelines.compcars_miniature import generate
+from pipelines.label_splits import split_labels
+from pipelines.prepared import PreparedError, open_prepared
+
+
+@pytest.fixture(scope="module")
+def miniature(tmp_path_factory):
+    raw = tmp_path_factory.mktemp("compcars") / "raw"
+    assert generate(raw, makes=2, photos=3) == 2 * 4 * 2 * 2 * 3 + 2
+    return raw
+
+
+@pytest.fixture(scope="module")
+def prepared(miniature, tmp_path_factory):
+    out = tmp_path_factory.mktemp("prepared") / "cars"
+    assert main(["compcars", "--raw", str(miniature), "--out", str(out), "--size", "96"]) == 0
+    return open_prepared(out, verify=True)
+
+
+def test_miniature_is_deterministic(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        generate(tmp_path / name, makes=1, photos=1, seed=seed)
+    content = {
+        name: [
+            (f.relative_to(tmp_path / name), f.read_bytes()) for f in sorted((tmp_path / name).rglob("*.*"))
+        ]
+        for name in "abc"
+    }
+    assert content["a"] == content["b"]
+    assert content["a"] != content["c"]
+
+
+def test_miniature_models_share_a_front_or_a_rear():
+    from pipelines.compcars_drawing import draw_car
+
+    def view(style, front):
+        return np.asarray(draw_car(0, style=style, front=front, rng=np.random.default_rng(0))[0])
+
+    for front in (True, False):
+        assert (view(0, front) == view(0, front)).all()
+        assert (view(0, front) != view(1, front)).mean() > 0.01
+
+
+def test_miniature_boxes_fit_the_car(miniature):
+    label = sorted((miniature / "label" / "1" / "1" / "2011").glob("*.txt"))[0]
+    viewpoint, boxes, box = label.read_text().splitlines()
+    assert viewpoint in ("1", "2")
+    assert boxes == "1"
+    x1, y1, x2, y2 = map(int, box.split())
+    assert 1 <= x1 < x2 <= 200
+    assert 1 <= y1 < y2 <= 150
+    assert 0.5 < (x2 - x1) / 200 < 0.85
+
+
+def test_items_are_pairs_of_views(prepared):
+    items = prepared.items
+    full = items[[len(views) == 2 for views in items["views"]]]
+    assert all(list(views) == ["front", "rear"] for views in full["views"])
+    assert len(items) == 2 * 4 * 2 * 3
+    assert items["label"].nunique() == 8
+    assert set(items["attr.year"].str[0]) == {"2011", "2014"}
+    assert items["attr.make"].str[0].tolist() == items["label"].str.split("_").str[0].tolist()
+    assert set(items["attr.type"].str[0]) == {"MPV", "SUV"}
+    assert items["group"].nunique() == 16
+
+
+def test_unknown_years_and_broken_boxes_are_counted(prepared):
+    assert prepared.manifest["rejected"] == {"broken box": 1, "no released year": 2}
+    assert prepared.manifest["counts"]["images"] == 2 * 4 * 2 * 2 * 3 - 1
+
+
+def test_photos_are_cropped_to_the_box(prepared, miniature):
+    row = prepared.items.iloc[0]
+    stem = row["images"][0].split("-", 1)[1]
+    label = next((miniature / "label").rglob(f"{stem}.txt")).read_text().splitlines()
+    x1, y1, x2, y2 = map(int, label[2].split())
+    width, height = Image.open(io.BytesIO(prepared.images.read(row["images"][0]))).size
+    assert max(width, height) == 96
+    assert width / height == pytest.approx((x2 - x1 + 1) / (y2 - y1 + 1), abs=0.03)
+
+
+def test_csv_gives_the_same_items_as_the_tree(prepared, miniature, tmp_path):
+    table = tmp_path / "cars.csv"
+    with open(table, "w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(CSV_COLUMNS)
+        for photo in sorted((miniature / "image").rglob("*.jpg")):
+            make, model, year, name = photo.relative_to(miniature / "image").parts
+            label = (
+                Path(str(photo).replace("/image/", "/label/")).with_suffix(".txt").read_text().splitlines()
+            )
+            kind = {"1": "1", "2": "2"}[make]
+            writer.writerow(
+                [name, f"image/{make}/{model}/{year}/{name}", year, label[0], label[2], make, model, kind]
+            )
+        writer.writerow(["x.jpg", "image/x.jpg", "2011.0", "1", "[1, 1, 9, 9]", "1", "1", "1"])
+        writer.writerow(["x.jpg", "image/x.jpg", "", "1", "1 1 9 9", "1", "1", "1"])
+        writer.writerow(["x.jpg", "image/x.jpg", "2011", "9", "1 1 9 9", "1", "1", "1"])
+        writer.writerow(["x.jpg", "image/x.jpg", "2011", "1", "1 1 9 9", "", "1", "1"])
+    prepare(miniature, tmp_path / "out", Options(size=96), csv=str(table))
+    again = open_prepared(tmp_path / "out")
+    assert again.items.drop(columns="images").equals(prepared.items.drop(columns="images"))
+    assert again.manifest["rejected"] == {
+        "broken box": 1,
+        "no released year": 3,
+        "photo is missing": 1,
+        "viewpoint is not -1 or 1..5": 1,
+        "wrong number of cells or empty name": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("10 20 30 40", (10, 20, 30, 40)),
+        ("[10, 20, 30.5, 40]", (10, 20, 30.5, 40)),
+        ("30 20 10 40", None),
+        ("10 20 30", None),
+        ("-1 -1 -1 -1", None),
+        ("", None),
+        ("a b c d", None),
+    ],
+)
+def test_parse_box(text, expected):
+    assert parse_box(text) == expected
+
+
+def test_parse_view():
+    names = [parse_view(text) for text in ("1", "2.0", "-1", "Front", "rear-side", "7", "")]
+    assert names == ["front", "rear", "unknown", "front", "rear_side", None, None]
+
+
+def _photo(view, year="2010"):
+    return CarPhoto(Path("x.jpg"), "f", 0, "m", "n", year, view, (1, 1, 2, 2), "")
+
+
+def test_a_missing_view_leaves_an_item_with_one_photo():
+    photos = {"a": _photo("front"), "b": _photo("front"), "c": _photo("rear"), "d": _photo("rear", "2011")}
+    pairs = items_frame(photos, Options())
+    assert pairs["images"].tolist() == [["a", "c"], ["b"], ["d"]]
+    assert pairs["views"].tolist() == [["front", "rear"], ["front"], ["rear"]]
+    years = items_frame(photos, Options(items="years"))
+    assert years["images"].tolist() == [["a", "b", "c"], ["d"]]
+    assert items_frame(photos, Options(views=("rear",)))["images"].tolist() == [["c"], ["d"]]
+
+
+def test_box_outside_the_photo_is_rejected(miniature, tmp_path):
+    photo = next((miniature / "image").rglob("*.jpg"))
+    table = tmp_path / "cars.csv"
+    rows = [["a.jpg", str(photo), "2011", "1", box, "1", "1", "0"] for box in ("1 1 200 150", "1 1 900 150")]
+    table.write_text("\n".join([",".join(CSV_COLUMNS), *(",".join(row) for row in rows)]) + "\n")
+    prepare(tmp_path, tmp_path / "out", Options())
+    made = open_prepared(tmp_path / "out")
+    assert made.manifest["rejected"] == {"box lies outside the photo": 1}
+    assert len(made.items) == 1
+
+
+def test_errors_say_what_to_do(tmp_path, capsys):
+    assert main(["compcars", "--raw", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "make/model/year" in capsys.readouterr().err
+    (tmp_path / "cars.csv").write_text("image_name,make\n")
+    with pytest.raises(PreparedError, match="image_path"):
+        prepare(tmp_path, tmp_path / "out", Options())
+    with pytest.raises(PreparedError, match="not empty"):
+        generate(tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_stratified_split_is_exact_and_seeded():
+    labels = np.repeat(["a", "b", "c", "once"], [50, 30, 20, 1])
+    split = split_labels(labels, kind="stratified", test_share=0.2, val_share=0.1, seed=3)
+    for name, count in (("a", 50), ("b", 30), ("c", 20)):
+        parts = np.bincount(split[labels == name], minlength=3) / count
+        np.testing.assert_allclose(parts, [0.7, 0.1, 0.2], atol=0.051)
+    assert split[labels == "once"] == 0
+    assert (split == split_labels(labels, kind="stratified", val_share=0.1, seed=3)).all()
+    assert (split != split_labels(labels, kind="stratified", val_share=0.1, seed=4)).any()
+
+
+def test_class_disjoint_split_shares_no_class():
+    labels = np.random.default_rng(0).integers(0, 10, 200).astype(str)
+    split = split_labels(labels, kind="class-disjoint", test_share=0.3, val_share=0.1)
+    classes = [set(labels[split == part]) for part in (0, 1, 2)]
+    assert [len(part) for part in classes] == [6, 1, 3]
+    assert not (classes[0] & classes[1] or classes[0] & classes[2] or classes[1] & classes[2])
+    with pytest.raises(PreparedError, match="needs 2"):
+        split_labels(["a", "b"], kind="class-disjoint")
+    with pytest.raises(PreparedError, match="less than 1"):
+        split_labels(["a", "b"], kind="stratified", test_share=1.0)
