@@ -11,7 +11,7 @@ import pandas as pd
 
 from pipelines.compcars_labels import CarPhoto, read_csv, read_tree
 from pipelines.label_splits import split_labels
-from pipelines.photo_sets import Shot, store_photos
+from pipelines.photo_crops import Shot, store_crops
 from pipelines.prepared import PreparedError, PreparedWriter
 
 
@@ -63,7 +63,7 @@ def prepare(
         writer.notes["photos_by_view"] = dict(sorted(Counter(photo.view for photo in photos).items()))
         writer.notes["photos_of_other_views"] = len(photos) - len(wanted)
         shots = {_key(photo, number): photo for number, photo in enumerate(wanted)}
-        stored = store_photos(
+        stored = store_crops(
             writer,
             (Shot(key, photo.path, photo.box, photo.file, photo.row) for key, photo in shots.items()),
             size=options.size,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipelines.images import store_photos
 from pipelines.label_splits import split_labels
-from pipelines.photo_sets import Shot, store_photos
 from pipelines.prepared import PreparedError, PreparedWriter
 
 FIELDS = ("gender", "masterCategory", "subCategory", "articleType", "baseColour", "season", "usage")
@@ -39,13 +39,10 @@ def prepare(
     with PreparedWriter(
         out, dataset="fashion_products", source=str(raw), options=options, overwrite=overwrite
     ) as writer:
-        rows = dict(read_styles(raw / "styles.csv", writer))
-        shots = (
-            Shot(row["item_id"], raw / "images" / f"{row['item_id']}.jpg", file="styles.csv", row=number)
-            for number, row in rows.items()
-        )
-        stored = store_photos(writer, shots, size=size, total=len(rows))
-        frame = pd.DataFrame([row for row in rows.values() if row["item_id"] in stored])
+        rows = list(read_styles(raw / "styles.csv", writer))
+        paths = {row["item_id"]: raw / "images" / f"{row['item_id']}.jpg" for row in rows}
+        stored = store_photos(paths, writer=writer, size=size)
+        frame = pd.DataFrame([row for row in rows if row["item_id"] in stored])
         if not len(frame):
             raise PreparedError(
                 f"{raw}: no row of styles.csv has a usable photo; rejected: {writer.rejected}"
@@ -55,12 +52,12 @@ def prepare(
         writer.items(frame)
 
 
-def read_styles(file: Path, writer: PreparedWriter) -> Iterator[tuple[int, dict]]:
+def read_styles(file: Path, writer: PreparedWriter) -> Iterator[dict]:
     """Parse `styles.csv`; rows with too many or too few cells, a bad or repeated id or no article type are
     rejected.
 
     Yields:
-        `(row number, row of the items table)`.
+        Rows of the items table.
 
     Raises:
         PreparedError: the file or a column is missing.
@@ -80,7 +77,7 @@ def read_styles(file: Path, writer: PreparedWriter) -> Iterator[tuple[int, dict]
                 writer.reject(file=file.name, row=number, field=field, value=record.get(field), reason=reason)
                 continue
             seen.add(record["id"].strip())
-            yield number, _row(record)
+            yield _row(record)
 
 
 def _fault(record: dict, seen: set[str]) -> tuple[str, str] | None:

@@ -9,7 +9,6 @@ from PIL import Image
 
 from pipelines.__main__ import main
 from pipelines.fashion_mnist_files import CLASSES, read_idx
-from pipelines.photo_sets import PhotoError, encode_photo
 from pipelines.prepared import PreparedError, open_prepared
 
 HEADER = "id,gender,masterCategory,subCategory,articleType,baseColour,season,year,usage,productDisplayName"
@@ -119,8 +118,8 @@ def test_fashion_products(products):
     assert data.manifest["rejected"] == {
         "id is not a number": 1,
         "no article type": 1,
-        "photo is missing": 1,
-        "photo is unreadable or cut off": 1,
+        "photo cannot be read": 1,
+        "photo is truncated or damaged": 1,
         "repeated id": 1,
         "wrong number of cells": 2,
     }
@@ -152,18 +151,6 @@ def test_fashion_products_names_a_missing_column(tmp_path, capsys):
     (tmp_path / "styles.csv").write_text("id,gender\n")
     assert _run("fashion_products", "--raw", tmp_path, "--out", tmp_path / "out") == 2
     assert "masterCategory" in capsys.readouterr().err
-
-
-def test_encode_photo_refuses_bombs_and_turns_upright(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.photo_sets.MAX_PIXELS", 1000)
-    Image.new("L", (40, 40)).save(tmp_path / "large.png")
-    with pytest.raises(PhotoError, match="megapixels"):
-        encode_photo(tmp_path / "large.png", size=32)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90 degrees
-    Image.new("RGB", (30, 20)).save(tmp_path / "turned.jpg", exif=exif)
-    encoded = encode_photo(tmp_path / "turned.jpg", size=15)
-    assert Image.open(io.BytesIO(encoded)).size == (10, 15)
 
 
 def test_help_needs_no_heavy_imports():
