@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,34 @@ from pipelines.schema import PreparedError
 BLOCK_BYTES = 4 << 20  # larger blocks fall out of the processor's cache
 
 
+@dataclass(frozen=True)
+class CsvLayout:
+    """How a file's rows are laid out.
+
+    Attributes:
+        delimiter: one character.
+        names: the columns of a file without a header row; None where the first row names them.
+        quoted: whether fields may be quoted.
+    """
+
+    delimiter: str = ","
+    names: tuple[str, ...] | None = None
+    quoted: bool = True
+
+    @property
+    def first_row(self) -> int:
+        """The 1-based row in the file at which the data begin."""
+        return 1 if self.names else 2
+
+
 class RawCsv:
     """One raw CSV file. Iterating yields Arrow tables of string columns, in the file's order.
 
     Args:
-        path: the file: UTF-8, comma-separated, with a header.
+        path: the file, in UTF-8.
         columns: the columns to read; others are skipped.
         writer: where rejected rows go.
+        layout: how its rows are laid out; comma-separated with a header by default.
         quoted_newlines: whether a quoted field may hold a line break (slower).
 
     Attributes:
@@ -36,9 +58,15 @@ class RawCsv:
     """
 
     def __init__(
-        self, path: Path, columns: Sequence[str], *, writer: PreparedWriter, quoted_newlines: bool = False
+        self,
+        path: Path,
+        columns: Sequence[str],
+        *,
+        writer: PreparedWriter,
+        layout: CsvLayout = CsvLayout(),
+        quoted_newlines: bool = False,
     ):
-        self.path, self.columns = path, list(columns)
+        self.path, self.columns, self.layout = path, list(columns), layout
         self.rows, self.rejected = 0, 0
         self._writer, self._quoted_newlines = writer, quoted_newlines
         self._yielded = 0  # well-formed rows in all blocks handed out
@@ -109,9 +137,14 @@ class RawCsv:
         """Parse one block ahead, on a thread of our own: Arrow's own threads would lose the rows' numbers."""
         reader = pacsv.open_csv(
             self.path,
-            read_options=pacsv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
+            read_options=pacsv.ReadOptions(
+                block_size=BLOCK_BYTES, use_threads=False, column_names=self.layout.names
+            ),
             parse_options=pacsv.ParseOptions(
-                newlines_in_values=self._quoted_newlines, invalid_row_handler=self._skip_malformed
+                delimiter=self.layout.delimiter,
+                quote_char='"' if self.layout.quoted else False,
+                newlines_in_values=self._quoted_newlines,
+                invalid_row_handler=self._skip_malformed,
             ),
             convert_options=pacsv.ConvertOptions(
                 include_columns=self.columns, column_types={name: pa.string() for name in self.columns}
@@ -140,9 +173,10 @@ class RawCsv:
     def raw_rows(self, at: np.ndarray) -> np.ndarray:
         """Return the 1-based rows in the file of positions in the block at hand."""
         ordinal = self._block_start + at
-        malformed = np.array([number - 2 for number, _ in self._malformed], np.int64)  # rows below the header
+        first = self.layout.first_row
+        malformed = np.array([number - first for number, _ in self._malformed], np.int64)
         skipped = np.searchsorted(malformed - np.arange(len(malformed)), ordinal, side="right")
-        return ordinal + skipped + 2
+        return ordinal + skipped + first
 
     def _check_header(self) -> None:
         if not self.path.is_file():
@@ -150,7 +184,7 @@ class RawCsv:
             hint = f"unpack {packed} first" if packed.is_file() else "check --raw"
             raise PreparedError(f"{self.path} is missing; {hint}")
         with open(self.path, encoding="utf-8-sig", errors="replace", newline="") as file:
-            header = next(csv.reader(file), [])
+            header = self.layout.names or next(csv.reader(file, delimiter=self.layout.delimiter), [])
         for column in self.columns:
             if column not in header:
                 raise PreparedError(
