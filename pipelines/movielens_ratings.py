@@ -1,0 +1,160 @@
+"""Reads a MovieLens ratings file into flat arrays, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.movielens_files import Ratings
+from pipelines.prepared_writer import PreparedWriter
+from pipelines.raw_csv import RawCsv
+from pipelines.schema import PreparedError
+
+
+@dataclass
+class Log:
+    """All ratings as flat arrays of one length."""
+
+    user: np.ndarray  # int32
+    item: np.ndarray  # int32
+    time: np.ndarray  # int64, seconds since 1970
+    rating: np.ndarray | None  # float32
+
+    def take(self, rows: np.ndarray) -> Log:
+        """Return the rows asked for, by index or by mask."""
+        rating = None if self.rating is None else self.rating[rows]
+        return Log(self.user[rows], self.item[rows], self.time[rows], rating)
+
+
+class Ids:
+    """Gives raw ids their indices, in order of appearance.
+
+    Args:
+        known: the ids that have the first indices.
+
+    Attributes:
+        index: id -> index.
+    """
+
+    def __init__(self, known: Iterable[str] = ()):
+        self.index: dict[str, int] = {raw: place for place, raw in enumerate(known)}
+
+    def encode(self, column: pa.ChunkedArray) -> np.ndarray:
+        """Return the `[N]` int32 indices of a column of ids; new ids get the next ones."""
+        encoded = column.combine_chunks().dictionary_encode()
+        index = self.index
+        places = [index.setdefault(raw, len(index)) for raw in encoded.dictionary.to_pylist()]
+        return np.array(places, np.int32)[encoded.indices.to_numpy()]
+
+
+def read_ratings(
+    ratings: Ratings, *, users: Ids, items: Ids, writer: PreparedWriter, max_rejected: float
+) -> Log:
+    """Read the ratings file. Rows without ids, with a bad time or a bad rating are rejected.
+
+    Args:
+        ratings: the file and its columns.
+        users: ids known so far; grows by those met.
+        items: the same for movies.
+        writer: where rejected rows go.
+        max_rejected: largest share of rows that may be rejected.
+
+    Raises:
+        PreparedError: no row can be used, or too many can not.
+    """
+    columns = [name for name in (ratings.user, ratings.item, ratings.time, ratings.rating) if name]
+    raw = RawCsv(ratings.path, columns, writer=writer, layout=ratings.layout)
+    parts = [_convert(raw, table, ratings, users, items) for table in raw]
+    raw.settle(max_rejected)
+    log = _joined(parts)
+    if not len(log.user):
+        raise PreparedError(f"{ratings.path} has no usable rating; rejected: {writer.rejected}")
+    return log
+
+
+def keep_core(log: Log, least: int) -> tuple[Log, np.ndarray, np.ndarray]:
+    """Drop users and items with fewer than `least` interactions until none is left to drop.
+
+    Returns:
+        The remaining log with indices renumbered, and the old indices of the users and of the items kept.
+
+    Raises:
+        PreparedError: nothing remains.
+    """
+    rows = np.arange(len(log.user))
+    while True:
+        user, item = log.user[rows], log.item[rows]
+        stays = (np.bincount(user)[user] >= least) & (np.bincount(item)[item] >= least)
+        if stays.all():
+            break
+        rows = rows[stays]
+        if not len(rows):
+            raise PreparedError(f"--min-interactions {least}: nothing has that many ratings; ask for fewer")
+    users, items = np.unique(user), np.unique(item)
+    core = log.take(rows)
+    core.user = np.searchsorted(users, user).astype(np.int32)
+    core.item = np.searchsorted(items, item).astype(np.int32)
+    return core, users, items
+
+
+def _convert(raw: RawCsv, table: pa.Table, ratings: Ratings, users: Ids, items: Ids) -> Log:
+    """Turn one block of strings into arrays, without its rejected rows."""
+    time = _to_seconds(table[ratings.time])
+    checks = [
+        (ratings.user, pc.not_equal(table[ratings.user], "").to_numpy(), "user id is empty"),
+        (ratings.item, pc.not_equal(table[ratings.item], "").to_numpy(), "movie id is empty"),
+        (ratings.time, (time >= 0) & (time < 2**62), "timestamp is no time"),  # NaN fails both
+    ]
+    rating = None
+    if ratings.rating:
+        rating = _to_floats(table[ratings.rating])
+        checks.append((ratings.rating, np.isfinite(rating), "rating is not a number"))
+    kept = np.ones(len(table), bool)
+    for field, proper, reason in checks:
+        raw.reject(kept & ~proper, field, table[field], reason)
+        kept &= proper
+    table = table.filter(pa.array(kept))
+    return Log(
+        users.encode(table[ratings.user]),
+        items.encode(table[ratings.item]),
+        time[kept].astype(np.int64),
+        None if rating is None else rating[kept].astype(np.float32),
+    )
+
+
+def _to_floats(column: pa.ChunkedArray) -> np.ndarray:
+    """Convert strings to float64; what is not a number becomes NaN."""
+    try:
+        return pc.cast(column, pa.float64()).to_numpy()
+    except pa.ArrowInvalid:  # one bad cell spoils the fast path for its block
+        return pd.to_numeric(column.to_pandas().astype(object), errors="coerce").to_numpy(np.float64)
+
+
+def _to_seconds(column: pa.ChunkedArray) -> np.ndarray:
+    """Convert Unix seconds or `YYYY-MM-DD hh:mm:ss` (UTC) to float64 seconds; anything else becomes NaN."""
+    seconds = _to_floats(column)
+    unknown = np.flatnonzero(np.isnan(seconds))
+    if len(unknown):
+        texts = column.take(pa.array(unknown)).to_pandas().astype(object)
+        dates = pd.to_datetime(texts, errors="coerce", utc=True, format="%Y-%m-%d %H:%M:%S")
+        seconds = seconds.copy()  # Arrow's memory is read-only
+        seconds[unknown] = ((dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)).to_numpy(
+            np.float64
+        )
+    return seconds
+
+
+def _joined(parts: list[Log]) -> Log:
+    """Concatenate column by column and let go of the pieces, so that one column at most exists twice."""
+
+    def column(name: str) -> np.ndarray:
+        pieces = [vars(part).pop(name) for part in parts]
+        return np.concatenate(pieces)
+
+    has_rating = parts[0].rating is not None
+    return Log(column("user"), column("item"), column("time"), column("rating") if has_rating else None)
