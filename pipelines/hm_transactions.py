@@ -158,8 +158,9 @@ def _small_integers(text: pd.Series) -> pd.Series:
 def _prices(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     """Parse prices; an empty one is NaN (missing), which is proper."""
     try:
-        return column.cast(pa.float32()).to_numpy(), np.ones(len(column), bool)
-    except pa.ArrowInvalid:  # some value is no number: look at each
+        price = column.cast(pa.float32()).to_numpy()
+        return price, np.isfinite(price)
+    except pa.ArrowInvalid:  # some value is empty or no number: look at each
         text = column.to_pandas().str.strip()
         price = pd.to_numeric(text, errors="coerce").to_numpy(np.float32)
         return price, np.isfinite(price) | (text == "").to_numpy()

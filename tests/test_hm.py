@@ -1,0 +1,385 @@
+"""`python -m pipelines hm` on good and bad raw files: what is kept, what is set aside, and that it adds up."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipelines import hm_transactions, raw_csv
+from pipelines.__main__ import DATASETS, main
+from pipelines.hm_tables import ARTICLE_COLUMNS
+from pipelines.prepared import open_prepared
+
+ARTICLES = ["0108775015", "0108775044", "0110065001", "0111565001", "0123173001"]
+CUSTOMERS = [f"{number:064x}" for number in (11, 7, 5, 3)]  # the last one never buys
+HEADER = "t_dat,customer_id,article_id,price,sales_channel_id"
+
+
+def article_rows():
+    """Five articles; one has no description, another one with a comma, a quote and a line break."""
+    rows = [{name: f"{name} of {number}" for name in ARTICLE_COLUMNS} for number in range(len(ARTICLES))]
+    for row, article in zip(rows, ARTICLES):
+        row |= {"article_id": article, "product_code": article[1:7], "unused": "x"}
+    rows[1]["detail_desc"] = ""
+    rows[2]["detail_desc"] = 'Soft, "warm"\nand wide.'
+    return pd.DataFrame(rows)
+
+
+def customer_rows():
+    return pd.DataFrame(
+        {
+            "customer_id": CUSTOMERS,
+            "FN": ["1.0", "", "1", ""],
+            "Active": ["", "1.0", "", ""],
+            "club_member_status": ["ACTIVE", "", "PRE-CREATE", ""],
+            "fashion_news_frequency": ["NONE", "Regularly", "", ""],
+            "age": ["25.0", "", "29", "abc"],
+            "postal_code": "x",
+        }
+    )
+
+
+def purchase(day, customer, article, price="0.05", channel="2"):
+    return f"2020-09-{day:02d},{CUSTOMERS[customer]},{ARTICLES[article]},{price},{channel}"
+
+
+PURCHASES = [
+    purchase(1, 0, 0, "0.02"),
+    purchase(1, 1, 3),
+    purchase(1, 0, 4),
+    purchase(2, 0, 0, "0.04"),
+    purchase(3, 2, 1, "", "1"),
+    purchase(8, 0, 2),
+    purchase(9, 0, 1),
+    purchase(9, 1, 0, "0.09"),
+]
+
+
+def make_raw(
+    folder, purchases=PURCHASES, *, articles=None, customers=None, names=("{}.csv", "transactions_train.csv")
+):
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, frame in (("articles", articles), ("customers", customers)):
+        frame = globals()[f"{kind[:-1]}_rows"]() if frame is None else frame
+        frame.to_csv(folder / names[0].format(kind), index=False)
+    (folder / names[1]).write_text("\n".join([HEADER, *purchases]) + "\n")
+    return folder
+
+
+def add_photo(folder, article, *, nested=True, size=(40, 60)):
+    path = folder / (article[:3] if nested else "") / f"{article}.jpg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, "red").save(path)
+    return path
+
+
+def prepare(raw, out, *options):
+    """Run the command; returns the prepared dataset and its rejected rows."""
+    assert main(["hm", "--raw", str(raw), "--out", str(out), "--test-days", "2", *options]) == 0
+    return open_prepared(out, verify=True), pd.read_parquet(out / "rejected.parquet")
+
+
+def account(data, file="transactions_train.csv"):
+    """A file's rows, checked to add up."""
+    rows = data.manifest["counts"]["raw_rows"][file]
+    assert rows["rows"] == rows["kept"] + rows["rejected"]
+    return rows
+
+
+def test_articles_become_items_with_text_attributes_and_photos(tmp_path):
+    raw = make_raw(tmp_path / "raw")
+    add_photo(raw / "images", ARTICLES[0])
+    add_photo(raw / "images", ARTICLES[4], size=(300, 600))
+    data, _ = prepare(raw, tmp_path / "out", "--image-size", "100")
+    items = data.items
+    assert items["item_id"].tolist() == ARTICLES
+    assert items["title"][0] == "prod_name of 0"
+    assert items["text"][0] == (
+        "prod_name of 0. product_type_name of 0. product_group_name of 0. graphical_appearance_name of 0. "
+        "colour_group_name of 0. perceived_colour_value_name of 0. index_name of 0. section_name of 0. "
+        "detail_desc of 0"
+    )
+    assert items["text"][1].endswith("section_name of 1")
+    assert items["text"][2].endswith('Soft, "warm"\nand wide.')
+    assert len(data.fields) == 11
+    assert list(items["attr.department_name"][3]) == ["department_name of 3"]
+    assert items["group"].tolist() == [article[1:7] for article in ARTICLES]
+    assert [list(keys) for keys in items["images"]] == [[ARTICLES[0]], [], [], [], [ARTICLES[4]]]
+    assert data.manifest["counts"]["items_without_image"] == 3
+    assert data.images.read(ARTICLES[4])[:2] == b"\xff\xd8"
+
+
+def test_prices_are_the_median_of_training_only(tmp_path):
+    data, _ = prepare(make_raw(tmp_path / "raw"), tmp_path / "out")
+    assert data.items["price"].tolist() == pytest.approx(
+        [0.03, float("nan"), float("nan"), 0.05, 0.05], nan_ok=True
+    )
+
+
+def test_customers_become_users_also_when_they_never_buy(tmp_path):
+    data, _ = prepare(make_raw(tmp_path / "raw"), tmp_path / "out")
+    users = data.users.set_index("user_id").replace({np.nan: None})
+    assert users.index.tolist() == CUSTOMERS
+    assert data.user_fields == ["age", "club_member_status", "fashion_news_frequency", "FN", "Active"]
+    assert users["attr.age"].tolist() == ["25-29", None, "25-29", None]
+    assert users["attr.FN"].tolist() == ["1", None, "1", None]
+    assert users["attr.Active"].tolist() == [None, "1", None, None]
+    assert users["attr.club_member_status"].tolist() == ["ACTIVE", None, "PRE-CREATE", None]
+    assert data.manifest["counts"]["customers_with_improper_age"] == 1
+
+
+def test_purchases_become_events_in_order_with_their_split(tmp_path):
+    data, rejected = prepare(make_raw(tmp_path / "raw"), tmp_path / "out", "--val-days", "1")
+    events = data.events()
+    assert events["user"].tolist() == [0, 0, 0, 0, 0, 1, 1, 2]
+    assert events["item"].tolist() == [0, 4, 0, 2, 1, 3, 0, 1]
+    assert events["split"].tolist() == [0, 0, 0, 2, 2, 0, 2, 0]
+    assert events["channel"].tolist() == [2, 2, 2, 2, 2, 2, 2, 1]
+    assert events["time"][0] == pd.Timestamp("2020-09-01").timestamp()
+    assert events["price"].isna().tolist() == [False] * 7 + [True]
+    assert data.manifest["split"]["cutoff"] == "2020-09-08"
+    assert account(data) == {"rows": 8, "kept": 8, "rejected": 0}
+    assert rejected.empty
+
+
+def test_leave_last_out_drops_and_counts_later_repeats(tmp_path):
+    repeated = [*PURCHASES, purchase(10, 0, 4), purchase(10, 0, 1)]
+    data, rejected = prepare(
+        make_raw(tmp_path / "raw", repeated), tmp_path / "out", "--split", "leave-last-out"
+    )
+    events = data.events()
+    assert events["item"][events["user"] == 0].tolist() == [0, 4, 0, 2, 1, 1]
+    assert events["split"][events["user"] == 0].tolist() == [0, 0, 0, 1, 2, 2]
+    assert (events["split"][events["user"] != 0] == 0).all()
+    assert rejected[["row", "value"]].values.tolist() == [[10, ARTICLES[4]]]
+    assert data.manifest["split"] == {"kind": "leave-last-out", "min_items": 3, "dropped": 1}
+
+
+def test_purchases_after_the_test_are_dropped_and_counted(tmp_path):
+    raw = make_raw(tmp_path / "raw")
+    data, rejected = prepare(raw, tmp_path / "out", "--cutoff", "2020-09-03", "--val-days", "1")
+    assert data.manifest["counts"]["events_by_split"] == {"train": 3, "val": 1, "test": 1}
+    assert data.manifest["rejected"] == {"purchase after the last day of the test": 3}
+    assert sorted(rejected["row"]) == [7, 8, 9]
+
+
+BAD = {
+    "2020-13-45,{c},{a},0.1,2": ("t_dat", "2020-13-45", "t_dat is not a date (YYYY-MM-DD)"),
+    "yesterday,{c},{a},0.1,2": ("t_dat", "yesterday", "t_dat is not a date (YYYY-MM-DD)"),
+    ",{c},{a},0.1,2": ("t_dat", "", "t_dat is not a date (YYYY-MM-DD)"),
+    "2020-09-01,,{a},0.1,2": ("customer_id", "", "customer_id is empty"),
+    "2020-09-01,{c},../../x,0.1,2": (
+        "article_id",
+        "../../x",
+        "article_id is not a number of at most 10 digits",
+    ),
+    "2020-09-01,{c},0999999999,0.1,2": ("article_id", "0999999999", "article_id is not in the articles file"),
+    "2020-09-01,{c},{a},cheap,2": ("price", "cheap", "price is not a number"),
+    "2020-09-01,{c},{a},inf,2": ("price", "inf", "price is not a number"),
+    "2020-09-01,{c},{a},0.1,web": ("sales_channel_id", "web", "sales_channel_id is not a small whole number"),
+    "2020-09-01,{c},{a},0.1,999": ("sales_channel_id", "999", "sales_channel_id is not a small whole number"),
+    "2020-09-01,{c},{a},0.1": ("", None, "wrong number of fields"),
+    "2020-09-01,{c},{a},0.1,2,extra": ("", None, "wrong number of fields"),
+}
+
+
+@pytest.mark.parametrize("block_bytes", [400, 1 << 20])
+def test_bad_rows_are_set_aside_with_their_row_and_reason_and_the_rest_is_kept(
+    tmp_path, monkeypatch, block_bytes
+):
+    monkeypatch.setattr(raw_csv, "BLOCK_BYTES", block_bytes)
+    bad = [row.format(c=CUSTOMERS[0], a=ARTICLES[0]) for row in BAD]
+    lines = [line for pair in zip(bad, PURCHASES * 2) for line in pair]
+    raw = make_raw(tmp_path / "raw", lines)
+    data, rejected = prepare(raw, tmp_path / "out", "--max-rejected", "0.6")
+    clean, _ = prepare(make_raw(tmp_path / "clean", lines[1::2]), tmp_path / "out2")
+    pd.testing.assert_frame_equal(data.events(), clean.events())
+    assert account(data) == {"rows": 24, "kept": 12, "rejected": 12}
+    assert sorted(rejected["row"]) == list(range(2, 26, 2))
+    found = rejected.set_index("row").sort_index()
+    for row, (field, value, reason) in zip(range(2, 26, 2), BAD.values()):
+        assert (found.loc[row, "field"], found.loc[row, "reason"]) == (field, reason)
+        assert value is None or found.loc[row, "value"] == value
+
+
+def test_too_many_bad_rows_are_an_error_unless_allowed(tmp_path, capsys):
+    raw = make_raw(tmp_path / "raw", [*PURCHASES, "yesterday,x,y,1,2"])
+    assert main(["hm", "--raw", str(raw), "--out", str(tmp_path / "out")]) == 2
+    assert "1 of 9 rows were rejected, more than --max-rejected 0.1 allows" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    data, _ = prepare(raw, tmp_path / "out", "--max-rejected", "0.2")
+    assert account(data)["rejected"] == 1
+
+
+def test_an_unknown_customer_is_kept_without_fields(tmp_path):
+    stranger = PURCHASES[0].replace(CUSTOMERS[0], "stranger")
+    data, _ = prepare(make_raw(tmp_path / "raw", [stranger, *PURCHASES, stranger]), tmp_path / "out")
+    assert data.users["user_id"].tolist() == [*CUSTOMERS, "stranger"]
+    assert data.users.iloc[4].drop("user_id").isna().all()
+    assert (data.events()["user"] == 4).sum() == 2
+    assert data.manifest["counts"]["users_only_in_transactions"] == 1
+
+
+def test_duplicate_and_hostile_articles_and_customers_are_set_aside(tmp_path):
+    articles = pd.concat([article_rows(), article_rows()[:1].assign(prod_name="second")])
+    articles = pd.concat([articles, article_rows()[:1].assign(article_id="../../x")])
+    customers = pd.concat([customer_rows(), customer_rows()[1:2], customer_rows()[:1].assign(customer_id="")])
+    raw = make_raw(tmp_path / "raw", articles=articles, customers=customers)
+    outside = Image.new("RGB", (9, 9))
+    outside.save(tmp_path / "x.jpg")
+    (raw / "images").mkdir()
+    data, rejected = prepare(raw, tmp_path / "out", "--max-rejected", "0.5")
+    assert data.items["title"][0] == "prod_name of 0"
+    assert data.images is None
+    assert account(data, "articles.csv") == {"rows": 7, "kept": 5, "rejected": 2}
+    assert account(data, "customers.csv") == {"rows": 6, "kept": 4, "rejected": 2}
+    assert data.manifest["rejected"] == {
+        "article_id is not a number of at most 10 digits": 1,
+        "customer_id is empty": 1,
+        "duplicate article_id": 1,
+        "duplicate customer_id": 1,
+    }
+    assert set(zip(rejected["file"], rejected["row"], rejected["value"])) == {
+        ("articles.csv", 7, ARTICLES[0]),
+        ("articles.csv", 8, "../../x"),
+        ("customers.csv", 6, CUSTOMERS[1]),
+        ("customers.csv", 7, ""),
+    }
+
+
+def test_broken_photos_are_set_aside_and_their_articles_stay(tmp_path):
+    raw = make_raw(tmp_path / "raw")
+    path = add_photo(raw / "images", ARTICLES[0], size=(200, 300))
+    path.write_bytes(path.read_bytes()[:400])
+    add_photo(raw / "images", ARTICLES[1])
+    data, rejected = prepare(raw, tmp_path / "out")
+    assert [len(keys) for keys in data.items["images"]] == [0, 1, 0, 0, 0]
+    assert rejected[["file", "row", "value"]].values.tolist() == [["010/0108775015.jpg", 0, ARTICLES[0]]]
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_the_cleaned_variant_gives_the_same_dataset(tmp_path, nested):
+    """Cleaned files have other names and, as a rule, ids that a spreadsheet has stripped of their zero."""
+    raw = make_raw(tmp_path / "raw")
+    stripped = [line.replace(",01", ",1") for line in PURCHASES]  # customers start with 00, prices with 0.
+    articles = article_rows().assign(article_id=[article[1:] for article in ARTICLES])
+    names = ("{}_clean.csv", "transactions_train_clean.csv")
+    clean = make_raw(tmp_path / "clean", stripped, articles=articles, names=names)
+    for article in ARTICLES[:3]:
+        add_photo(raw / "images", article)
+        add_photo(clean / "normalized_images", article, nested=nested)
+    first, _ = prepare(raw, tmp_path / "out")
+    second, _ = prepare(clean, tmp_path / "out2")
+    for name in ("items", "users"):
+        pd.testing.assert_frame_equal(getattr(first, name), getattr(second, name))
+    assert first.images.keys == second.images.keys == ARTICLES[:3]
+    pd.testing.assert_frame_equal(first.events(), second.events())
+
+
+def test_many_blocks_give_what_plain_pandas_gives(tmp_path, monkeypatch):
+    monkeypatch.setattr(raw_csv, "BLOCK_BYTES", 2000)
+    monkeypatch.setattr(hm_transactions, "EVENTS_AT_ONCE", 50)
+    rng = np.random.default_rng(0)
+    days, buyers, bought = rng.integers(1, 31, 2000), rng.integers(0, 3, 2000), rng.integers(0, 5, 2000)
+    lines = [purchase(*row, price=f"{rng.random():.4f}") for row in zip(days, buyers, bought)]
+    raw = make_raw(tmp_path / "raw", lines)
+    data, _ = prepare(raw, tmp_path / "out")
+
+    plain = pd.read_csv(raw / "transactions_train.csv", dtype={"article_id": str})
+    plain["user"] = plain["customer_id"].map({key: row for row, key in enumerate(CUSTOMERS)})
+    plain["item"] = plain["article_id"].map({key: row for row, key in enumerate(ARTICLES)})
+    plain["time"] = [int(pd.Timestamp(day).timestamp()) for day in plain["t_dat"]]
+    plain = plain.sort_values(["user", "time"], kind="stable", ignore_index=True)
+    events = data.events()
+    for name in ("user", "item", "time"):
+        assert events[name].tolist() == plain[name].tolist()
+    assert events["price"].tolist() == pytest.approx(plain["price"].tolist())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda raw: (raw / "articles.csv").unlink(), "articles.csv is missing; check --raw"),
+        (
+            lambda raw: (raw / "customers.csv").rename(raw / "customers.csv.zip"),
+            "customers.csv.zip first",
+        ),
+        (
+            lambda raw: article_rows().drop(columns="detail_desc").to_csv(raw / "articles.csv"),
+            "articles.csv: column 'detail_desc' is missing",
+        ),
+        (
+            lambda raw: (raw / "transactions_train.csv").write_text(
+                "t_dat,customer_id,price,sales_channel_id\n"
+            ),
+            "transactions_train.csv: column 'article_id' is missing",
+        ),
+        (
+            lambda raw: (raw / "transactions_train.csv").write_text(HEADER + "\n"),
+            "has no rows below its header",
+        ),
+        (lambda raw: (raw / "transactions_train.csv").write_text(""), "column 't_dat' is missing"),
+        (
+            lambda raw: (raw / "transactions_train.csv").write_bytes(
+                f"{HEADER}\n2020-09-01,\xe9,1,2,3\n".encode("latin-1")
+            ),
+            "UTF8",
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_one_clear_line_and_exit_code_2(tmp_path, capsys, change, message):
+    raw = make_raw(tmp_path / "raw")
+    change(raw)
+    assert main(["hm", "--raw", str(raw), "--out", str(tmp_path / "out")]) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1
+    assert message in error[0]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--images", "nowhere"], "--images nowhere is not a folder"),
+        (["--image-size", "3"], "--image-size is 3"),
+        (["--max-rejected", "7"], "--max-rejected is 7.0"),
+        (["--test-days", "30"], "leaves no day"),
+        (["--split", "leave-last-out", "--min-items", "1"], "--min-items is 1"),
+    ],
+)
+def test_options_that_make_no_sense_are_named(tmp_path, capsys, options, message):
+    raw = make_raw(tmp_path / "raw")
+    assert main(["hm", "--raw", str(raw), "--out", str(tmp_path / "out"), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_command_line_lists_the_datasets_at_once_and_exits_with_2_on_a_wrong_one():
+    code = (
+        "import sys; from pipelines.__main__ import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: assert not {'pandas', 'tensorflow', 'pyarrow'} & set(sys.modules)"
+    )
+    helped = subprocess.run(
+        [sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True
+    )
+    assert all(name in helped.stdout for name in DATASETS)
+    wrong = subprocess.run(
+        [sys.executable, "-m", "pipelines", "hmm"], capture_output=True, text=True, check=False
+    )
+    assert wrong.returncode == 2
+    assert "invalid choice: 'hmm'" in wrong.stderr
+
+
+def test_the_result_does_not_depend_on_chance(tmp_path):
+    raw = make_raw(tmp_path / "raw")
+    add_photo(raw / "images", ARTICLES[0])
+    sums = []
+    for name in ("one", "two"):
+        prepare(raw, tmp_path / name)
+        files = json.loads((tmp_path / name / "manifest.json").read_text())["files"]
+        sums.append({file: entry["sha256"] for file, entry in files.items()})
+    assert sums[0] == sums[1]
