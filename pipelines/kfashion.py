@@ -16,9 +16,9 @@ from PIL import Image
 
 from pipelines import kfashion_synthetic
 from pipelines.arguments import add_paths
-from pipelines.images import find_photos
+from pipelines.images import FORMATS, find_photos
 from pipelines.kfashion_labels import ATTRIBUTES, CATEGORIES, Garment, Label, read_label
-from pipelines.photo_sets import Shot, store_photos
+from pipelines.photo_crops import Shot, store_crops
 from pipelines.prepared import PreparedError, PreparedWriter
 from pipelines.progress import Progress
 from pipelines.ratio_splits import check_shares, random_split
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
         if args.synthetic is not None:
             kfashion_synthetic.generate(raw, args.synthetic, seed=args.seed)
         items = _read_items(raw, args, writer)
-        stored = store_photos(writer, [item.shot for item in items], size=args.size, total=len(items))
+        stored = store_crops(writer, [item.shot for item in items], size=args.size, total=len(items))
         items = [item for item in items if item.item_id in stored]
         if not items:
             raise PreparedError(f"--raw {raw}: no garment can be used; rejected: {writer.rejected}")
@@ -162,7 +162,7 @@ def _items_of(
         return []
     size = _photo_size(photo)
     if photo is None or size is None:
-        reason = "photo is missing" if photo is None else "photo is unreadable or cut off"
+        reason = "photo is missing" if photo is None else "photo is not a JPEG, PNG or WebP file"
         for garment in garments:
             writer.reject(file=file.name, row=0, field=garment.category, value=label.image_id, reason=reason)
         return []
@@ -181,7 +181,7 @@ def _items_of(
             )
             continue
         # A Shot's box counts pixels from 1, both ends included.
-        shot = Shot(item_id, photo, (left + 1, top + 1, right, bottom), file=file.name)
+        shot = Shot(item_id, photo, (left + 1, top + 1, right, bottom), file=file.name, row=0)
         items.append(Item(item_id, label.image_id, garment, shot))
     return items
 
@@ -191,7 +191,7 @@ def _photo_size(photo: Path | None) -> tuple[int, int] | None:
     if photo is None:
         return None
     try:
-        with Image.open(photo) as image:
+        with Image.open(photo, formats=FORMATS) as image:
             return image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None

@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
             item_ids = [item_ids[row] for row in kept_items]
         log = log.take(np.lexsort((log.time, log.user)))  # stable: ties stay in the order of the file
         split, writer.split = split_log(log, args)
-        writer.notes["events_left_out_by_split"] = int((split == DROPPED).sum())
+        writer.split["dropped"] = int((split == DROPPED).sum())  # neither history nor target
         writer.items(_items_frame(item_ids, source.movies))
         writer.users(_users_frame(user_ids, source.users))
         writer.events(_event_frames(log, split))

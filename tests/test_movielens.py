@@ -1,0 +1,265 @@
+"""MovieLens: every layout gives the same dataset, bad rows are named, splits keep their promises."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines import movielens_files, ratio_splits
+from pipelines.__main__ import main
+from pipelines.movielens_ratings import Log, keep_core
+from pipelines.prepared import open_prepared
+from pipelines.schema import PreparedError
+
+RATINGS = [(1, 10, 4.0, 100), (1, 20, 3.0, 90), (2, 10, 5.0, 50), (1, 30, 2.0, 100), (2, 30, 1.0, 60)]
+
+
+def flags(*genres):
+    return "|".join("1" if genre in genres else "0" for genre in movielens_files.GENRES_100K)
+
+
+def write_100k(raw):
+    (raw / "u.data").write_text("".join(f"{u}\t{i}\t{r:.0f}\t{t}\n" for u, i, r, t in RATINGS))
+    movies = (
+        f"10|Toy Story (1995)|01-Jan-1995||http://x|{flags('Animation', 'Comedy')}\n"
+        f"20|Café Löwe (1971)|01-Jan-1971||http://x|{flags('Drama')}\n"
+        f"30|unknown||||{flags('unknown')}\n"
+    )
+    (raw / "u.item").write_bytes(movies.encode("latin-1"))
+    (raw / "u.user").write_text("1|24|M|technician|85711\n2|53|F|other|94043\n3|1|F|other|94043\n")
+
+
+def write_dat(raw):
+    (raw / "ratings.dat").write_text("".join(f"{u}::{i}::{r:g}::{t}\n" for u, i, r, t in RATINGS))
+    movies = "10::Toy Story (1995)::Animation|Comedy\n20::Café Löwe (1971)::Drama\n"
+    movies += "30::unknown::(no genres listed)\n"
+    (raw / "movies.dat").write_bytes(movies.encode("latin-1"))
+    (raw / "users.dat").write_text("1::M::18::technician::85711\n2::F::50::other::94043\n3::F::1::other::1\n")
+
+
+def write_csv(raw):
+    rows = "".join(f"{u},{i},{r},{t}\n" for u, i, r, t in RATINGS)
+    (raw / "ratings.csv").write_text("userId,movieId,rating,timestamp\n" + rows)
+    movies = 'movieId,title,genres\n10,"Toy Story (1995)",Animation|Comedy\n'
+    movies += "20,Café Löwe (1971),Drama\n30,unknown,\n"
+    (raw / "movies.csv").write_text(movies, encoding="utf-8")
+
+
+def write_kaggle(raw):
+    rows = "".join(f'{u},{i},{r},"1970-01-01 00:{t // 60:02}:{t % 60:02}"\n' for u, i, r, t in RATINGS)
+    (raw / "rating.csv").write_text('"userId","movieId","rating","timestamp"\n' + rows)
+    write_csv(raw)
+    (raw / "movies.csv").rename(raw / "movie.csv")
+    (raw / "ratings.csv").unlink()
+
+
+def write_recbole(raw):
+    rows = "".join(f"{u}\t{i}\t{r}\t{t}\n" for u, i, r, t in RATINGS)
+    (raw / "ml.inter").write_text("user_id:token\titem_id:token\trating:float\ttimestamp:float\n" + rows)
+    header = "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
+    movies = "10\tToy Story\t1995\tAnimation Comedy\n20\tCafé Löwe\t1971\tDrama\n30\tunknown\t\t\n"
+    (raw / "ml.item").write_text(header + movies, encoding="utf-8")
+    header = "user_id:token\tage:token\tgender:token\toccupation:token\tzip_code:token\n"
+    (raw / "ml.user").write_text(header + "1\t24\tM\ttechnician\t8\n2\t53\tF\tother\t9\n3\t1\tF\tother\t9\n")
+
+
+WRITERS = {
+    "100k": write_100k,
+    "dat": write_dat,
+    "csv": write_csv,
+    "kaggle": write_kaggle,
+    "recbole": write_recbole,
+}
+
+
+def prepare(tmp_path, *options, write=write_csv):
+    raw = tmp_path / "raw"
+    raw.mkdir(exist_ok=True)
+    write(raw)
+    out = tmp_path / "prepared"
+    assert main(["movielens", "--raw", str(raw), "--out", str(out), "--overwrite", *options]) == 0
+    return open_prepared(out, verify=True)
+
+
+@pytest.mark.parametrize("layout", WRITERS)
+def test_every_layout_gives_the_same_dataset(tmp_path, layout):
+    data = prepare(tmp_path, write=WRITERS[layout])
+    assert data.items["item_id"].tolist() == ["10", "20", "30"]
+    assert data.items["title"].tolist() == ["Toy Story", "Café Löwe", "unknown"]
+    assert data.items["attr.genres"].map(list).tolist() == [["Animation", "Comedy"], ["Drama"], []]
+    assert data.items["attr.year"].map(list).tolist() == [["1995"], ["1971"], []]
+    assert data.items["attr.decade"].map(list).tolist() == [["1990s"], ["1970s"], []]
+    events = data.events()
+    assert events["user"].tolist() == [0, 0, 0, 1, 1]
+    assert events["item"].tolist() == [1, 0, 2, 0, 2]  # by time; ties in the order of the file
+    assert events["time"].tolist() == [90, 100, 100, 50, 60]
+    assert events["rating"].tolist() == [3.0, 4.0, 2.0, 5.0, 1.0]
+    assert events["split"].tolist() == [0, 1, 2, 0, 0]
+    assert data.manifest["rejected"] == {}
+
+
+@pytest.mark.parametrize("layout", ["100k", "dat", "recbole"])
+def test_user_fields_and_users_without_ratings_are_kept(tmp_path, layout):
+    data = prepare(tmp_path, write=WRITERS[layout])
+    assert data.users["user_id"].tolist() == ["1", "2", "3"]
+    assert data.users["attr.age"].tolist() == ["18-24", "50-55", "under 18"]
+    assert data.users["attr.gender"].tolist() == ["M", "F", "F"]
+    assert data.users["attr.occupation"].tolist() == ["technician", "other", "other"]
+
+
+def test_the_folder_inside_the_archive_is_found(tmp_path):
+    inner = tmp_path / "raw" / "ml-1m"
+    inner.mkdir(parents=True)
+    write_dat(inner)
+    data = prepare(tmp_path, write=lambda raw: None)
+    assert data.manifest["counts"]["layout"] == "dat"
+
+
+def test_bad_rows_are_rejected_with_their_row_and_the_rest_is_kept(tmp_path):
+    def write(raw):
+        write_csv(raw)
+        with open(raw / "ratings.csv", "a") as file:
+            file.write("3,10,five,100\n3,10\n3,,4,100\n3,20,4,soon\n3,20,4,-5\n3,20,4,120\n")
+
+    data = prepare(tmp_path, "--max-rejected", "0.5", write=write)
+    rejected = pd.read_parquet(data.path / "rejected.parquet")
+    assert {(row.row, row.field, row.value) for row in rejected.itertuples()} == {
+        (7, "rating", "five"),
+        (8, "", "3,10"),
+        (9, "movieId", ""),
+        (10, "timestamp", "soon"),
+        (11, "timestamp", "-5"),
+    }
+    assert len(data.events()) == len(RATINGS) + 1
+
+
+def test_too_many_bad_rows_are_an_error(tmp_path, capsys):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    write_csv(raw)
+    (raw / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,10,x,1\n1,20,3,1\n")
+    assert main(["movielens", "--raw", str(raw), "--out", str(tmp_path / "out")]) == 2
+    assert "--max-rejected" in capsys.readouterr().err
+
+
+def test_a_missing_column_and_an_unknown_folder_are_errors_that_say_so(tmp_path, capsys):
+    (tmp_path / "ratings.csv").write_text("userId,movieId,timestamp\n1,10,1\n")
+    assert main(["movielens", "--raw", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "column 'rating' is missing" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["movielens", "--raw", str(tmp_path / "empty"), "--out", str(tmp_path / "out")]) == 2
+    assert "expected u.data, ratings.dat" in capsys.readouterr().err
+
+
+def test_a_rated_movie_that_is_not_listed_is_kept(tmp_path):
+    def write(raw):
+        write_csv(raw)
+        with open(raw / "ratings.csv", "a") as file:
+            file.write("2,99,4,100\n")
+
+    data = prepare(tmp_path, write=write)
+    assert data.items["item_id"].tolist()[-1] == "99"
+    assert data.items["title"].tolist()[-1] == ""
+    assert data.manifest["counts"]["movies_without_metadata"] == 1
+
+
+def test_duplicate_movies_keep_the_first(tmp_path):
+    def write(raw):
+        write_csv(raw)
+        with open(raw / "movies.csv", "a") as file:
+            file.write("10,Another (2000),Drama\n")
+
+    data = prepare(tmp_path, write=write)
+    assert data.items["title"].tolist()[0] == "Toy Story"
+    assert data.manifest["rejected"] == {"duplicate movie": 1}
+
+
+@pytest.mark.parametrize(
+    ("age", "bracket"),
+    [("17", "under 18"), ("18", "18-24"), ("49", "45-49"), ("56", "56+"), ("", ""), ("x", "")],
+)
+def test_age_brackets(age, bracket):
+    assert movielens_files.age_bracket(age) == bracket
+
+
+def test_min_interactions_keeps_the_core(tmp_path):
+    data = prepare(tmp_path, "--min-interactions", "2")
+    assert data.items["item_id"].tolist() == ["10", "30"]
+    assert data.users["user_id"].tolist() == ["1", "2"]
+    assert len(data.events()) == 4
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=80), st.integers(2, 4))
+@settings(max_examples=60, deadline=None)
+def test_keep_core_matches_removing_one_by_one(pairs, least):
+    left = list(pairs)
+    while True:
+        users, items = [u for u, _ in left], [i for _, i in left]
+        kept = [(u, i) for u, i in left if users.count(u) >= least and items.count(i) >= least]
+        if kept == left:
+            break
+        left = kept
+    user, item = (np.array(column, np.int32) for column in zip(*pairs))
+    log = Log(user, item, np.arange(len(pairs)), None)
+    if not left:
+        with pytest.raises(PreparedError, match="--min-interactions"):
+            keep_core(log, least)
+        return
+    core, users, items = keep_core(log, least)
+    assert list(zip(users[core.user], items[core.item])) == left
+
+
+def test_random_split_draws_exact_shares_by_seed():
+    shares = {"test_share": 0.1, "val_share": 0.2}
+    split = ratio_splits.random_split(1000, **shares, seed=1)
+    assert np.bincount(split).tolist() == [700, 200, 100]
+    assert (split == ratio_splits.random_split(1000, **shares, seed=1)).all()
+    assert (split != ratio_splits.random_split(1000, **shares, seed=2)).any()
+
+
+def test_random_split_by_user_takes_its_share_of_every_user():
+    lengths = np.array([3, 10, 25, 100])
+    user = np.repeat(np.arange(4), lengths)
+    split = ratio_splits.random_split_by_user(user, test_share=0.1, val_share=0.1, seed=0)
+    counts = [np.bincount(split[user == row], minlength=3).tolist() for row in range(4)]
+    assert counts == [[3, 0, 0], [8, 1, 1], [21, 2, 2], [80, 10, 10]]
+    other = ratio_splits.random_split_by_user(user, test_share=0.1, val_share=0.1, seed=1)
+    assert (split != other).any()
+
+
+@given(st.lists(st.integers(0, 50), min_size=10, max_size=200))
+@settings(max_examples=60, deadline=None)
+def test_a_time_split_never_trains_on_the_future(times):
+    time = np.array(times)
+    edges = ratio_splits.time_edges(time, test_share=0.2, val_share=0.1)
+    split = ratio_splits.split_at(time, edges)
+    for earlier, later in ((0, 1), (0, 2), (1, 2)):
+        if (split == earlier).any() and (split == later).any():
+            assert time[split == earlier].max() < time[split == later].min()
+
+
+def test_a_time_split_takes_about_its_shares(tmp_path):
+    time = np.random.default_rng(0).permutation(10_000)
+    split = ratio_splits.split_at(time, ratio_splits.time_edges(time, test_share=0.2, val_share=0.08))
+    assert np.bincount(split).tolist() == [7200, 800, 2000]
+
+
+@pytest.mark.parametrize(("test", "val"), [(0.6, 0.4), (-0.1, 0.1), (0.1, -0.1)])
+def test_shares_that_leave_nothing_are_an_error(test, val):
+    with pytest.raises(PreparedError, match="--test-share"):
+        ratio_splits.check_shares(test, val)
+
+
+@pytest.mark.parametrize("split", ["temporal", "time-ratio", "random", "random-by-user"])
+def test_every_split_is_recorded(tmp_path, split):
+    options = ["--cutoff", "1970-01-02", "--test-days", "1", "--val-days", "0"] if split == "temporal" else []
+
+    def write(raw):
+        write_csv(raw)
+        with open(raw / "ratings.csv", "a") as file:
+            file.writelines(f"{user},10,4,{86_000 + 20 * user}\n" for user in range(3, 40))
+
+    data = prepare(tmp_path, "--split", split, *options, write=write)
+    assert data.manifest["split"]["kind"] == split
+    assert sum(data.manifest["counts"]["events_by_split"].values()) == len(data.events())
