@@ -90,7 +90,7 @@ def test_each_garment_becomes_an_item_with_its_attributes(tmp_path):
     assert data.manifest["counts"]["unknown_label_keys"] == {"새로운 항목": 1}
 
 
-@pytest.mark.parametrize("size", [(400, 400), (200, 200), (800, 400)])
+@pytest.mark.parametrize("size", [(400, 400), (600, 600), (800, 400)])
 def test_garments_are_cut_out_with_their_margin_whatever_the_photo_was_scaled_to(tmp_path, size):
     write_pair(tmp_path / "raw", label(), photo(size))
     data = prepare(tmp_path)
