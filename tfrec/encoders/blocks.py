@@ -43,3 +43,51 @@ def projections_of(attention: tf.keras.layers.Layer) -> dict[str, tf.keras.layer
         "value": attention._value_dense,
         "output": attention._output_dense,
     }
+
+
+def named_variables(encoder: tf.keras.layers.Layer) -> dict[str, tf.Variable]:
+    """Return all variables of a built transformer encoder by names such as `block.3.query.kernel`."""
+    named: dict[str, tf.Variable] = {}
+    for name in ("token_embedding", "position_embedding", "segment_embedding"):
+        if hasattr(encoder, name):
+            (named[name],) = getattr(encoder, name).weights
+    if hasattr(encoder, "embedding"):  # KerasCV's patch embedding
+        named["class_token"] = encoder.embedding.class_token
+        (named["position_embedding"],) = encoder.embedding.position_embedding.weights
+        named.update(_of_layer("patch", encoder.embedding.projection))
+    for name in ("pre_layer_norm", "layer_norm", "projection"):
+        if getattr(encoder, name, None) is not None:
+            named.update(_of_layer(name, getattr(encoder, name)))
+    for number, block in enumerate(encoder.blocks):
+        parts = parts_of(block)
+        layers = {**parts._asdict(), **projections_of(parts.attention)}
+        del layers["attention"]
+        for name, layer in layers.items():
+            named.update(_of_layer(f"block.{number}.{name}", layer))
+    if len(named) != len(encoder.weights):
+        raise ValueError(f"{encoder.name} has {len(encoder.weights)} variables, {len(named)} have names: build it first.")
+    return named
+
+
+def _of_layer(name: str, layer: tf.keras.layers.Layer) -> dict[str, tf.Variable]:
+    """Return a layer's variables as `name.kernel`, `name.bias`, `name.gamma`, `name.beta`."""
+    return {f"{name}.{variable.name.split('/')[-1].removesuffix(':0')}": variable for variable in layer.weights}
+
+
+def build_block(block: tf.keras.layers.Layer, dim: int) -> None:
+    """Create all weights of a block for tokens of width `dim`; the libraries leave some or all to the first call."""
+    tokens = tf.TensorShape([None, None, dim])
+    if not block.built:
+        block.build(tokens)
+    parts = parts_of(block)
+    if not hasattr(parts.attention, "_query_dense"):
+        parts.attention._build_from_signature(query=tokens, value=tokens)
+    projections = projections_of(parts.attention)
+    heads = tf.TensorShape([None, None, parts.attention._num_heads, parts.attention._key_dim])
+    shapes = [(layer, heads if name == "output" else tokens) for name, layer in projections.items()]
+    shapes += [(layer, tokens) for layer in (parts.attention_norm, parts.feed_forward_norm, parts.feed_forward_in)]
+    shapes += [(parts.feed_forward_out, tf.TensorShape([None, None, parts.feed_forward_in.units]))]
+    for layer, shape in shapes:
+        if not layer.built:
+            layer.build(shape)
+            layer.built = True

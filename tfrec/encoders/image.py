@@ -11,6 +11,7 @@ import keras_cv
 import tensorflow as tf
 
 from tfrec.encoders.activations import activation as activation_named
+from tfrec.encoders.blocks import build_block
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -129,13 +130,17 @@ class ViTEncoder(tf.keras.layers.Layer):
         return self.projection_dim or self.pooled_dim
 
     def build(self, input_shape) -> None:
-        """Create the weights of the embedding, whose parts KerasCV leaves to the first call."""
+        """Create all weights, which KerasCV leaves to the first call, so that published ones can be assigned."""
         photos = (None, *self.size, 3)
         if not self.embedding.built:
             self.embedding.build(photos)
             self.embedding.built = True
             self.embedding.projection.build(photos)
             self.embedding.position_embedding.build((None,))
+            for block in self.blocks:
+                build_block(block, self.dim)
+            for norm in filter(None, (self.pre_layer_norm, self.layer_norm)):
+                norm.build((None, None, self.dim))
         super().build(input_shape)
 
     def call(self, photos: tf.Tensor, training: bool | None = None) -> tf.Tensor:

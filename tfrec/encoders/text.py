@@ -5,6 +5,7 @@ import keras_nlp
 import tensorflow as tf
 
 from tfrec.encoders.activations import activation as activation_named
+from tfrec.encoders.blocks import build_block
 from tfrec.encoders.clip_tokenizer import ClipTokenizer
 from tfrec.encoders.pooling import SentencePooling
 from tfrec.encoders.wordpiece import WordPiece, read_vocabulary, train_vocabulary
@@ -107,8 +108,10 @@ class BertEncoder(tf.keras.layers.Layer):
         tokens = (None, None, self.dim)
         for layer in (self.token_embedding, self.segment_embedding):
             layer.build(None)
-        for layer in (self.position_embedding, self.layer_norm, *self.blocks):
+        for layer in (self.position_embedding, self.layer_norm):
             layer.build(tokens)
+        for block in self.blocks:
+            build_block(block, self.dim)
         super().build(input_shape)
 
     def call(self, token_ids: tf.Tensor, training: bool | None = None) -> tf.Tensor:
@@ -234,8 +237,10 @@ class ClipTextEncoder(tf.keras.layers.Layer):
     def build(self, input_shape) -> None:
         """Create all weights, so that published ones can be assigned before the first call."""
         self.token_embedding.build(None)
-        for layer in (self.position_embedding, *self.blocks, self.layer_norm):
+        for layer in (self.position_embedding, self.layer_norm):
             layer.build((None, None, self.dim))
+        for block in self.blocks:
+            build_block(block, self.dim)
         super().build(input_shape)
 
     def call(self, token_ids: tf.Tensor, training: bool | None = None) -> tf.Tensor:

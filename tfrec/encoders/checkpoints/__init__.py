@@ -1,0 +1,101 @@
+"""Published encoders: real weights into the KerasCV and KerasNLP bricks, nothing missing and nothing left over."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import tensorflow as tf
+
+from tfrec.encoders.checkpoints.bert import load_bert
+from tfrec.encoders.checkpoints.clip import load_clip_image, load_clip_text
+from tfrec.encoders.checkpoints.dinov2 import load_dinov2
+from tfrec.encoders.checkpoints.images import Size
+from tfrec.encoders.checkpoints.sentences import load_sentence_pooling
+from tfrec.encoders.checkpoints.source import Checkpoint, CheckpointError, open_checkpoint
+from tfrec.encoders.checkpoints.tokenizers import load_clip_tokenizer, load_wordpiece
+from tfrec.encoders.checkpoints.vit import load_vit
+from tfrec.encoders.pooling import SentencePooling
+from tfrec.encoders.text import BertEncoder, ClipTextEncoder, ClipTokenizer, WordPiece
+
+__all__ = ["CheckpointError", "load_image_encoder", "load_text_encoder"]
+
+LoadedText = tuple[BertEncoder | ClipTextEncoder, WordPiece | ClipTokenizer, SentencePooling]
+IMAGE_FAMILIES: dict[str, Callable[..., tf.keras.layers.Layer]] = {
+    "vit": load_vit,
+    "dinov2": load_dinov2,
+    "clip": load_clip_image,
+    "clip_vision_model": load_clip_image,
+}
+CLIP_TEXT, BERT = ("clip", "clip_text_model"), ("bert",)
+
+
+def load_image_encoder(
+    source: str | Path, *, size: Size = None, layers: int | None = None, dropout: float | None = None
+) -> tf.keras.layers.Layer:
+    """Load a published image encoder.
+
+    Args:
+        source: A folder with config.json and safetensors, or `hf://ORG/NAME[@REVISION]`.
+        size: Photo size in pixels, one number or (height, width); position embeddings are interpolated to it. The
+            published size when not given.
+        layers: Keep only the first blocks, for studies layer by layer.
+        dropout: Dropout for fine-tuning; the published one when not given.
+
+    Raises:
+        CheckpointError: The weights cannot be had, or do not fit: the message names the tensors.
+    """
+    checkpoint = open_checkpoint(source)
+    family = _family(checkpoint, IMAGE_FAMILIES, "image")
+    return IMAGE_FAMILIES[family](checkpoint, size=size, layers=layers, dropout=dropout)
+
+
+def load_text_encoder(
+    source: str | Path,
+    *,
+    sequence_length: int | None = None,
+    layers: int | None = None,
+    dropout: float | None = None,
+) -> LoadedText:
+    """Load a published text encoder with its tokenizer and its pooling.
+
+    Args:
+        source: A folder with config.json, safetensors and vocabulary, or `hf://ORG/NAME[@REVISION]`.
+        sequence_length: Ids per text; what the model was published with when not given, which is long (often 512).
+        layers: Keep only the first blocks, for studies layer by layer.
+        dropout: Dropout for fine-tuning; the published one when not given.
+
+    Returns:
+        The encoder (ids to tokens), the tokenizer (texts to ids) and the pooling (tokens and mask to one vector).
+
+    Raises:
+        CheckpointError: The weights cannot be had, or do not fit: the message names the tensors.
+    """
+    checkpoint = open_checkpoint(source)
+    family = _family(checkpoint, (*BERT, *CLIP_TEXT), "text")
+    length = _sequence_length(checkpoint, sequence_length)
+    if family in CLIP_TEXT:
+        clip_tokenizer = load_clip_tokenizer(checkpoint, length)
+        encoder, pooling = load_clip_text(checkpoint, clip_tokenizer.end_id, layers=layers, dropout=dropout)
+        return encoder, clip_tokenizer, pooling
+    bert = load_bert(checkpoint, layers=layers, dropout=dropout)
+    return bert, load_wordpiece(checkpoint, length), load_sentence_pooling(checkpoint, bert.dim)
+
+
+def _family(checkpoint: Checkpoint, known, side: str) -> str:
+    """Return the model family of a checkpoint."""
+    family = checkpoint.config.get("model_type", "")
+    if family not in known:
+        raise CheckpointError(
+            f"{checkpoint.source}: model_type={family!r} is no {side} encoder known here; known are {sorted(known)}."
+        )
+    return family
+
+
+def _sequence_length(checkpoint: Checkpoint, wanted: int | None) -> int:
+    """Return how many ids a text gets: what is wanted, as far as the position embeddings reach."""
+    config = checkpoint.config.get("text_config", checkpoint.config)
+    positions = config.get("max_position_embeddings", 77 if "text_config" in checkpoint.config else 512)
+    published = checkpoint.json("sentence_bert_config.json").get("max_seq_length") or positions
+    length = wanted or min(published, positions)
+    if length > positions:
+        raise CheckpointError(f"{checkpoint.source}: sequence_length={length}, but the model reaches {positions} ids.")
+    return length

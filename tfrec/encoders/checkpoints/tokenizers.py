@@ -1,0 +1,71 @@
+"""The tokenizers of published text encoders, from whichever files the folder has."""
+
+from pathlib import Path
+from typing import Any
+
+from tfrec.encoders.checkpoints.source import Checkpoint, CheckpointError
+from tfrec.encoders.clip_tokenizer import ClipTokenizer
+from tfrec.encoders.wordpiece import WordPiece, read_vocabulary
+
+
+def load_wordpiece(checkpoint: Checkpoint, sequence_length: int) -> WordPiece:
+    """Return the WordPiece tokenizer of `vocab.txt` or `tokenizer.json`, with the casing that the files say.
+
+    Raises:
+        CheckpointError: The folder has neither, or its tokenizer is of another kind.
+    """
+    fast = checkpoint.json("tokenizer.json")
+    path = checkpoint.folder / "vocab.txt"
+    if path.is_file():
+        vocabulary = read_vocabulary(path)
+    elif fast.get("model", {}).get("type") == "WordPiece":
+        ids: dict[str, int] = fast["model"]["vocab"]
+        vocabulary = sorted(ids, key=ids.__getitem__)
+    else:
+        raise CheckpointError(
+            f"{checkpoint.source}: no vocab.txt and no WordPiece tokenizer.json. Encoders with another tokenizer "
+            "(SentencePiece: XLM-R, multilingual MiniLM-L12, e5-multilingual) are not supported."
+        )
+    return WordPiece(vocabulary, sequence_length=sequence_length, **_casing(checkpoint, fast))
+
+
+def _casing(checkpoint: Checkpoint, fast: dict[str, Any]) -> dict[str, Any]:
+    """Return how texts are cleaned: as tokenizer.json says, else tokenizer_config.json, else BERT's uncased default."""
+    settings = checkpoint.json("tokenizer_config.json")
+    normalizer = fast.get("normalizer") or {}
+    if normalizer.get("type") == "BertNormalizer":
+        lowercase, strip = normalizer["lowercase"], normalizer["strip_accents"]
+        split = normalizer["handle_chinese_chars"]
+    else:
+        lowercase, strip = settings.get("do_lower_case", True), settings.get("strip_accents")
+        split = settings.get("tokenize_chinese_chars", True)
+    # sentence-transformers may lower the case before the tokenizer does.
+    if checkpoint.json("sentence_bert_config.json").get("do_lower_case"):
+        lowercase = True
+    return {"lowercase": lowercase, "strip_accents": strip, "split_cjk": split}
+
+
+def load_clip_tokenizer(checkpoint: Checkpoint, sequence_length: int) -> ClipTokenizer:
+    """Return CLIP's tokenizer of `vocab.json` and `merges.txt`, or of `tokenizer.json`.
+
+    Raises:
+        CheckpointError: The folder has neither.
+    """
+    vocabulary, merges = checkpoint.json("vocab.json"), _read_merges(checkpoint.folder / "merges.txt")
+    if not vocabulary or not merges:
+        model = checkpoint.json("tokenizer.json").get("model", {})
+        vocabulary = model.get("vocab", {})
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges", [])]
+    if not vocabulary:
+        raise CheckpointError(
+            f"{checkpoint.source}: no vocab.json with merges.txt, and no tokenizer.json; CLIP's text tower needs them."
+        )
+    return ClipTokenizer(vocabulary, merges, sequence_length=sequence_length)
+
+
+def _read_merges(path: Path) -> list[str]:
+    """Return the rules of a `merges.txt` without its version line; none if there is no such file."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [line for line in lines if line and not line.startswith("#version")]
