@@ -1,0 +1,293 @@
+"""The report: one self-contained page, from whatever a run has left, safe against what the data say."""
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipelines.prepared import PreparedWriter, open_prepared
+from tfrec import charts
+from tfrec.examples import sample_examples, write_examples
+from tfrec.metrics import write_metrics
+from tfrec.protocol import DAY, build_protocol
+from tfrec.report import headline, learning_curves, protocol_words, readable, write_report
+from tfrec.report_customers import customers_page
+
+EVIL = "<script>alert('x')</script> & \"quoted\""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Two users who bought item 0 and then item 1; item 2 has no photo and a hostile title."""
+    photo = io.BytesIO()
+    Image.new("RGB", (300, 400), "teal").save(photo, "JPEG")
+    path = tmp_path_factory.mktemp("shop") / "data"
+    with PreparedWriter(path, dataset="tiny") as writer:
+        for key in ("a", "b"):
+            writer.images.add(key, photo.getvalue())
+        writer.images.add("broken", b"no photo at all")
+        writer.items(
+            pd.DataFrame(
+                {
+                    "item_id": ["i0", "i1", "i2", "i3"],
+                    "title": ["Shirt", "Skirt", EVIL, ""],
+                    "images": [["a"], ["b"], [], ["broken"]],
+                    "attr.section": [["Ladies"], [], [], []],
+                    "attr.product_type_name": [["Shirt"], ["Skirt"], [], []],
+                    "attr.colour_group_name": [["Red"], [], [], []],
+                }
+            )
+        )
+        writer.users(pd.DataFrame({"user_id": ["anna", "<b>ben</b>"]}))
+        writer.events(
+            pd.DataFrame(
+                [(0, 0, 0, 0), (0, 1, DAY, 2), (1, 0, 0, 0), (1, 1, DAY, 2)],
+                columns=["user", "item", "time", "split"],
+            )
+        )
+        writer.split = {"kind": "leave-last-out"}
+    return open_prepared(path)
+
+
+def interval(value):
+    return {"value": value, "low": value * 0.9, "high": value * 1.1}
+
+
+@pytest.fixture
+def run(tmp_path, data):
+    """A run's folder with everything that the report reads."""
+    protocol = build_protocol(data, "test")
+    write_metrics(
+        tmp_path / "metrics.json",
+        protocol=protocol.describe(),
+        metrics={"recall@20": interval(0.3), "map@12": interval(0.1), "recall@50": interval(0.5)},
+        baselines={"popularity": {"recall@20": interval(0.1)}, "item_cosine": {"recall@20": interval(0.2)}},
+        cohorts={"history 1": {"users": 2, "targets": 2, "recall@20": interval(0.3)}},
+        oracle={"recall@20": {"value": 0.4}},
+    )
+    (tmp_path / "history.csv").write_text("step,loss,val_loss\n0,4,\n10,3,3.5\n20,2.5,\n")
+    ranked = np.array([[1, 0, 2], [2, 3, -1]])
+    scores = np.array([[0.9, 0.5, 0.1], [0.8, 0.2, 0.0]])
+    reasons = [["same colour", "", ""], ["", "", ""]]
+    examples = sample_examples(protocol, ranked, scores, data.users["user_id"], reasons=reasons)
+    write_examples(tmp_path, sorted(examples, key=lambda example: example["user_id"], reverse=True))
+    return tmp_path
+
+
+class Page(HTMLParser):
+    """Collects the tags of a page, and fails on tags that do not nest."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "line", "polyline", "circle"})
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self._open: list[str] = []
+        self.feed(html)
+        assert self._open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def test_page_is_whole_and_loads_nothing_from_elsewhere(run, data):
+    path = write_report(run, data, title="Spring")
+    html = path.read_text(encoding="utf-8")
+    page = Page(html)
+    assert path == run / "report.html"
+    assert not page.all("script")
+    assert not page.all("link")
+    assert "default-src 'none'" in page.all("meta")[2]["content"]
+    sources = [image["src"] for image in page.all("img")]
+    assert sources
+    assert all(source.startswith("data:image/jpeg;base64,") for source in sources)
+    assert all(link["href"].startswith("#") for link in page.all("a"))
+    assert not re.search(r"https?://|url\(", html)
+    targets = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    assert {link["href"][1:] for link in page.all("a")} <= targets
+    assert [file.name for file in run.iterdir() if file.name.startswith(".")] == []
+
+
+def test_page_says_what_was_measured(run, data):
+    html = write_report(run, data).read_text(encoding="utf-8")
+    assert "Recall@20 is 0.300, 1.50 times the best simple rule, Item-item cosine (0.200)." in html
+    assert ">0.3000<small>0.2700–0.3300</small>" in html
+    assert "75 %" in html  # of the best reachable
+    assert "1 purchase before" in html
+    assert "All 3 metrics" in html
+    assert 'aria-label="Loss by step: training goes from 4 to 2.5; validation goes from 3.5 to 3.5."' in html
+
+
+def test_hostile_text_is_shown_as_text(run, data):
+    html = write_report(run, data).read_text(encoding="utf-8")
+    assert "<script>" not in html
+    assert "&lt;script&gt;alert(" in html
+    assert "<b>ben" not in html
+
+
+def test_every_photo_has_an_alternative_text(run, data):
+    page = Page(write_report(run, data).read_text(encoding="utf-8"))
+    assert "Shirt (section: Ladies; product type: Shirt; colour group: Red)" in {
+        i["alt"] for i in page.all("img")
+    }
+    assert all(image["alt"] for image in page.all("img"))
+    missing = [tag for tag in page.all("div") if tag.get("role") == "img"]
+    assert missing
+    assert all(tag["aria-label"].endswith(", no photo") for tag in missing)
+
+
+def test_hits_and_seen_items_are_marked(run, data):
+    anna = next(
+        customer
+        for customer in customers_page(data, json.loads((run / "examples.json").read_text()))
+        if customer.user_id == "anna"
+    )
+    marks = {card.title: card.marks for card in anna.recommended}
+    assert marks == {"Skirt": ("hit",), "Shirt": ("seen",), EVIL: ()}
+    assert [card.rank for card in anna.recommended] == [1, 2, 3]
+    assert anna.recommended[0].reason == "same colour"
+    assert anna.targets[0].marks == ("hit",)
+    assert [card.title for card in anna.history] == ["Shirt"]
+    assert anna.history[0].caption == "Shirt · Red"
+
+
+def test_photos_are_shrunk_and_broken_ones_left_out(data):
+    examples = [{"user_id": "u", "history": [0], "targets": [3], "recommended": [[1, 0.5]]}]
+    (customer,) = customers_page(data, examples)
+    source = str(customer.history[0].photo)
+    photo = Image.open(io.BytesIO(base64.b64decode(source.split(",")[1])))
+    assert photo.size == (200, 267)
+    assert customer.targets[0].photo is None
+    assert customer.targets[0].title == "i3"  # no title: the id
+    assert customer.summary == "none of 1 next purchase among the first 1"
+
+
+def test_a_run_with_metrics_alone_still_makes_a_page(run, data):
+    (run / "history.csv").unlink()
+    (run / "examples.json").unlink()
+    (run / "metrics.json").write_text(
+        json.dumps({"protocol": {"split": "test"}, "metrics": {"accuracy": interval(0.9)}, "baselines": {}})
+    )
+    html = write_report(run, data).read_text(encoding="utf-8")
+    Page(html)
+    assert "Accuracy is 0.900." in html
+    assert 'id="customers"' not in html
+    (run / "metrics.json").unlink()
+    with pytest.raises(FileNotFoundError, match="evaluate first"):
+        write_report(run, data)
+
+
+def test_examples_are_seeded_item_rows_of_the_protocol(data):
+    protocol = build_protocol(data, "test")
+    ranked = np.array([[1, -1], [2, 0]])
+    scores = np.array([[0.5, 0.0], [0.4, 0.3]])
+    examples = sample_examples(protocol, ranked, scores, data.users["user_id"], n=2, seed=1)
+    assert examples == sample_examples(protocol, ranked, scores, data.users["user_id"], n=2, seed=1)
+    by_user = {example["user_id"]: example for example in examples}
+    assert by_user["anna"] == {
+        "user_id": "anna",
+        "purchases": 1,
+        "history": [0],
+        "targets": [1],
+        "recommended": [[1, 0.5]],
+    }
+    assert by_user["<b>ben</b>"]["recommended"] == [[2, 0.4], [0, 0.3]]
+
+
+def test_headline_compares_with_the_best_rule():
+    model = {"mrr": interval(0.1)}
+    assert headline("mrr", model, {}) == "MRR is 0.100."
+    below = headline("mrr", model, {"tfidf": {"mrr": interval(0.2)}})
+    assert below == "MRR is 0.100, below the best simple rule, TF-IDF of text (0.200)."
+    nothing = headline("mrr", model, {"popularity": {"mrr": interval(0.0)}})
+    assert nothing == "MRR is 0.100; every simple rule is at 0."
+
+
+def test_learning_curves_pair_training_with_validation_and_put_the_loss_first(tmp_path):
+    path = tmp_path / "history.csv"
+    path.write_text("step,val_recall@20,loss,val_loss,note\n0,,4,,x\n10,0.1,3,3.5,x\n20,,2,,x\n")
+    loss, recall = learning_curves(path)
+    assert (loss.title, [line.name for line in loss.lines]) == ("Loss", ["training", "validation"])
+    assert (recall.title, [line.name for line in recall.lines]) == ("Recall@20", ["validation"])
+    assert len(loss.lines[0].points.split()) == 3
+    heights = [float(point.split(",")[1]) for point in loss.lines[0].points.split()]
+    assert heights == sorted(heights)  # a falling loss goes down the page
+    assert learning_curves(tmp_path / "none.csv") == []
+    path.write_text("step,loss\n")
+    assert learning_curves(path) == []
+
+
+def test_protocol_in_words():
+    protocol = {
+        "split": "test",
+        "dataset": "hm",
+        "split_kind": "temporal",
+        "cutoff": "2020-09-16",
+        "test_days": 7,
+        "users": 1200,
+        "candidates": 50000,
+        "cold_users": 30,
+        "max_users": 1230,
+        "eligible_users": 9000,
+        "seed": 4,
+        "seen_filter": False,
+    }
+    said = " ".join(protocol_words(protocol))
+    for part in (
+        "7 days from 2020-09-16",
+        "1,200 customers",
+        "50,000 items",
+        "30 customers without",
+        "9,000 (seed 4)",
+    ):
+        assert part in said
+    assert "may be recommended again" in said
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0, 1], [0, 0.25, 0.5, 0.75, 1]),
+        ([0.03, 0.19], [0, 0.05, 0.1, 0.15, 0.2]),
+        ([-3, 9], [-5, 0, 5, 10]),
+        ([7, 7], [6.0, 6.5, 7.0, 7.5, 8.0]),
+        ([0, 0], [0, 0.25, 0.5, 0.75, 1]),
+    ],
+)
+def test_ticks_are_round_and_enclose_the_values(values, expected):
+    assert charts.nice_ticks(np.array(values, float), 4) == pytest.approx(expected)
+
+
+def test_tick_labels_and_numbers():
+    assert charts.tick_labels([0, 0.25, 0.5]) == ["0.00", "0.25", "0.50"]
+    assert charts.tick_labels([0, 1000.0]) == ["0", "1,000"]
+    assert charts.tick_labels([0, 2e-5]) == ["0", "2.0e-05"]
+    shown = [charts.number(value) for value in (0, 0.12345, 0.00123, 12.5, 1234.5, 0.00001)]
+    assert shown == ["0", "0.123", "0.0012", "12.5", "1,234", "1.0e-05"]
+
+
+def test_bars_share_one_scale():
+    first, second = charts.bars([("a", 0.2, 0.1, 0.4, "model"), ("b", 0.1, None, None, "rule")])
+    assert (first.at, first.low, first.high) == pytest.approx((50, 25, 100))
+    assert (second.at, second.low, second.high, second.interval) == (pytest.approx(25), 25, 25, "")
+
+
+def test_readable_metric_names():
+    assert [readable(name) for name in ("hit_rate@10", "ndcg@5", "mrr")] == ["Hit rate@10", "NDCG@5", "MRR"]

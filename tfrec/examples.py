@@ -1,0 +1,70 @@
+"""The customers shown in the report: what they bought, what they bought next, and what was recommended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tfrec.protocol import Protocol
+
+EXAMPLES_FILE = "examples.json"
+
+
+def sample_examples(
+    protocol: Protocol,
+    ranked: np.ndarray,
+    scores: np.ndarray,
+    user_ids: pd.Series | Sequence[str],
+    *,
+    n: int = 12,
+    k: int = 12,
+    seed: int = 0,
+    max_history: int = 12,
+    reasons: Sequence[Sequence[str]] | None = None,
+) -> list[dict[str, Any]]:
+    """Draw customers for the report, at random: hits and misses in the proportion in which they occur.
+
+    Args:
+        protocol: who was evaluated on what.
+        ranked: int `[U, K]`, the model's lists, -1 = no item.
+        scores: float `[U, K]`.
+        user_ids: the string id of every user of the dataset, by user index.
+        n: how many customers.
+        k: how many recommendations of each.
+        seed: of the draw.
+        max_history: the latest purchases to show.
+        reasons: `[U][K]` a word on why each item was recommended, if the model can say.
+
+    Returns:
+        A list of `{"user_id", "history", "targets", "recommended", "purchases"[, "reasons"]}`: item rows,
+        oldest purchase first; `recommended` holds `[row, score]` pairs; `purchases` counts the whole history.
+    """
+    ids = np.asarray(user_ids, dtype=object)
+    rows = np.random.default_rng(seed).permutation(len(protocol.users))[:n]
+    examples = []
+    for row in rows.tolist():
+        shown = [place for place in range(min(k, ranked.shape[1])) if ranked[row, place] >= 0]
+        history = protocol.history[row]
+        example = {
+            "user_id": str(ids[protocol.users[row]]),
+            "purchases": len(history),
+            "history": history[-max_history:].tolist(),
+            "targets": protocol.targets[row].tolist(),
+            "recommended": [[int(ranked[row, place]), float(scores[row, place])] for place in shown],
+        }
+        if reasons is not None:
+            example["reasons"] = [str(reasons[row][place]) for place in shown]
+        examples.append(example)
+    return examples
+
+
+def write_examples(run_dir: str | Path, examples: list[dict[str, Any]]) -> Path:
+    """Write `examples.json` into the run's folder and return its path."""
+    path = Path(run_dir) / EXAMPLES_FILE
+    path.write_text(json.dumps(examples, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
