@@ -1,0 +1,119 @@
+"""Terms "field=value" in the graph: filters of answers, and attributes of items to encode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tensorflow as tf
+
+if TYPE_CHECKING:
+    from tfrec.encoders.attributes import AttributeVocabulary
+
+UNKNOWN, FIRST = (
+    1,
+    2,
+)  # ids of `AttributeVocabulary`: a value that training never saw, and the first known one
+
+
+class AttributeFilter(tf.Module):
+    """Which items match terms "field=value".
+
+    Args:
+        attributes: field -> the values of each of the N items.
+        size: N.
+    """
+
+    def __init__(self, attributes: Mapping[str, Sequence[Sequence[str]]], size: int):
+        super().__init__(name="attribute_filter")
+        self.fields, self.size = list(attributes), size
+        terms, self._slots, slots = _encode_terms(attributes, size)
+        self.terms = len(terms)
+        self.term_of, self.field_of = lookup(terms, "terms"), lookup(self.fields, "fields")
+        self.item_terms = tf.Variable(slots, trainable=False, name="item_terms")  # [N, slots], -1 = none
+
+    def parse(self, allow: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Terms string `[B, A]` to term and field numbers int32 `[B, A]`, -1 for padding.
+
+        A known field with a value that no item has keeps its field number: then nothing matches. An unknown
+        field is an error (INVALID_ARGUMENT), since ignoring it would show what was to be hidden.
+        """
+        fields = self.field_of.lookup(tf.strings.regex_replace(allow, "(?s)=.*", ""))
+        wrong = tf.boolean_mask(allow, (fields < 0) & (allow != ""))
+        message = f"allow takes terms field=value with a field of {self.fields}, not"
+        tf.debugging.Assert(tf.equal(tf.size(wrong), 0), [message, wrong[:3]])
+        return self.term_of.lookup(allow), fields
+
+    def mask(self, terms: tf.Tensor, fields: tf.Tensor) -> tf.Tensor:
+        """Items that match terms int32 `[A]` of fields int32 `[A]`: bool `[N]`."""
+        wanted = tf.boolean_mask(terms, terms >= 0)[:, None] + 1
+        asked = tf.tensor_scatter_nd_update(  # position 0 stands for "no value" and is never asked for
+            tf.zeros([self.terms + 1], tf.bool), wanted, tf.ones_like(wanted[:, 0], tf.bool)
+        )
+        matches = tf.ones([self.size], tf.bool)
+        for number, (start, stop) in enumerate(self._slots):
+            values = self.item_terms[:, start:stop] + 1
+            matching = tf.reduce_any(tf.gather(asked, values), 1)
+            matches &= matching | ~tf.reduce_any(fields == number)
+        return matches
+
+
+class AttributeInput(tf.Module):
+    """Terms "field=value" of an item to the ids that the attribute encoder reads.
+
+    Args:
+        vocabulary: of the attribute encoder.
+    """
+
+    def __init__(self, vocabulary: AttributeVocabulary):
+        super().__init__(name="attribute_input")
+        self._max_values, self._fields = vocabulary.max_values, vocabulary.fields
+        self._field_of = lookup(vocabulary.fields, "input_fields")
+        terms, ids = [], []
+        for field, values in vocabulary.values.items():
+            terms += [f"{field}={value}" for value in values]
+            ids += range(FIRST, len(values) + FIRST)
+        self._term_of = lookup(terms, "input_terms")
+        self._ids = tf.constant([*ids, UNKNOWN], tf.int32)
+
+    def __call__(self, terms: tf.Tensor) -> tf.Tensor:
+        """Terms string `[B, A]` ("" = padding; fields that the model does not read are ignored) to int32 `[B,
+        F, V]`.
+        """
+        field = self._field_of.lookup(tf.strings.regex_replace(terms, "(?s)=.*", ""))
+        found = self._term_of.lookup(terms)
+        ids = tf.gather(self._ids, tf.where(found < 0, tf.size(self._ids) - 1, found))
+        most = self._max_values
+        of_field = [tf.where(field == number, ids, 0) for number in range(len(self._fields))]
+        stacked = tf.stack(of_field, 1)  # (B, F, A)
+        front = tf.argsort(tf.cast(stacked == 0, tf.int32), axis=2, stable=True)
+        packed = tf.gather(stacked, front, batch_dims=2)[:, :, :most]
+        return tf.pad(packed, [[0, 0], [0, 0], [0, most - tf.shape(packed)[2]]])
+
+
+def lookup(keys: Sequence[str], name: str) -> tf.lookup.StaticHashTable:
+    """A table from strings to their positions, -1 for any other."""
+    values = tf.range(len(keys), dtype=tf.int32)
+    initializer = tf.lookup.KeyValueTensorInitializer(tf.constant(list(keys), tf.string, [len(keys)]), values)
+    return tf.lookup.StaticHashTable(initializer, default_value=-1, name=name)
+
+
+def _encode_terms(attributes: Mapping[str, Sequence[Sequence[str]]], size: int):
+    """Number all terms; return them, the columns of each field, and each item's terms int32 `[N,
+    columns]`.
+    """
+    terms: dict[str, int] = {}
+    columns, slots, start = [], [], 0
+    for field, items in attributes.items():
+        if len(items) != size:
+            raise ValueError(f"attribute {field!r} has values of {len(items)} items, expected {size}")
+        width = max(1, max(map(len, items), default=1))
+        block = np.full((size, width), -1, np.int32)
+        for row, values in enumerate(items):
+            for column, value in enumerate(values):
+                block[row, column] = terms.setdefault(f"{field}={value}", len(terms))
+        columns.append(block)
+        slots.append((start, start + width))
+        start += width
+    return list(terms), slots, np.concatenate(columns, 1) if columns else np.zeros((size, 0), np.int32)

@@ -1,0 +1,175 @@
+"""Publish a trained run: two SavedModels, one with an exact index and one with ScaNN, as versions of `<name>`
+and `<name>_scann` under the same number."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfrec.publish import PublishError, check_name, keep_last, next_version, publish_version
+
+if TYPE_CHECKING:
+    from tfrec.index import ExactIndex, ScannIndex
+    from tfrec.index_tuning import IndexReport
+    from tfrec.runs import Run
+
+Say = Callable[[str], object]
+
+
+def export_run(
+    run: Run,
+    name: str,
+    root: Path,
+    *,
+    max_k: int = 500,
+    recall: float = 0.98,
+    leaves: int | None = None,
+    say: Say = print,
+) -> list[Path]:
+    """Publish a run's exact and ScaNN models.
+
+    Args:
+        run: the trained run.
+        name: of the model; the ScaNN one is `<name>_scann`.
+        root: folder of all models.
+        max_k: the largest k that is answered.
+        recall: recall@12 against the exact search that ScaNN is tuned to.
+        leaves: partitions of ScaNN; chosen by the number of items where None.
+        say: told what happens.
+
+    Returns:
+        The two version folders.
+
+    Raises:
+        PublishError: the name is no name, or the version exists.
+        RetrievalIndexError: an item vector holds NaN or infinity.
+        ForeignOpError: the exact model holds an op that stock TensorFlow Serving lacks.
+    """
+    from tfrec.index import ExactIndex, check_vectors
+    from tfrec.index_tuning import IndexReport, build_scann
+
+    folders = [root / check_name(name), root / f"{name}_scann"]
+    vectors = check_vectors(run.item_vectors, run.item_ids)
+    version = next_version(*folders)
+    exact = ExactIndex(vectors), IndexReport("exact", *vectors.shape)
+    scann = build_scann(vectors, queries=run.sample_queries, target=recall, leaves=leaves, progress=say)
+    published = []
+    for folder, (index, report) in zip(folders, (exact, scann)):
+        write = _writer(run, folder.name, index, report, max_k)
+        published.append(publish_version(folder, version, write))
+        say(f"published {published[-1]} ({report.kind} index of {report.items} items)")
+    return published
+
+
+def _writer(
+    run: Run, name: str, index: ExactIndex | ScannIndex, report: IndexReport, max_k: int
+) -> Callable[[Path], dict[str, Any]]:
+    """What `publish_version` calls to fill a version's folder."""
+
+    def write(path: Path) -> dict[str, Any]:
+        import tensorflow as tf
+
+        from tfrec.serving_model import ServingModel
+        from tfrec.serving_ops import check_ops
+        from tfrec.warmup import write_warmup
+
+        model = ServingModel(run, index, max_k=max_k)
+        signatures = model.signatures()
+        options = tf.saved_model.SaveOptions(namespace_whitelist=["Scann", "TFText"])
+        tf.saved_model.save(model, str(path), signatures=signatures, options=options)
+        libraries = check_ops(path, scann=report.kind == "scann")
+        return {
+            "run": run.name,
+            "config": run.config,
+            "index": report.as_dict(),
+            "max_k": max_k,
+            "query_kind": run.query_kind,
+            "history_length": run.history_length,
+            "user_fields": user_field_values(run),
+            "signatures": sorted(signatures),
+            "op_libraries": sorted(name for name, needed in libraries.items() if needed),
+            "warmup_requests": write_warmup(path, name, signatures, run),
+        }
+
+    return write
+
+
+def user_field_values(run: Run) -> dict[str, list[str]]:
+    """The known values of each customer field, in the order of their ids: batch retrieval encodes by them."""
+    return run.user_vocabulary.values if run.user_vocabulary else {}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Export; 0 on success, 2 when the run, the data or an option is at fault, 1 on any other failure."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _export(options)
+    except ValueError as error:  # RunError, PreparedError, PublishError, RetrievalIndexError, ForeignOpError
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; nothing was published", file=sys.stderr)
+        return 130
+
+
+def _export(options: argparse.Namespace) -> int:
+    check_name(options.name)
+    if not options.run.is_dir():
+        raise PublishError(f"{options.run} is not a run's folder; train first (python -m tfrec.train --help)")
+    from tfrec.runs import load_run
+
+    run = load_run(options.run)
+    if options.items is not None:
+        from tfrec.new_items import with_new_items
+
+        run = with_new_items(run, options.items)
+    if run.users is not None and len(run.users.ids) > options.max_users and run.query_kind == "history":
+        print(f"{len(run.users.ids)} customers are more than --max-users {options.max_users}: no recommend_user")
+        run.users = None
+    export_run(
+        run, options.name, options.root, max_k=options.max_k, recall=options.recall, leaves=options.leaves
+    )
+    if options.keep:
+        for folder in (options.root / options.name, options.root / f"{options.name}_scann"):
+            keep_last(folder, options.keep)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tfrec.export", description=__doc__)
+    parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="folder of a trained run")
+    parser.add_argument("--name", required=True, help="name to publish under")
+    parser.add_argument(
+        "--root", type=Path, default=Path("saved_models"), help="folder of all models (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--items",
+        type=Path,
+        metavar="PREPARED",
+        help="a prepared dataset with further items: encode those that the run does not know, with the same
+        towers",
+    )
+    parser.add_argument("--max-k", type=int, default=500, help="largest k that is answered (default:
+    %(default)s)") parser.add_argument(
+        "--recall", type=float, default=0.98, help="recall@12 that ScaNN is tuned to (default: %(default)s)"
+    )
+    parser.add_argument("--leaves", type=int, help="partitions of ScaNN (default: by the number of items)")
+    parser.add_argument(
+        "--max-users",
+        type=int,
+        default=200_000,
+        help="keep customers' histories in the model, for recommend_user, up to so many (default:
+        %(default)s)",
+    )
+    parser.add_argument("--keep", type=int, metavar="N", help="delete all but the newest N versions
+    afterwards") return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""How much effort a ScaNN search needs: recall against the exact search, measured over a grid of settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from itertools import product
+
+import numpy as np
+import tensorflow as tf
+
+from tfrec.index import MIN_SCANN_ITEMS, ExactIndex, ScannIndex
+from tfrec.search import exact_top_k
+
+LEAF_SHARES = (0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.35, 0.6, 1.0)  # of all leaves
+REORDER = (24, 36, 50, 75, 100, 150, 250, 400, 800)
+# Exact reordering reads a whole vector from anywhere in memory; scoring a code streams half a byte a
+# dimension. Measured # at 105,000 x 128, one reordered candidate costs about as much as 30 scored codes.
+REORDER_COST = 30
+JITTER = 0.1
+QUERIES = 2000
+
+
+@dataclass
+class IndexReport:
+    """What was built and how well it finds; written into the version's manifest.
+
+    Attributes:
+        kind: `exact` or `scann`.
+        items, dim: of the vectors.
+        note: why the exact index stands in for ScaNN, when it does.
+        recall: share of the exact top `k` that is found, mean over `queries`.
+        settings: leaves, leaves searched and candidates reordered of ScaNN.
+        query_source: where the queries of the measurement come from.
+    """
+
+    kind: str
+    items: int
+    dim: int
+    note: str = ""
+    k: int = 12
+    recall: float = 1.0
+    target: float = 0.98
+    queries: int = 0
+    query_source: str = ""
+    settings: dict[str, int] = field(default_factory=dict)
+
+    def as_dict(self) -> dict:
+        """The report as plain JSON types."""
+        return asdict(self)
+
+
+def build_scann(
+    vectors: np.ndarray,
+    *,
+    queries: np.ndarray | None = None,
+    k: int = 12,
+    target: float = 0.98,
+    leaves: int | None = None,
+    seed: int = 0,
+    progress: Callable[[str], object] = lambda text: None,
+) -> tuple[ExactIndex | ScannIndex, IndexReport]:
+    """Build a ScaNN index with the least effort that reaches a recall, or an exact one where ScaNN does not
+    fit.
+
+    Args:
+        vectors: finite item vectors float32 `[N, D]`.
+        queries: real query vectors float32 `[Q, D]`; item vectors with noise where None.
+        k, target: the recall@k to reach.
+        leaves: partitions; chosen by the number of items where None.
+        seed: of the sample of queries.
+        progress: told what happens.
+
+    Returns:
+        The index and what was measured. Where no setting reaches the target, the exact index, with a note.
+    """
+    items, dim = vectors.shape
+    if items < max(MIN_SCANN_ITEMS, 16 * (leaves or 1)):
+        note = f"{items} items are too few for ScaNN; the exact index is used, which is as fast at this size"
+        progress(note)
+        return ExactIndex(vectors), IndexReport("exact", items, dim, note, k, target=target)
+    progress(f"building ScaNN of {items} x {dim}")
+    index = ScannIndex(vectors, leaves=leaves)
+    sample, source = _sample_queries(vectors, queries, seed)
+    settings, recall = _cheapest(index, sample, exact_top_k(sample, vectors, k)[0], k, target)
+    report = IndexReport("scann", items, dim, "", k, recall, target, len(sample), source)
+    if recall < target:
+        index.release()
+        report.kind, report.recall = "exact", 1.0
+        report.note = (
+            f"ScaNN reached recall@{k} {recall:.4f} of {target} at its best; the exact index is used"
+        )
+        progress(report.note)
+        return ExactIndex(vectors), report
+    leaves_to_search, reorder = settings
+    index.tune(k=k, leaves_to_search=leaves_to_search, reorder=reorder)
+    report.settings = {"leaves": index.leaves, "leaves_to_search": leaves_to_search, "reorder": reorder}
+    progress(f"ScaNN: recall@{k} {recall:.4f} against exact with {leaves_to_search} of {index.leaves} leaves")
+    return index, report
+
+
+def recall_against(found: np.ndarray, exact: np.ndarray) -> float:
+    """Mean share of the exact rows `[Q, k]` that stand in the found rows `[Q, k]`."""
+    return float((exact[:, :, None] == found[:, None, :]).any(axis=2).mean()) if exact.size else 1.0
+
+
+def _sample_queries(vectors: np.ndarray, queries: np.ndarray | None, seed: int) -> tuple[np.ndarray, str]:
+    random = np.random.default_rng(seed)
+    if queries is not None and len(queries):
+        chosen = random.choice(len(queries), min(QUERIES, len(queries)), replace=False)
+        return np.ascontiguousarray(queries[np.sort(chosen)], np.float32), "query tower"
+    chosen = vectors[random.integers(0, len(vectors), min(QUERIES, len(vectors)))]
+    noise = random.normal(size=chosen.shape) * JITTER * chosen.std()
+    return (chosen + noise).astype(np.float32), "item vectors with noise"
+
+
+def _cheapest(index: ScannIndex, queries: np.ndarray, exact: np.ndarray, k: int, target: float):
+    """The cheapest settings (leaves searched, reordered) with `target` recall, tried in order of rising cost.
+
+    Cost is counted in codes scored, not in seconds, so that two exports of a model choose alike. Settings
+    that cannot succeed, because another with at least the same of both has failed, are skipped.
+    """
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec(queries.shape),
+            tf.TensorSpec([], tf.int32),
+            tf.TensorSpec([], tf.int32),
+        ]
+    )
+    def search(batch, leaves_to_search, reorder):
+        return index.search_with(batch, k, leaves_to_search, reorder)
+
+    leaves = sorted({max(1, round(share * index.leaves)) for share in LEAF_SHARES})
+    reorders = [min(count, index.items) for count in REORDER if count >= 2 * k] or [min(2 * k, index.items)]
+    per_leaf = index.items / index.leaves
+    grid = sorted(product(leaves, reorders), key=lambda pair: pair[0] * per_leaf + pair[1] * REORDER_COST)
+    best, best_recall, failed = grid[-1], -1.0, []
+    for pair in grid:
+        if any(pair[0] <= other[0] and pair[1] <= other[1] for other in failed):
+            continue
+        scores, rows = search(queries, *map(tf.constant, pair))
+        found = np.where(np.isnan(scores), -1, rows)  # short rows are filled with item 0 and NaN
+        recall = recall_against(found, exact)
+        if recall >= target:
+            return pair, recall
+        failed.append(pair)
+        if recall > best_recall:
+            best, best_recall = pair, recall
+    return best, best_recall

@@ -1,0 +1,320 @@
+"""The served model: towers, index and catalogue as one `tf.Module` with the signatures that clients call.
+
+Every signature that answers with items takes, besides its query:
+
+* `k` int32, a scalar or one a row: how many items, 1 to `max_k`.
+* `exclude` string `[B, E]`: item ids that must not be in the answer, "" = padding.
+* `allow` string `[B, A]`: terms "field=value"; an item must match every field that is named, by any of its
+  values.
+* `allow_items` string `[B, M]`: if any is given, the answer holds these items only.
+
+and returns `item_id` string `[B, k]` and `score` float32 `[B, k]`, best first. Where a filter leaves fewer
+than k items, the rest of a row is "" with the lowest float as its score. One row of `exclude`, `allow` or
+`allow_items` counts for all rows. All but the query have defaults, which TF Serving fills in. A query without
+anything known in it (an empty history, unknown ids, a vector that is not finite) is answered with popular
+items, scored by their recent sales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tfrec.attribute_terms import AttributeInput, lookup
+from tfrec.catalogue import Catalogue, drop_excluded
+from tfrec.index import LOWEST, ExactIndex, ScannIndex
+from tfrec.runs import Run
+
+Tensors = dict[str, tf.Tensor]
+
+STRINGS = tf.TensorSpec([None], tf.string)
+STRING_ROWS = tf.TensorSpec([None, None], tf.string)
+ROWS = tf.TensorSpec([None, None], tf.int32)
+DAYS = tf.TensorSpec([None, None], tf.float32)
+COUNT = tf.TensorSpec(None, tf.int32)  # of any rank: a scalar alone, one a row when a server merges requests
+
+# Defaults of the inputs; TF Serving fills them in where a request leaves them out.
+K = tf.constant([12])
+NONE = tf.constant([[""]])
+NOW = tf.constant([[0.0]])
+MISSING = tf.constant([""])
+
+
+class ServingModel(tf.Module):
+    """A run made ready to be served.
+
+    Args:
+        run: the trained run.
+        index: over the run's item vectors.
+        max_k: the largest k that is answered.
+    """
+
+    def __init__(self, run: Run, index: ExactIndex | ScannIndex, *, max_k: int = 500):
+        super().__init__(name="serving_model")
+        self.towers, self.index = run.towers, index
+        self.catalogue = Catalogue(run.item_ids, run.popularity, run.item_attributes)
+        self.item_ids = self.catalogue.item_ids  # by row; batch retrieval maps its own rows by them
+        self._run, self._max_k = run, max_k
+        self._readable = len(run.item_ids) if run.readable_items is None else run.readable_items
+        self._attributes = AttributeInput(run.attributes) if run.attributes else None
+        self._add_users()
+        self.release = tf.function(self._release, input_signature=[], autograph=False)
+
+    def _release(self) -> tf.Tensor:
+        """Free what TensorFlow would keep when the model is gone; called by the process that loaded it."""
+        self.index.release()
+        return tf.constant(True)
+
+    def _add_users(self) -> None:
+        users = self._run.users
+        if users is None:
+            return
+        self._user_of = lookup(users.ids, "user_rows")
+        self.user_ids = tf.Variable(users.ids, dtype=tf.string, trainable=False, name="user_ids")
+        self._user_history = tf.Variable(users.history, dtype=tf.int32, trainable=False, name="user_history")
+        self._user_days = tf.Variable(users.days_ago, dtype=tf.float32, trainable=False, name="user_days")
+        self._user_fields = tf.Variable(users.fields, dtype=tf.int32, trainable=False, name="user_fields")
+
+    # -- signatures ------------------------------------------------------------------------------------------
+
+    def signatures(self) -> dict[str, Callable[..., Tensors]]:
+        """The signatures that this run's towers can answer, by name."""
+        run = self._run
+        named: dict[str, Callable[..., Tensors]] = {
+            "serving_default": self._history_signature(),
+            "recommend_rows": self._rows_signature(),
+            "similar": self._item_signature(),
+            "embed_query": self._embed_query_signature(),
+        }
+        named["recommend"] = named["serving_default"]
+        if run.users is not None:
+            named["recommend_user"] = self._user_signature()
+        if "text" in run.modalities:
+            named["search_text"] = self._text_signature()
+        if "photo" in run.modalities:
+            named["search_photo"] = self._photo_signature()
+        if run.modalities:
+            named["embed_item"] = self._embed_item_signature()
+        return named
+
+    def _history_signature(self):
+        @_answers(history=STRING_ROWS, days_ago=DAYS)
+        def recommend(history, days_ago=NOW, k=K, exclude=NONE, allow=NONE, allow_items=NONE):
+            return self._answer(*self._history_query(history, days_ago), k, exclude, allow, allow_items)
+
+        return recommend
+
+    def _user_signature(self):
+        @_answers(user_id=STRINGS)
+        def recommend_user(user_id, k=K, exclude=NONE, allow=NONE, allow_items=NONE):
+            user = self._user_of.lookup(user_id)
+            row = tf.maximum(user, 0)
+            history = tf.where(user[:, None] >= 0, tf.gather(self._user_history, row), -1)
+            queries, known = self._query(
+                history, tf.gather(self._user_days, row), user, tf.gather(self._user_fields, row)
+            )
+            return self._answer(queries, known & (user >= 0), k, exclude, allow, allow_items)
+
+        return recommend_user
+
+    def _item_signature(self):
+        @_answers(item_id=STRINGS)
+        def similar(item_id, k=K, exclude=NONE, allow=NONE, allow_items=NONE):
+            rows = self.catalogue.rows(item_id)
+            vectors = tf.gather(self._vectors, tf.maximum(rows, 0))
+            exclude = tf.concat([self._per_row(exclude, tf.shape(rows)[0]), item_id[:, None]], 1)
+            return self._answer(self.towers.similar_query(vectors), rows >= 0, k, exclude, allow, allow_items)
+
+        return similar
+
+    def _text_signature(self):
+        @_answers(text=STRINGS)
+        def search_text(text, k=K, exclude=NONE, allow=NONE, allow_items=NONE):
+            known = tf.strings.length(tf.strings.strip(text)) > 0
+            queries = self.towers.text_query(self.towers.tokens(text))
+            return self._answer(queries, known, k, exclude, allow, allow_items)
+
+        return search_text
+
+    def _photo_signature(self):
+        @_answers(photo=STRINGS)
+        def search_photo(photo, k=K, exclude=NONE, allow=NONE, allow_items=NONE):
+            pixels, readable = self.towers.pixels(photo)
+            _check_photos(readable)
+            return self._answer(self.towers.photo_query(pixels), readable, k, exclude, allow, allow_items)
+
+        return search_photo
+
+    def _rows_signature(self):
+        """Rows in, rows out, no strings: what batch retrieval calls. `user` counts only where queries are
+        looked up.
+        """
+        fields = tf.TensorSpec([None, self._run.user_fields], tf.int32)
+
+        @tf.function(
+            input_signature=[ROWS, DAYS, tf.TensorSpec([None], tf.int32), fields, ROWS, COUNT],
+            autograph=False,
+        )
+        def recommend_rows(history, days_ago, user, user_fields, exclude, k):
+            queries, known = self._query(*self._compact(history, days_ago), user, user_fields)
+            scores, rows = self._top_k(queries, known, tf.reduce_max(k), exclude)
+            return {"item_row": rows, "score": scores}
+
+        return recommend_rows
+
+    def _embed_query_signature(self):
+        @tf.function(input_signature=_named(history=STRING_ROWS, days_ago=DAYS), autograph=False)
+        def embed_query(history, days_ago=NOW):
+            return {"embedding": self._history_query(history, days_ago)[0]}
+
+        return embed_query
+
+    def _embed_item_signature(self):
+        @tf.function(
+            input_signature=_named(photo=STRINGS, text=STRINGS, attributes=STRING_ROWS), autograph=False
+        )
+        def embed_item(photo=MISSING, text=MISSING, attributes=NONE):
+            batch = tf.reduce_max([tf.shape(photo)[0], tf.shape(text)[0], tf.shape(attributes)[0]])
+            photo, text = tf.broadcast_to(photo, [batch]), tf.broadcast_to(text, [batch])
+            return {"embedding": self._embed(photo, text, self._per_row(attributes, batch))}
+
+        return embed_item
+
+    # -- queries ---------------------------------------------------------------------------------------------
+
+    def _history_query(self, history: tf.Tensor, days_ago: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        days_ago = tf.broadcast_to(days_ago, tf.shape(history))
+        rows, days_ago = self._compact(self.catalogue.rows(history), days_ago)
+        batch = tf.shape(rows)[0]
+        return self._query(
+            rows, days_ago, tf.fill([batch], -1), tf.zeros([batch, self._run.user_fields], tf.int32)
+        )
+
+    def _compact(self, rows: tf.Tensor, days_ago: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Move padding and unknown items to the left, in place of the oldest, and keep the last L. `[B,
+        1..L]`.
+        """
+        rows = tf.where(rows < self._readable, rows, -1)
+        rows = tf.pad(rows, [[0, 0], [1, 0]], constant_values=-1)
+        days_ago = tf.pad(days_ago, [[0, 0], [1, 0]])
+        order = tf.argsort(tf.cast(rows >= 0, tf.int32), axis=1, stable=True)[:, -self._run.history_length :]
+        return tf.gather(rows, order, batch_dims=1), tf.gather(days_ago, order, batch_dims=1)
+
+    def _query(self, history, days_ago, user, user_fields) -> tuple[tf.Tensor, tf.Tensor]:
+        """Query vectors `[B, D]`, and whether anything is known of the customer, bool `[B]`."""
+        if self._run.query_kind == "user":
+            return self.towers.user_query(user, user_fields), user >= 0
+        return self.towers.query(history, days_ago, user_fields), tf.reduce_any(history >= 0, 1)
+
+    def _embed(self, photo: tf.Tensor, text: tf.Tensor, attributes: tf.Tensor) -> tf.Tensor:
+        batch = tf.shape(photo)[0]
+        encoded = self._attributes(attributes) if self._attributes else tf.zeros([batch, 0, 1], tf.int32)
+        vectors, readable = encode_content(self._run, photo, text, encoded)
+        if "photo" in self._run.modalities:
+            _check_photos(readable | (photo == ""))
+        return vectors
+
+    # -- answers ---------------------------------------------------------------------------------------------
+
+    @property
+    def _vectors(self) -> tf.Variable:
+        return self.index.vectors if isinstance(self.index, ExactIndex) else self.index.exact.vectors
+
+    def _answer(self, queries, known, k, exclude, allow, allow_items) -> Tensors:
+        batch = tf.shape(queries)[0]
+        most = tf.reduce_max(tf.reshape(k, [-1]))
+        allowed = [f"k must be 1 to {self._max_k}, not", k]
+        tf.debugging.Assert(tf.reduce_all((k >= 1) & (k <= self._max_k)), allowed)
+        excluded = self.catalogue.rows(self._per_row(exclude, batch))
+        allow = self._per_row(allow, batch)
+        listed = self.catalogue.listed(self._per_row(allow_items, batch))
+        filtered = tf.reduce_any(allow != "") | tf.reduce_any(listed != -1)
+        scores, rows = tf.cond(
+            filtered,
+            lambda: self._top_k_allowed(queries, known, most, excluded, allow, listed),
+            lambda: self._top_k(queries, known, most, excluded),
+        )
+        wanted = tf.range(most)[None] < tf.reshape(k, [-1, 1])  # a row that asked for fewer than its batch
+        return {
+            "item_id": self.catalogue.ids(tf.where(wanted, rows, -1)),
+            "score": tf.where(wanted, scores, LOWEST),
+        }
+
+    def _top_k(self, queries, known, k, excluded) -> tuple[tf.Tensor, tf.Tensor]:
+        """The k best items: scores and rows `[B, k]`."""
+        fetch = self._fetch(k, excluded)
+        found = self.index.search(self._finite(queries), fetch)
+        popular = self.catalogue.popular(fetch)
+        scores, rows = self._choose(queries, known, found, [part[None] for part in popular])
+        return drop_excluded(scores, rows, excluded, k)
+
+    def _top_k_allowed(self, queries, known, k, excluded, allow, listed) -> tuple[tf.Tensor, tf.Tensor]:
+        """The k best of the allowed items, by exact search."""
+        fetch = self._fetch(k, excluded)
+        masks, mask_of = self.catalogue.masks(allow, listed)
+        found = self.index.search_allowed(self._finite(queries), fetch, masks, mask_of)
+        popular = [tf.gather(part, mask_of) for part in self.catalogue.popular_allowed(fetch, masks)]
+        scores, rows = self._choose(queries, known, found, popular)
+        return drop_excluded(scores, rows, excluded, k)
+
+    def _fetch(self, k: tf.Tensor, excluded: tf.Tensor) -> tf.Tensor:
+        """How many to find so that k are left without the excluded ones."""
+        most = tf.reduce_max(tf.reduce_sum(tf.cast(excluded >= 0, tf.int32), 1))
+        return tf.minimum(k + tf.maximum(most, 0), self.catalogue.size)
+
+    def _choose(self, queries, known, found, popular) -> tuple[tf.Tensor, tf.Tensor]:
+        known = (known & tf.reduce_all(tf.math.is_finite(queries), 1))[:, None]
+        return tf.where(known, found[0], popular[0]), tf.where(known, found[1], popular[1])
+
+    def _finite(self, queries: tf.Tensor) -> tf.Tensor:
+        return tf.where(tf.math.is_finite(queries), queries, 0.0)  # ScaNN answers NaN with item 0, k times
+
+    def _per_row(self, values: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
+        """Spread one row over the batch; `[B, E]` stays."""
+        return tf.broadcast_to(values, [batch, tf.shape(values)[1]])
+
+
+def encode_content(
+    run: Run, photo: tf.Tensor, text: tf.Tensor, attributes: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Candidate vectors of items from raw content.
+
+    Args:
+        run: whose towers encode; what its modalities lack is passed over.
+        photo: image file bytes `[B]`, "" = none.
+        text: string `[B]`, "" = none.
+        attributes: int32 `[B, F, V]`.
+
+    Returns:
+        Vectors `[B, D]`, and which photos could be read, bool `[B]`.
+    """
+    batch = tf.shape(photo)[0]
+    pixels, readable = tf.zeros([batch, 1, 1, 3], tf.uint8), tf.zeros([batch], tf.bool)
+    tokens = tf.zeros([batch, 1], tf.int32)
+    if "photo" in run.modalities:
+        pixels, readable = run.towers.pixels(photo)
+    if "text" in run.modalities:
+        tokens = run.towers.tokens(text)
+    return run.towers.item(pixels, readable, tokens, attributes), readable
+
+
+def _named(**specs: tf.TensorSpec) -> list[tf.TensorSpec]:
+    return [tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in specs.items()]
+
+
+def _answers(**query: tf.TensorSpec) -> Callable[..., Any]:
+    """A signature that answers with items: its own inputs and the common ones."""
+    return tf.function(
+        input_signature=_named(
+            **query, k=COUNT, exclude=STRING_ROWS, allow=STRING_ROWS, allow_items=STRING_ROWS
+        ),
+        autograph=False,
+    )
+
+
+def _check_photos(readable: tf.Tensor) -> None:
+    wrong = tf.where(~readable)[:, 0]
+    message = "photo must be a readable JPEG or PNG file; rows that are not:"
+    tf.debugging.Assert(tf.equal(tf.size(wrong), 0), [message, wrong[:5]])

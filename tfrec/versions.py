@@ -1,0 +1,94 @@
+"""Look after the published versions of a model.
+
+python -m tfrec.versions list saved_models/hm          # versions, what they are, whether they are whole
+python -m tfrec.versions verify saved_models/hm/3      # compare every file with the manifest
+python -m tfrec.versions rollback saved_models/hm      # withdraw the newest version: servers go back to
+the one before python -m tfrec.versions restore saved_models/hm 3     # bring a withdrawn version back
+python -m tfrec.versions prune saved_models/hm --keep 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tfrec.publish import (
+    PublishError,
+    find_version,
+    keep_last,
+    read_manifest,
+    restore,
+    verify_version,
+    versions,
+    withdraw,
+    withdrawn,
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 on success, 2 when a folder is not as it should be, 1 on any other failure."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+        return 0
+    except PublishError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tfrec.versions",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, text: str, run: Callable[[argparse.Namespace], object]) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.add_argument("model", type=Path, metavar="DIR", help="folder of a model, or of a version")
+        added.set_defaults(run=run)
+        return added
+
+    command("list", "list the versions of a model", _list)
+    command("verify", "compare a version's files with its manifest", _verify)
+    command("rollback", "withdraw a version, so that servers go back", _rollback).add_argument(
+        "--version", type=int, help="the version to withdraw (default: the newest)"
+    )
+    command(
+        "restore", "bring a withdrawn version back", lambda o: print(restore(o.model, o.version))
+    ).add_argument("version", type=int)
+    command(
+        "prune", "delete all but the newest versions", lambda o: print(keep_last(o.model, o.keep))
+    ).add_argument("--keep", type=int, default=3, help="how many to keep (default: %(default)s)")
+    return parser
+
+
+def _list(options: argparse.Namespace) -> None:
+    if not versions(options.model) and not withdrawn(options.model):
+        raise PublishError(f"{options.model} holds no published version")
+    for version in versions(options.model):
+        manifest = read_manifest(options.model / str(version))
+        index = manifest.get("index", {})
+        print(f"{version}\t{manifest['created']}\t{index.get('kind', '')}\t{index.get('items', '')} items")
+    for version in withdrawn(options.model):
+        print(f"{version}\twithdrawn")
+
+
+def _verify(options: argparse.Namespace) -> None:
+    path = find_version(options.model)
+    print(f"{path}: {len(verify_version(path)['files'])} files are as published")
+
+
+def _rollback(options: argparse.Namespace) -> None:
+    aside = withdraw(options.model, options.version)
+    print(f"withdrawn as {aside}; the newest version is now {versions(options.model)[-1]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
