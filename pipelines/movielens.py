@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from pipelines.arguments import add_paths
+from pipelines.id_index import GrowingIdIndex
 from pipelines.movielens_files import Movie, open_source
-from pipelines.movielens_ratings import Ids, Log, keep_core, read_ratings
+from pipelines.movielens_ratings import Log, keep_core, read_ratings
 from pipelines.prepared import PreparedWriter
 from pipelines.ratio_splits import check_shares, random_split, random_split_by_user, split_at, time_edges
 from pipelines.splits import DROPPED, leave_last_out, temporal_window
@@ -75,12 +77,13 @@ def run(args: argparse.Namespace) -> None:
         writer.notes["layout"] = source.layout
         for file, row, value, reason in source.rejected:
             writer.reject(file=file, row=row, field="", value=value, reason=reason)
-        users, items = Ids(source.users), Ids(source.movies)
+        user_ids, item_ids = list(source.users), list(source.movies)
+        users, items = (GrowingIdIndex(pa.array(ids, pa.string())) for ids in (user_ids, item_ids))
         log = read_ratings(
             source.ratings, users=users, items=items, writer=writer, max_rejected=args.max_rejected
         )
-        writer.notes["movies_without_metadata"] = len(items.index) - len(source.movies)
-        user_ids, item_ids = list(users.index), list(items.index)
+        user_ids, item_ids = user_ids + users.added, item_ids + items.added
+        writer.notes["movies_without_metadata"] = len(items.added)
         if args.min_interactions > 1:
             log, kept_users, kept_items = keep_core(log, args.min_interactions)
             user_ids = [user_ids[row] for row in kept_users]

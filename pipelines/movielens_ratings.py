@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +9,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.id_index import GrowingIdIndex
 from pipelines.movielens_files import Ratings
 from pipelines.prepared_writer import PreparedWriter
-from pipelines.raw_csv import RawCsv
+from pipelines.raw_csv import RawCsv, as_mask
 from pipelines.schema import PreparedError
 
 
@@ -31,29 +31,13 @@ class Log:
         return Log(self.user[rows], self.item[rows], self.time[rows], rating)
 
 
-class Ids:
-    """Gives raw ids their indices, in order of appearance.
-
-    Args:
-        known: the ids that have the first indices.
-
-    Attributes:
-        index: id -> index.
-    """
-
-    def __init__(self, known: Iterable[str] = ()):
-        self.index: dict[str, int] = {raw: place for place, raw in enumerate(known)}
-
-    def encode(self, column: pa.ChunkedArray) -> np.ndarray:
-        """Return the `[N]` int32 indices of a column of ids; new ids get the next ones."""
-        encoded = column.combine_chunks().dictionary_encode()
-        index = self.index
-        places = [index.setdefault(raw, len(index)) for raw in encoded.dictionary.to_pylist()]
-        return np.array(places, np.int32)[encoded.indices.to_numpy()]
-
-
 def read_ratings(
-    ratings: Ratings, *, users: Ids, items: Ids, writer: PreparedWriter, max_rejected: float
+    ratings: Ratings,
+    *,
+    users: GrowingIdIndex,
+    items: GrowingIdIndex,
+    writer: PreparedWriter,
+    max_rejected: float,
 ) -> Log:
     """Read the ratings file. Rows without ids, with a bad time or a bad rating are rejected.
 
@@ -69,7 +53,7 @@ def read_ratings(
     """
     columns = [name for name in (ratings.user, ratings.item, ratings.time, ratings.rating) if name]
     raw = RawCsv(ratings.path, columns, writer=writer, layout=ratings.layout)
-    parts = [_convert(raw, table, ratings, users, items) for table in raw]
+    parts = [_convert(raw, block, ratings, users, items) for block in raw]
     raw.settle(max_rejected)
     log = _joined(parts)
     if not len(log.user):
@@ -102,32 +86,34 @@ def keep_core(log: Log, least: int) -> tuple[Log, np.ndarray, np.ndarray]:
     return core, users, items
 
 
-def _convert(raw: RawCsv, table: pa.Table, ratings: Ratings, users: Ids, items: Ids) -> Log:
+def _convert(
+    raw: RawCsv, block: pa.RecordBatch, ratings: Ratings, users: GrowingIdIndex, items: GrowingIdIndex
+) -> Log:
     """Turn one block of strings into arrays, without its rejected rows."""
-    time = _to_seconds(table[ratings.time])
+    time = _to_seconds(block[ratings.time])
     checks = [
-        (ratings.user, pc.not_equal(table[ratings.user], "").to_numpy(), "user id is empty"),
-        (ratings.item, pc.not_equal(table[ratings.item], "").to_numpy(), "movie id is empty"),
+        (ratings.user, as_mask(pc.not_equal(block[ratings.user], "")), "user id is empty"),
+        (ratings.item, as_mask(pc.not_equal(block[ratings.item], "")), "movie id is empty"),
         (ratings.time, (time >= 0) & (time < 2**62), "timestamp is no time"),  # NaN fails both
     ]
     rating = None
     if ratings.rating:
-        rating = _to_floats(table[ratings.rating])
+        rating = _to_floats(block[ratings.rating])
         checks.append((ratings.rating, np.isfinite(rating), "rating is not a number"))
-    kept = np.ones(len(table), bool)
+    kept = np.ones(len(block), bool)
     for field, proper, reason in checks:
-        raw.reject(kept & ~proper, field, table[field], reason)
+        raw.reject(kept & ~proper, field, block[field], reason)
         kept &= proper
-    table = table.filter(pa.array(kept))
+    block = block.filter(pa.array(kept))
     return Log(
-        users.encode(table[ratings.user]),
-        items.encode(table[ratings.item]),
+        users.rows(block[ratings.user]),
+        items.rows(block[ratings.item]),
         time[kept].astype(np.int64),
         None if rating is None else rating[kept].astype(np.float32),
     )
 
 
-def _to_floats(column: pa.ChunkedArray) -> np.ndarray:
+def _to_floats(column: pa.Array) -> np.ndarray:
     """Convert strings to float64; what is not a number becomes NaN."""
     try:
         return pc.cast(column, pa.float64()).to_numpy()
@@ -135,7 +121,7 @@ def _to_floats(column: pa.ChunkedArray) -> np.ndarray:
         return pd.to_numeric(column.to_pandas().astype(object), errors="coerce").to_numpy(np.float64)
 
 
-def _to_seconds(column: pa.ChunkedArray) -> np.ndarray:
+def _to_seconds(column: pa.Array) -> np.ndarray:
     """Convert Unix seconds or `YYYY-MM-DD hh:mm:ss` (UTC) to float64 seconds; anything else becomes NaN."""
     seconds = _to_floats(column)
     unknown = np.flatnonzero(np.isnan(seconds))

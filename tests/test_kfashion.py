@@ -201,3 +201,14 @@ def test_synthetic_pairs_never_mix_with_other_files(tmp_path):
     (tmp_path / "kept.txt").write_text("mine")
     with pytest.raises(PreparedError, match="not an empty folder"):
         kfashion_synthetic.generate(tmp_path, 1)
+
+
+@pytest.mark.real_data
+def test_the_original_pairs_are_read(tmp_path, real_data):
+    out = tmp_path / "out"
+    assert main(["kfashion", "--raw", str(real_data("kfashion_sample")), "--out", str(out)]) == 0
+    data = open_prepared(out)
+    assert data.items["item_id"].tolist() == ["100026_상의", "100026_하의", "1070263_상의", "1070263_하의"]
+    assert data.items["attr.neckline"].map(list).tolist() == [["브이넥"], [], [], []]
+    assert data.items["attr.sleeve"].map(list).tolist() == [["캡"], [], ["7부소매"], []]
+    assert data.manifest["rejected"] == {}

@@ -263,3 +263,16 @@ def test_every_split_is_recorded(tmp_path, split):
     data = prepare(tmp_path, "--split", split, *options, write=write)
     assert data.manifest["split"]["kind"] == split
     assert sum(data.manifest["counts"]["events_by_split"].values()) == len(data.events())
+
+
+@pytest.mark.real_data
+def test_movielens_100k_has_its_published_size(tmp_path, real_data):
+    out = tmp_path / "out"
+    assert (
+        main(["movielens", "--raw", str(real_data("ml_100k")), "--out", str(out), "--min-interactions", "5"])
+        == 0
+    )
+    data = open_prepared(out)
+    assert len(data.users) == 943
+    assert len(data.items) == 1349  # the 5-core
+    assert data.manifest["rejected"] == {}

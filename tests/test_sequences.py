@@ -106,3 +106,12 @@ def test_a_folder_with_one_text_file_will_do_and_two_will_not(tmp_path, capsys):
     (raw / "two.txt").write_text(LINES)
     assert main(["sequences", "--raw", str(raw), "--out", str(tmp_path / "b")]) == 2
     assert "name the sequence file" in capsys.readouterr().err
+
+
+@pytest.mark.real_data
+def test_amazon_beauty_has_its_published_size(tmp_path, real_data):
+    raw = real_data("amazon_sequences/Beauty.txt")
+    assert main(["sequences", "--raw", str(raw), "--out", str(tmp_path / "out")]) == 0
+    counts = open_prepared(tmp_path / "out").manifest["counts"]
+    assert (counts["users"], counts["items"], counts["events"]) == (22_363, 12_101, 198_502)
+    assert counts["events_by_split"]["test"] == counts["events_by_split"]["val"] == 22_363
