@@ -9,7 +9,7 @@ Activation = Callable[[tf.Tensor], tf.Tensor]
 
 @tf.keras.utils.register_keras_serializable("tfrec")
 def gelu(x: tf.Tensor) -> tf.Tensor:
-    """GELU by the error function, as BERT, ViT and DINOv2 were trained (Keras bricks default to the tanh form)."""
+    """GELU by the error function, as BERT, ViT and DINOv2 were trained (the bricks default to tanh)."""
     return tf.nn.gelu(x, approximate=False)
 
 
@@ -21,7 +21,7 @@ def gelu_tanh(x: tf.Tensor) -> tf.Tensor:
 
 @tf.keras.utils.register_keras_serializable("tfrec")
 def quick_gelu(x: tf.Tensor) -> tf.Tensor:
-    """GELU in its sigmoid approximation, as OpenAI's CLIP was trained (Hendrycks & Gimpel, arXiv:1606.08415)."""
+    """GELU in its sigmoid form, as OpenAI's CLIP was trained (Hendrycks & Gimpel, arXiv:1606.08415)."""
     return x * tf.sigmoid(1.702 * x)
 
 

@@ -1,4 +1,4 @@
-"""The attribute encoder: an embedding table per field, the mean of a field's values, and the vocabulary behind it."""
+"""The attribute encoder: a table per field, the mean of a field's values, and their vocabulary."""
 
 import json
 from collections import Counter
@@ -22,8 +22,8 @@ class AttributeEncoder(tf.keras.layers.Layer):
     Args:
         sizes: Vocabulary size of each field, ids 0 (missing) and 1 (unknown) included.
         dim: Width of the tokens (D).
-        alone: Return one L2-normalised vector per row instead of tokens: the fields' tokens end to end through a
-            2-layer MLP.
+        alone: Return one L2-normalised vector per row instead of tokens: the fields' tokens end to end
+            through a 2-layer MLP.
         hidden_dim: Hidden width of that MLP.
         output_dim: Width of the vector when used alone.
         dropout: Dropout rate on the MLP's hidden layer.
@@ -75,8 +75,8 @@ class AttributeEncoder(tf.keras.layers.Layer):
             training: Whether dropout applies.
 
         Returns:
-            Tokens `[B, F, D]` and their mask `[B, F]`; missing fields have a zero token and a false mask. With
-            `alone`, one float32 unit vector `[B, output_dim]`.
+            Tokens `[B, F, D]` and their mask `[B, F]`; missing fields have a zero token and a false mask.
+            With `alone`, one float32 unit vector `[B, output_dim]`.
         """
         present = tf.not_equal(values, MISSING)
         rows = self.table(values + self.offsets[:, None])  # (B, F, V, D)
@@ -97,7 +97,7 @@ class AttributeEncoder(tf.keras.layers.Layer):
 
 
 class AttributeVocabulary:
-    """The known values of each attribute field and their ids: 0 missing, 1 unknown, then by falling frequency.
+    """The known values of each field and their ids: 0 missing, 1 unknown, then by falling frequency.
 
     Args:
         values: The known values of each field; the first one gets id 2.
@@ -129,7 +129,7 @@ class AttributeVocabulary:
             rows = _rows(frame, field)
             counts = Counter(value for row in rows for value in row)
             frequent = [value for value, count in counts.items() if count >= min_count]
-            known[field] = sorted(frequent, key=lambda value: (-counts[value], value))  # noqa: B023
+            known[field] = sorted(frequent, key=lambda value: (-counts[value], value))
             longest = max(longest, max(map(len, rows), default=1))
         return cls(known, max_values=min(longest, max_values))
 
@@ -144,7 +144,7 @@ class AttributeVocabulary:
         return [len(known) + FIRST for known in self.values.values()]
 
     def encode(self, frame) -> np.ndarray:
-        """Return the ids `[N, F, V]` int32 of a table's `attr.<field>` columns; a column it lacks is missing."""
+        """Return ids `[N, F, V]` int32 of a table's `attr.<field>` columns; absent columns are missing."""
         ids = np.zeros((len(frame), len(self.values), self.max_values), np.int32)
         for number, field in enumerate(self.values):
             if PREFIX + field in frame:

@@ -1,7 +1,7 @@
 """The parts of a transformer block under one set of names, whichever library the block is from.
 
-The published-weight tables, low-rank adaptation and everything else that reaches into a block goes through here, so
-that the libraries' attribute names stand in one place.
+The published-weight tables, low-rank adaptation and everything else that reaches into a block goes through
+here, so that the libraries' attribute names stand in one place.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 
 class BlockParts(NamedTuple):
-    """A transformer block's layers: `attention` is a Keras MultiHeadAttention, the others Dense and LayerNormalization."""
+    """A transformer block's layers: a Keras MultiHeadAttention, two LayerNormalization, two Dense."""
 
     attention_norm: tf.keras.layers.Layer
     attention: tf.keras.layers.Layer
@@ -65,17 +65,21 @@ def named_variables(encoder: tf.keras.layers.Layer) -> dict[str, tf.Variable]:
         for name, layer in layers.items():
             named.update(_of_layer(f"block.{number}.{name}", layer))
     if len(named) != len(encoder.weights):
-        raise ValueError(f"{encoder.name} has {len(encoder.weights)} variables, {len(named)} have names: build it first.")
+        raise ValueError(
+            f"{encoder.name} has {len(encoder.weights)} variables, {len(named)} have names: build it first."
+        )
     return named
 
 
 def _of_layer(name: str, layer: tf.keras.layers.Layer) -> dict[str, tf.Variable]:
     """Return a layer's variables as `name.kernel`, `name.bias`, `name.gamma`, `name.beta`."""
-    return {f"{name}.{variable.name.split('/')[-1].removesuffix(':0')}": variable for variable in layer.weights}
+    return {
+        f"{name}.{variable.name.split('/')[-1].removesuffix(':0')}": variable for variable in layer.weights
+    }
 
 
 def build_block(block: tf.keras.layers.Layer, dim: int) -> None:
-    """Create all weights of a block for tokens of width `dim`; the libraries leave some or all to the first call."""
+    """Create all weights of a block for tokens of width `dim`; by itself it waits for its first call."""
     tokens = tf.TensorShape([None, None, dim])
     if not block.built:
         block.build(tokens)
@@ -85,9 +89,16 @@ def build_block(block: tf.keras.layers.Layer, dim: int) -> None:
     projections = projections_of(parts.attention)
     heads = tf.TensorShape([None, None, parts.attention._num_heads, parts.attention._key_dim])
     shapes = [(layer, heads if name == "output" else tokens) for name, layer in projections.items()]
-    shapes += [(layer, tokens) for layer in (parts.attention_norm, parts.feed_forward_norm, parts.feed_forward_in)]
+    shapes += [
+        (layer, tokens) for layer in (parts.attention_norm, parts.feed_forward_norm, parts.feed_forward_in)
+    ]
     shapes += [(parts.feed_forward_out, tf.TensorShape([None, None, parts.feed_forward_in.units]))]
     for layer, shape in shapes:
         if not layer.built:
             layer.build(shape)
             layer.built = True
+
+
+def bert_initializer() -> tf.keras.initializers.Initializer:
+    """Return BERT's initializer, a new one each time: one shared without a seed would repeat its values."""
+    return tf.keras.initializers.TruncatedNormal(stddev=0.02)

@@ -1,7 +1,7 @@
 """CLIP's tokenizer: byte-pair encoding (Sennrich et al., arXiv:1508.07909) as TensorFlow operations.
 
-Merges are applied to all words of a batch at once, one merge per word and step, so it runs in a graph or SavedModel
-without lookup tables: the merge rules are two constants.
+Merges are applied to all words of a batch at once, one merge per word and step, so it runs in a graph or
+SavedModel without lookup tables: the merge rules are two constants.
 """
 
 from collections.abc import Mapping, Sequence
@@ -95,7 +95,7 @@ class ClipTokenizer:
         return tf.cast(tf.RaggedTensor.from_tensor(ids, padding=EMPTY), tf.int32)
 
     def _rank(self, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return the rank of each neighbouring pair of `[W, L]` (out of range if it does not merge) and its rule."""
+        """Return each neighbouring pair's rank `[W, L]` (out of range if it does not merge) and rule."""
         right = _shift_left(ids)
         keys = tf.where((ids >= 0) & (right >= 0), ids * self._stride + right, -2)
         rule = tf.searchsorted(self._keys, tf.reshape(keys, [-1]))
@@ -104,7 +104,7 @@ class ClipTokenizer:
         return tf.where(found, tf.gather(self._ranks, rule), len(self.merges)), rule
 
     def _merge_once(self, ids: tf.Tensor, ranks: tf.Tensor, rules: tf.Tensor) -> list[tf.Tensor]:
-        """Merge the best pair of each word, the leftmost if it occurs twice; return the ids `[W, L]` and their ranks."""
+        """Merge each word's best pair, the leftmost if it occurs twice; return ids `[W, L]` and ranks."""
         place = tf.argmin(ranks, axis=1, output_type=tf.int32)
         merges = tf.reduce_min(ranks, axis=1) < len(self.merges)
         result = tf.gather(self._merged, tf.gather(rules, place, batch_dims=1))
@@ -121,7 +121,7 @@ def _shift_left(ids: tf.Tensor) -> tf.Tensor:
 
 
 def byte_symbols() -> list[str]:
-    """Return the printable character that stands for each byte 0..255 in byte-level vocabularies (GPT-2's table)."""
+    """Return the printable character that stands for each byte 0..255 (GPT-2's table)."""
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),

@@ -1,8 +1,8 @@
 """The image encoder: a vision transformer of KerasCV's public bricks, from photos in 0..255 to tokens.
 
-ViT (Dosovitskiy et al., arXiv:2010.11929), CLIP's image tower (Radford et al., arXiv:2103.00020) and DINOv2 (Oquab
-et al., arXiv:2304.07193) are the same bricks with other statistics, activation and pooling; `checkpoints` fills them
-with the published weights.
+ViT (Dosovitskiy et al., arXiv:2010.11929), CLIP's image tower (Radford et al., arXiv:2103.00020) and DINOv2
+(Oquab et al., arXiv:2304.07193) are the same bricks with other statistics, activation and pooling;
+`checkpoints` fills them with the published weights.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,22 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 POOLINGS = ("class", "mean", "class_mean")
+ARGUMENTS = (
+    "size",
+    "patch",
+    "dim",
+    "layers",
+    "heads",
+    "mlp_dim",
+    "dropout",
+    "mean",
+    "std",
+    "pre_norm",
+    "activation",
+    "epsilon",
+    "pooling",
+    "projection_dim",
+)
 
 
 @tf.keras.utils.register_keras_serializable("tfrec")
@@ -40,7 +56,8 @@ class ViTEncoder(tf.keras.layers.Layer):
         epsilon: Epsilon of every layer normalisation.
         pooling: What `pooled` returns: the `class` token, the `mean` of the patch tokens, or both end to end
             (`class_mean`, as DINOv2's linear probes use).
-        projection_dim: Width of a linear projection after pooling, without a bias, as CLIP has; none when not given.
+        projection_dim: Width of a linear projection after pooling, without a bias, as CLIP has; none when not
+            given.
     """
 
     def __init__(
@@ -130,7 +147,7 @@ class ViTEncoder(tf.keras.layers.Layer):
         return self.projection_dim or self.pooled_dim
 
     def build(self, input_shape) -> None:
-        """Create all weights, which KerasCV leaves to the first call, so that published ones can be assigned."""
+        """Create all weights, so that published ones can be assigned before the first call."""
         photos = (None, *self.size, 3)
         if not self.embedding.built:
             self.embedding.build(photos)
@@ -156,7 +173,7 @@ class ViTEncoder(tf.keras.layers.Layer):
         return self.layer_norm(self.layer_tokens(photos, training=training)[-1])
 
     def layer_tokens(self, photos: tf.Tensor, training: bool | None = None) -> list[tf.Tensor]:
-        """Return the tokens `[B, N, D]` before the first block and after each block, for studies layer by layer."""
+        """Return the tokens `[B, N, D]` before the first and after each block, for studies by layer."""
         states = [self.embed(photos)]
         for block in self.blocks:
             states.append(block(states[-1], training=training))
@@ -174,18 +191,18 @@ class ViTEncoder(tf.keras.layers.Layer):
         return self.pre_layer_norm(tokens) if self.pre_layer_norm is not None else tokens
 
     def _normalise(self, photos: tf.Tensor) -> tf.Tensor:
-        """Bring photos to the statistics the encoder was trained with, in float32, then to the compute type."""
+        """Bring photos to the encoder's statistics, in float32, then to the compute type."""
         height, width = photos.shape[1], photos.shape[2]
         if (height is not None and height != self.size[0]) or (width is not None and width != self.size[1]):
             raise ValueError(
-                f"photos are {height} x {width} pixels, but the encoder was built for size={self.size}; resize the "
-                "photos, or load the encoder with that size (position embeddings are interpolated)."
+                f"photos are {height} x {width} pixels, but the encoder was built for {self.size}; resize "
+                "the photos, or load the encoder with that size (position embeddings are interpolated)."
             )
         photos = tf.cast(tf.ensure_shape(photos, [None, *self.size, 3]), tf.float32)
         return tf.cast((photos / 255.0 - self.mean) / self.std, self.compute_dtype)
 
     def pooled(self, tokens: tf.Tensor) -> tf.Tensor:
-        """Return one vector a photo `[B, output_dim]` from the tokens `[B, N, D]`, projected where CLIP projects."""
+        """Return one vector a photo `[B, output_dim]` from tokens `[B, N, D]`, projected if CLIP does."""
         if self.pooling == "class":
             vector = tokens[:, 0]
         else:
@@ -213,6 +230,4 @@ class ViTEncoder(tf.keras.layers.Layer):
 
     def get_config(self) -> dict:
         """Return the arguments that rebuild the layer."""
-        names = ("size", "patch", "dim", "layers", "heads", "mlp_dim", "dropout", "mean", "std", "pre_norm")
-        names += ("activation", "epsilon", "pooling", "projection_dim")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+        return {**super().get_config(), **{name: getattr(self, name) for name in ARGUMENTS}}

@@ -10,8 +10,8 @@ class SentencePooling(tf.keras.layers.Layer):
     """Tokens and mask to one vector a text.
 
     Args:
-        kind: `mean` of the tokens, the `class` token, their `max`imum, `mean_sqrt_length` (the sum over the square
-            root of the number), or the `last` token (CLIP's end-of-text token).
+        kind: `mean` of the tokens, the `class` token, their `max`imum, `mean_sqrt_length` (the sum over the
+            square root of the number), or the `last` token (CLIP's end-of-text token).
         normalize: L2-normalise the result.
         projection_dim: Width of a linear projection after pooling; none when not given.
         projection_bias: Whether the projection has a bias.
@@ -54,7 +54,8 @@ class SentencePooling(tf.keras.layers.Layer):
 
         Args:
             tokens: `[B, T, D]`.
-            mask: `[B, T]`, true where a token counts. A text without tokens gives zeros (`class`: its first token).
+            mask: `[B, T]`, true where a token counts. A text without tokens gives zeros (`class`: its first
+                token).
 
         Returns:
             `[B, D]`, or `[B, projection_dim]`; float32 if normalised.
@@ -71,7 +72,8 @@ class SentencePooling(tf.keras.layers.Layer):
             return tokens[:, 0]
         weights = tf.cast(mask, tokens.dtype)
         if self.kind == "last":
-            # One-hot of the last true position: the cumulative count from the right is 1 there for the first time.
+            # One-hot of the last true position: the cumulative count from the right is 1 there for the first
+            # time.
             from_right = tf.cumsum(tf.cast(mask, tf.int32), axis=1, reverse=True)
             return tf.einsum("btd,bt->bd", tokens, tf.where(mask & (from_right == 1), weights, 0))
         if self.kind == "max":

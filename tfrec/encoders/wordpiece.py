@@ -1,9 +1,9 @@
 """WordPiece: BERT's tokenizer as TensorFlow operations, and learning a vocabulary from a catalogue.
 
-The ids equal those of the reference tokenizer (Hugging Face's `BertTokenizer`); tests compare them. KerasNLP's own
-`WordPieceTokenizer` was measured against it first: it folds case by Unicode's folding rules ("Tencel™" becomes
-"tenceltm"), keeps control characters, and counts a word's limit of 100 in bytes. Its last step, tensorflow_text's
-linear-time WordPiece (Song et al., EMNLP 2021), is the one used here.
+The ids equal those of the reference tokenizer (Hugging Face's `BertTokenizer`); tests compare them.
+KerasNLP's own `WordPieceTokenizer` was measured against it first: it folds case by Unicode's folding rules
+("Tencel™" becomes "tenceltm"), keeps control characters, and counts a word's limit of 100 in bytes. Its last
+step, tensorflow_text's linear-time WordPiece (Song et al., EMNLP 2021), is the one used here.
 """
 
 from collections import Counter
@@ -20,7 +20,8 @@ SPECIAL_TOKENS = (PAD, UNKNOWN, CLS, SEP, MASK)
 MAX_WORD = 100  # characters; BERT maps longer words to [UNK]
 
 SPACES = r"[\s\p{Z}]"
-# Control, format and private-use characters, NUL and the replacement character; not tab, line feed, carriage return.
+# Control, format and private-use characters, NUL and the replacement character; not tab, line feed, carriage
+# return.
 CONTROLS = r"[\x{0}-\x{8}\x{B}\x{C}\x{E}-\x{1F}\x{7F}-\x{9F}\p{Cf}\p{Co}\x{FFFD}]+"
 PUNCTUATION = r"[!-/:-@\[-`{-~\p{P}]"
 # As the reference has it: its table starts the fifth extension at 2B920, where Unicode starts it at 2B820.
@@ -88,7 +89,8 @@ class WordPiece:
     def tokenize(self, texts: tf.Tensor | Sequence[str]) -> tf.RaggedTensor:
         """Return the ids of texts `[B]` without special tokens and uncut: ragged `[B, (T)]` int32."""
         words = split_words(texts, self.lowercase, self.strip_accents, self.split_cjk)
-        # A character that no text has after cleaning stands for a word that is too long, so that it becomes [UNK].
+        # A character that no text has after cleaning stands for a word that is too long, so that it becomes
+        # [UNK].
         too_long = tf.strings.length(words.flat_values, "UTF8_CHAR") > MAX_WORD
         words = words.with_flat_values(tf.where(too_long, "\ufffd", words.flat_values))
         return self._pieces.tokenize(words).merge_dims(-2, -1)
@@ -125,7 +127,8 @@ def split_words(
 def read_vocabulary(path: str | Path) -> list[str]:
     """Return the tokens of a `vocab.txt` in the order of their ids.
 
-    Only the line feed ends a token: published vocabularies hold tokens that `splitlines` would split, such as U+2028.
+    Only the line feed ends a token: published vocabularies hold tokens that `splitlines` would split, such as
+    U+2028.
     """
     lines = Path(path).read_bytes().decode("utf-8").replace("\r\n", "\n").split("\n")
     return lines[:-1] if lines and not lines[-1] else lines
@@ -148,7 +151,8 @@ def train_vocabulary(
     counts = count_words(texts, lowercase=lowercase).most_common(max_words)
     if not counts:
         return list(SPECIAL_TOKENS)
-    # A word's count bounds its token's, so this threshold finds at least the tokens that fit: one pass, no search.
+    # A word's count bounds its token's, so this threshold finds at least the tokens that fit: one pass, no
+    # search.
     threshold = max(2, counts[min(size, len(counts)) - 1][1])
     tokens = learner.learn(
         counts, size, reserved_tokens=list(SPECIAL_TOKENS), lower_thresh=threshold, upper_thresh=threshold

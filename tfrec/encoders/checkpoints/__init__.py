@@ -1,4 +1,4 @@
-"""Published encoders: real weights into the KerasCV and KerasNLP bricks, nothing missing and nothing left over."""
+"""Published encoders: real weights into the KerasCV and KerasNLP bricks, none missing, none left over."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -35,8 +35,8 @@ def load_image_encoder(
 
     Args:
         source: A folder with config.json and safetensors, or `hf://ORG/NAME[@REVISION]`.
-        size: Photo size in pixels, one number or (height, width); position embeddings are interpolated to it. The
-            published size when not given.
+        size: Photo size in pixels, one number or (height, width); position embeddings are interpolated to it.
+            The published size when not given.
         layers: Keep only the first blocks, for studies layer by layer.
         dropout: Dropout for fine-tuning; the published one when not given.
 
@@ -59,12 +59,13 @@ def load_text_encoder(
 
     Args:
         source: A folder with config.json, safetensors and vocabulary, or `hf://ORG/NAME[@REVISION]`.
-        sequence_length: Ids per text; what the model was published with when not given, which is long (often 512).
+        sequence_length: Ids per text; what the model was published with when not given, which is long.
         layers: Keep only the first blocks, for studies layer by layer.
         dropout: Dropout for fine-tuning; the published one when not given.
 
     Returns:
-        The encoder (ids to tokens), the tokenizer (texts to ids) and the pooling (tokens and mask to one vector).
+        The encoder (ids to tokens), the tokenizer (texts to ids) and the pooling (tokens and mask to one
+        vector).
 
     Raises:
         CheckpointError: The weights cannot be had, or do not fit: the message names the tensors.
@@ -85,7 +86,8 @@ def _family(checkpoint: Checkpoint, known, side: str) -> str:
     family = checkpoint.config.get("model_type", "")
     if family not in known:
         raise CheckpointError(
-            f"{checkpoint.source}: model_type={family!r} is no {side} encoder known here; known are {sorted(known)}."
+            f"{checkpoint.source}: model_type={family!r} is not a known {side} encoder; known are "
+            f"{sorted(known)}."
         )
     return family
 
@@ -97,5 +99,7 @@ def _sequence_length(checkpoint: Checkpoint, wanted: int | None) -> int:
     published = checkpoint.json("sentence_bert_config.json").get("max_seq_length") or positions
     length = wanted or min(published, positions)
     if length > positions:
-        raise CheckpointError(f"{checkpoint.source}: sequence_length={length}, but the model reaches {positions} ids.")
+        raise CheckpointError(
+            f"{checkpoint.source}: sequence_length={length}, but the model reaches {positions} ids."
+        )
     return length

@@ -1,4 +1,4 @@
-"""BERT and the sentence encoders of its shape: MiniLM, BGE, E5, GTE, LaBSE, multilingual and single-language BERTs."""
+"""BERT and the sentence encoders of its shape: MiniLM, BGE, E5, GTE, LaBSE, multilingual BERT."""
 
 from tfrec.encoders.blocks import named_variables
 from tfrec.encoders.checkpoints.source import Checkpoint, CheckpointError, Tensors
@@ -43,7 +43,9 @@ BLOCK = (
 IGNORED = ("cls.", "pooler.", "classifier.", "embeddings.position_ids")
 
 
-def load_bert(checkpoint: Checkpoint, *, layers: int | None = None, dropout: float | None = None) -> BertEncoder:
+def load_bert(
+    checkpoint: Checkpoint, *, layers: int | None = None, dropout: float | None = None
+) -> BertEncoder:
     """Build a BERT from published weights; `layers` keeps only the first blocks.
 
     Raises:
@@ -52,7 +54,9 @@ def load_bert(checkpoint: Checkpoint, *, layers: int | None = None, dropout: flo
     config, source = checkpoint.config, checkpoint.source
     kind = config.get("position_embedding_type", "absolute")
     if kind != "absolute":
-        raise CheckpointError(f"{source}: position_embedding_type={kind!r} is not supported; only 'absolute' is.")
+        raise CheckpointError(
+            f"{source}: position_embedding_type={kind!r} is not supported; only 'absolute' is."
+        )
     layers = checked_layers(layers, config["num_hidden_layers"], source)
     encoder = BertEncoder(
         vocabulary_size=config["vocab_size"],
@@ -70,13 +74,20 @@ def load_bert(checkpoint: Checkpoint, *, layers: int | None = None, dropout: flo
     )
     encoder.build(None)
     tensors = first_layers(_modern_names(checkpoint.tensors()), "encoder.layer.{n}.", layers)
-    fill(named_variables(encoder), tensors, with_blocks(EMBEDDINGS, BLOCK, layers), source=source, ignored=IGNORED)
+    fill(
+        named_variables(encoder),
+        tensors,
+        with_blocks(EMBEDDINGS, BLOCK, layers),
+        source=source,
+        ignored=IGNORED,
+    )
     return encoder
 
 
 def _modern_names(tensors: Tensors) -> Tensors:
-    """Return the tensors without the prefix of models with heads, and with PyTorch's names for LayerNorm's weights."""
+    """Return the tensors without the prefix of models with heads, LayerNorm's named as in PyTorch."""
     renamed = {}
     for name, tensor in without_prefix(tensors, "bert.").items():
-        renamed[name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")] = tensor
+        name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+        renamed[name] = tensor
     return renamed

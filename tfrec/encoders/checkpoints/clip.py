@@ -1,4 +1,4 @@
-"""CLIP's image and text towers (`openai/clip-vit-base-patch32`, `-patch16`; FashionCLIP has the same shape)."""
+"""CLIP's image and text towers (`openai/clip-vit-base-patch32`, `-patch16`, FashionCLIP)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -118,7 +118,7 @@ def load_clip_image(
 def load_clip_text(
     checkpoint: Checkpoint, end_id: int, *, layers: int | None = None, dropout: float | None = None
 ) -> tuple[ClipTextEncoder, SentencePooling]:
-    """Build CLIP's text tower and the pooling that gives the vector CLIP compares with photos (not normalised).
+    """Build CLIP's text tower, and the pooling whose vector CLIP compares with photos (not normalised).
 
     `end_id` is the tokenizer's `<|endoftext|>`: the configs of the first CLIPs carry a wrong one.
     """
@@ -140,14 +140,16 @@ def load_clip_text(
         width = tensors[TEXT_PROJECTION].shape[0]
         pooling = SentencePooling("last", projection_dim=width, name="text_pooling")
         pooling.build((None, None, config["hidden_size"]))
-        variables["projection.kernel"] = pooling.projection.kernel
+        (variables["projection.kernel"],) = pooling.weights
         rows.append(Row(TEXT_PROJECTION, "projection.kernel", linear))
     tensors = first_layers(tensors, "text_model.encoder.layers.{n}.", layers)
     fill(variables, tensors, rows, source=source, ignored=NOT_TEXT)
     return encoder, pooling
 
 
-def _transformer(config: Mapping[str, Any], layers: int, dropout: float | None, source: str) -> dict[str, Any]:
+def _transformer(
+    config: Mapping[str, Any], layers: int, dropout: float | None, source: str
+) -> dict[str, Any]:
     """Return the arguments that both towers share."""
     return {
         "dim": config["hidden_size"],

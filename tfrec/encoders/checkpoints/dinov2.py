@@ -1,7 +1,7 @@
 """DINOv2 ViT-S/B/L (`facebook/dinov2-small` and its sizes).
 
-Its layer scale multiplies the output of the attention and of the feed-forward part by a vector; both end in a linear
-layer, so the vector is multiplied into that layer's weights and the bricks stay the same.
+Its layer scale multiplies the output of the attention and of the feed-forward part by a vector; both end in a
+linear layer, so the vector is multiplied into that layer's weights and the bricks stay the same.
 """
 
 from tfrec.encoders.blocks import named_variables
@@ -61,12 +61,14 @@ def load_dinov2(
 ) -> ViTEncoder:
     """Build a DINOv2 from published weights; `layers` keeps only the first blocks.
 
-    The published size (518) is what the position embeddings were stored at; photos are usually 224 pixels, which the
-    preprocessing says and which is the default here.
+    The published size (518) is what the position embeddings were stored at; photos are usually 224 pixels,
+    which the preprocessing says and which is the default here.
     """
     config, source = checkpoint.config, checkpoint.source
     if config.get("use_swiglu_ffn"):
-        raise CheckpointError(f"{source}: the giant DINOv2 (use_swiglu_ffn) is not supported; take small, base or large.")
+        raise CheckpointError(
+            f"{source}: the giant DINOv2 (use_swiglu_ffn) is not supported; take small, base or large."
+        )
     mean, std = photo_statistics(checkpoint, IMAGENET_MEAN, IMAGENET_STD)
     layers = checked_layers(layers, config["num_hidden_layers"], source)
     encoder = ViTEncoder(
@@ -88,7 +90,13 @@ def load_dinov2(
     _fold_layer_scales(tensors, layers, source)
     if POSITIONS in tensors:
         tensors[POSITIONS] = resize_positions(tensors[POSITIONS], grid_of(config), encoder.grid)
-    fill(named_variables(encoder), tensors, with_blocks(EMBEDDINGS, BLOCK, layers), source=source, ignored=IGNORED)
+    fill(
+        named_variables(encoder),
+        tensors,
+        with_blocks(EMBEDDINGS, BLOCK, layers),
+        source=source,
+        ignored=IGNORED,
+    )
     return encoder
 
 

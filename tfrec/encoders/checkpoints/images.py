@@ -21,7 +21,8 @@ def grid_of(config: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def photo_statistics(checkpoint: Checkpoint, mean: Sequence[float], std: Sequence[float]) -> Statistics:
-    """Return the channel means and deviations of `preprocessor_config.json`, or those given where it is missing.
+    """Return the channel means and deviations of `preprocessor_config.json`, or those given where it is
+    missing.
 
     Raises:
         CheckpointError: The preprocessing scales photos in a way the encoder does not.
@@ -29,7 +30,9 @@ def photo_statistics(checkpoint: Checkpoint, mean: Sequence[float], std: Sequenc
     settings = checkpoint.json("preprocessor_config.json")
     if abs(settings.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-6:
         factor = settings["rescale_factor"]
-        raise CheckpointError(f"{checkpoint.source}: rescale_factor={factor} is not supported; only 1/255 is.")
+        raise CheckpointError(
+            f"{checkpoint.source}: rescale_factor={factor} is not supported; only 1/255 is."
+        )
     if settings.get("do_normalize") is False:
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     return tuple(settings.get("image_mean", mean)), tuple(settings.get("image_std", std))

@@ -1,7 +1,7 @@
 """Position embeddings for another image size, interpolated as the reference does it.
 
-PyTorch's bicubic interpolation takes the cubic kernel with a = -0.75; TensorFlow's resize takes -0.5, which differs in
-the second digit.
+PyTorch's bicubic interpolation takes the cubic kernel with a = -0.75; TensorFlow's resize takes -0.5, which
+differs in the second digit.
 """
 
 import numpy as np

@@ -16,6 +16,7 @@ POOLING_MODES = {
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_length",
     "pooling_mode_lasttoken": "last",
 }
+AFTER_POOLING: list[list[str]] = [[], ["Normalize"], ["Dense"], ["Dense", "Normalize"]]
 ACTIVATIONS = {
     "torch.nn.modules.activation.Tanh": "tanh",
     "torch.nn.modules.linear.Identity": None,
@@ -33,10 +34,10 @@ def load_sentence_pooling(checkpoint: Checkpoint, dim: int) -> SentencePooling:
     modules = checkpoint.json("modules.json") or []
     steps = [(module["type"].rsplit(".", 1)[-1], module["path"]) for module in modules]
     kinds = [kind for kind, _ in steps]
-    if kinds not in ([], *(["Transformer", "Pooling", *rest] for rest in ([], ["Normalize"], ["Dense"], ["Dense", "Normalize"]))):
+    if kinds and (kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in AFTER_POOLING):
         raise CheckpointError(
-            f"{checkpoint.source}: modules.json lists {kinds}; supported are Transformer, Pooling, then Dense and "
-            "Normalize or none of them."
+            f"{checkpoint.source}: modules.json lists {kinds}; supported are Transformer and Pooling, then "
+            f"nothing or one of {AFTER_POOLING[1:]}."
         )
     places = dict(steps)
     pooling = SentencePooling(
@@ -50,7 +51,9 @@ def load_sentence_pooling(checkpoint: Checkpoint, dim: int) -> SentencePooling:
         variables = {"projection.kernel": pooling.projection.kernel}
         if pooling.projection_bias:
             variables["projection.bias"] = pooling.projection.bias
-        fill(variables, checkpoint.tensors(places["Dense"]), DENSE[: len(variables)], source=checkpoint.source)
+        fill(
+            variables, checkpoint.tensors(places["Dense"]), DENSE[: len(variables)], source=checkpoint.source
+        )
     return pooling
 
 
@@ -60,7 +63,8 @@ def _pooling_kind(checkpoint: Checkpoint, folder: str) -> str:
     modes = [mode for mode, chosen in config.items() if mode.startswith("pooling_mode") and chosen is True]
     if len(modes) != 1 or modes[0] not in POOLING_MODES:
         raise CheckpointError(
-            f"{checkpoint.source}: {folder}/config.json switches on {modes}; one of {sorted(POOLING_MODES)} is supported."
+            f"{checkpoint.source}: {folder}/config.json switches on {modes}; supported is one of "
+            f"{sorted(POOLING_MODES)}."
         )
     return POOLING_MODES[modes[0]]
 
@@ -70,7 +74,9 @@ def _dense(checkpoint: Checkpoint, folder: str) -> dict[str, Any]:
     config = checkpoint.json(f"{folder}/config.json")
     name = config.get("activation_function", "torch.nn.modules.activation.Tanh")
     if name not in ACTIVATIONS:
-        raise CheckpointError(f"{checkpoint.source}: activation_function={name!r} of {folder} is not supported.")
+        raise CheckpointError(
+            f"{checkpoint.source}: activation_function={name!r} of {folder} is not supported."
+        )
     return {
         "projection_dim": config["out_features"],
         "projection_bias": config.get("bias", True),

@@ -10,17 +10,23 @@ import numpy as np
 HUB = "hf://"
 WANTED = ["*.json", "*.txt", "*.safetensors"]
 UNWANTED = ["onnx/*", "openvino/*", "*/onnx/*"]
-DTYPES = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32, "F64": np.float64, "I64": np.int64}
+DTYPES = {
+    "BF16": ml_dtypes.bfloat16,
+    "F16": np.float16,
+    "F32": np.float32,
+    "F64": np.float64,
+    "I64": np.int64,
+}
 
 Tensors = dict[str, np.ndarray]
 
 
 class CheckpointError(ValueError):
-    """Published weights that cannot be read or do not fit the encoder; the message names the tensors and the fix."""
+    """Published weights that cannot be read or do not fit; the message names the tensors and the fix."""
 
 
 class Checkpoint:
-    """A folder of published weights: `config.json`, safetensors (whole or in shards) and the tokenizer's files.
+    """A folder of published weights: `config.json`, safetensors (whole or in shards), the tokenizer's files.
 
     Args:
         folder: The folder.
@@ -31,7 +37,9 @@ class Checkpoint:
         self.folder, self.source = folder, source
         self.config: dict[str, Any] = self.json("config.json")
         if not self.config:
-            raise CheckpointError(f"{source}: {folder} has no config.json; give the folder that holds the model.")
+            raise CheckpointError(
+                f"{source}: {folder} has no config.json; give the folder that holds the model."
+            )
 
     def json(self, name: str) -> Any:
         """Return the content of a JSON file of the folder, or an empty dict if there is none."""
@@ -55,8 +63,8 @@ class Checkpoint:
         missing = [name for name in names if not (place / name).is_file()]
         if missing:
             raise CheckpointError(
-                f"{self.source}: {place} has no {', '.join(missing)}. Weights are read from safetensors; save the "
-                "model with save_pretrained(..., safe_serialization=True), or take a revision that has them."
+                f"{self.source}: {place} has no {', '.join(missing)}. Weights are read from safetensors: "
+                "save the model with save_pretrained(...), or take a revision that has them."
             )
         return {name: tensor for file in names for name, tensor in read_safetensors(place / file).items()}
 
@@ -76,7 +84,9 @@ def read_safetensors(path: Path) -> Tensors:
     tensors = {}
     for name, entry in entries:
         if entry["dtype"] not in DTYPES:
-            raise CheckpointError(f"{path}: tensor {name!r} has type {entry['dtype']}; convert the model to float32.")
+            raise CheckpointError(
+                f"{path}: tensor {name!r} has type {entry['dtype']}; convert the model to float32."
+            )
         array = np.frombuffer(entry["data"], DTYPES[entry["dtype"]]).reshape(entry["shape"])
         tensors[name] = array if entry["dtype"] == "I64" else array.astype(np.float32)
     return tensors
@@ -92,7 +102,9 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
     if name.startswith(HUB):
         return Checkpoint(_from_hub(name.removeprefix(HUB)), name)
     if not Path(name).is_dir():
-        raise CheckpointError(f"{name!r} is not a folder; give one with config.json, or a Hub name such as hf://ORG/NAME.")
+        raise CheckpointError(
+            f"{name!r} is not a folder; give one with config.json, or a Hub name such as hf://ORG/NAME."
+        )
     return Checkpoint(Path(name), name)
 
 
@@ -105,10 +117,11 @@ def _from_hub(name: str) -> Path:
         folder = snapshot_download(
             repository, revision=revision or None, allow_patterns=WANTED, ignore_patterns=UNWANTED
         )
-    # The Hub's client lets through the errors of whichever HTTP library it uses; all of them mean the same here.
+    # The Hub's client lets through the errors of whichever HTTP library it uses; all of them mean the same
+    # here.
     except Exception as error:
         raise CheckpointError(
-            f"{HUB}{name} could not be downloaded ({type(error).__name__}: {error}). Offline, download it elsewhere "
-            f"(`hf download {repository} --local-dir DIR`) and give the folder instead."
+            f"{HUB}{name} could not be downloaded ({type(error).__name__}: {error}). Offline, download it "
+            f"elsewhere (`hf download {repository} --local-dir DIR`) and give the folder instead."
         ) from error
     return Path(folder)

@@ -1,4 +1,4 @@
-"""Tables of names: which published tensor goes into which variable, and the check that nothing is left over."""
+"""Tables of names: which published tensor goes into which variable; nothing may be left over."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ def same(tensor: np.ndarray) -> np.ndarray:
 
 
 def linear(tensor: np.ndarray) -> np.ndarray:
-    """PyTorch's linear weights `[out, in]` to `[in, out]`; the attention's split into heads is a reshape of that."""
+    """PyTorch's linear weights `[out, in]` to `[in, out]`; the split into heads is a reshape of that."""
     return tensor.T
 
 
@@ -60,11 +60,13 @@ def fill(
         tensors: Published tensors by name.
         rows: The table.
         source: Where the tensors are from, for messages.
-        ignored: Beginnings of the names of tensors that belong to other parts of the model (heads, the other tower).
+        ignored: Beginnings of the names of tensors that belong to other parts of the model (heads, the other
+            tower).
         zeros: Our variables that the published model has not, and that are zero in it (a bias).
 
     Raises:
-        CheckpointError: Tensors are missing or left over, variables get nothing, or shapes differ; all are named.
+        CheckpointError: Tensors are missing or left over, variables get nothing, or shapes differ; all are
+            named.
     """
     published = {row.published for row in rows}
     problems = {
@@ -76,7 +78,9 @@ def fill(
     }
     if any(problems.values()):
         listed = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
-        raise CheckpointError(f"{source}: the weights do not fit the encoder its config.json describes. {listed}.")
+        raise CheckpointError(
+            f"{source}: the weights do not fit the encoder its config.json describes. {listed}."
+        )
     for row in rows:
         _assign(variables[row.ours], row, tensors[row.published], source)
     for name in zeros:
@@ -88,14 +92,14 @@ def _assign(variable: tf.Variable, row: Row, tensor: np.ndarray, source: str) ->
     value = row.layout(tensor)
     if value.size != np.prod(variable.shape):
         raise CheckpointError(
-            f"{source}: tensor {row.published!r} has shape {tensor.shape}, which does not fit {row.ours!r} of shape "
-            f"{tuple(variable.shape)}; config.json and the weights are of different models."
+            f"{source}: tensor {row.published!r} has shape {tensor.shape}, which does not fit {row.ours!r}, "
+            f"shape {tuple(variable.shape)}; config.json and the weights are of different models."
         )
     variable.assign(value.reshape(variable.shape))
 
 
 def without_prefix(tensors: Tensors, prefix: str) -> Tensors:
-    """Return the tensors with a prefix of their names removed where they have it (`bert.` of models with heads)."""
+    """Return the tensors with a prefix of their names removed (`bert.`, in models with heads)."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
@@ -120,13 +124,20 @@ def checked_layers(layers: int | None, available: int, source: str) -> int:
     if layers is None:
         return available
     if not 1 <= layers <= available:
-        raise CheckpointError(f"{source}: layers={layers}, but the model has {available}; give 1 to {available}.")
+        raise CheckpointError(
+            f"{source}: layers={layers}, but the model has {available}; give 1 to {available}."
+        )
     return layers
 
 
 def activation_of(config: Mapping[str, str], source: str, default: str = "gelu") -> str:
     """Return our name of the activation in a published config."""
-    names = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
+    names = {
+        "gelu": "gelu",
+        "quick_gelu": "quick_gelu",
+        "gelu_new": "gelu_tanh",
+        "gelu_pytorch_tanh": "gelu_tanh",
+    }
     name = config.get("hidden_act", default)
     if name not in names:
         raise CheckpointError(f"{source}: hidden_act={name!r} is not supported; known are {sorted(names)}.")

@@ -23,14 +23,14 @@ def load_wordpiece(checkpoint: Checkpoint, sequence_length: int) -> WordPiece:
         vocabulary = sorted(ids, key=ids.__getitem__)
     else:
         raise CheckpointError(
-            f"{checkpoint.source}: no vocab.txt and no WordPiece tokenizer.json. Encoders with another tokenizer "
-            "(SentencePiece: XLM-R, multilingual MiniLM-L12, e5-multilingual) are not supported."
+            f"{checkpoint.source}: no vocab.txt and no WordPiece tokenizer.json. Encoders with another "
+            "tokenizer (SentencePiece: XLM-R, multilingual MiniLM-L12, e5-multilingual) are not supported."
         )
     return WordPiece(vocabulary, sequence_length=sequence_length, **_casing(checkpoint, fast))
 
 
 def _casing(checkpoint: Checkpoint, fast: dict[str, Any]) -> dict[str, Any]:
-    """Return how texts are cleaned: as tokenizer.json says, else tokenizer_config.json, else BERT's uncased default."""
+    """Return how texts are cleaned, as tokenizer.json says, else tokenizer_config.json."""
     settings = checkpoint.json("tokenizer_config.json")
     normalizer = fast.get("normalizer") or {}
     if normalizer.get("type") == "BertNormalizer":
@@ -58,7 +58,8 @@ def load_clip_tokenizer(checkpoint: Checkpoint, sequence_length: int) -> ClipTok
         merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges", [])]
     if not vocabulary:
         raise CheckpointError(
-            f"{checkpoint.source}: no vocab.json with merges.txt, and no tokenizer.json; CLIP's text tower needs them."
+            f"{checkpoint.source}: no vocab.json with merges.txt, and no tokenizer.json; CLIP's text tower "
+            "needs one of them."
         )
     return ClipTokenizer(vocabulary, merges, sequence_length=sequence_length)
 

@@ -50,7 +50,7 @@ IGNORED = ("classifier.", "pooler.")
 def load_vit(
     checkpoint: Checkpoint, *, size: Size = None, layers: int | None = None, dropout: float | None = None
 ) -> ViTEncoder:
-    """Build a ViT from published weights, at another photo size if wanted; `layers` keeps only the first blocks."""
+    """Build a ViT from published weights, for photos of `size`; `layers` keeps only the first blocks."""
     config, source = checkpoint.config, checkpoint.source
     mean, std = photo_statistics(checkpoint, HALF, HALF)
     layers = checked_layers(layers, config["num_hidden_layers"], source)
@@ -72,5 +72,11 @@ def load_vit(
     tensors = first_layers(without_prefix(checkpoint.tensors(), "vit."), "encoder.layer.{n}.", layers)
     if POSITIONS in tensors:
         tensors[POSITIONS] = resize_positions(tensors[POSITIONS], grid_of(config), encoder.grid)
-    fill(named_variables(encoder), tensors, with_blocks(EMBEDDINGS, BLOCK, layers), source=source, ignored=IGNORED)
+    fill(
+        named_variables(encoder),
+        tensors,
+        with_blocks(EMBEDDINGS, BLOCK, layers),
+        source=source,
+        ignored=IGNORED,
+    )
     return encoder
