@@ -59,7 +59,7 @@ $(DEMO_DATA)/manifest.json: | $(VENV)/.installed
 	$(PY) -m pipelines demo --out $(DEMO_DATA)
 
 $(DEMO_RUN)/.trained: $(DEMO_DATA)/manifest.json
-	$(PY) -m tfrec.train --recipe demo --data $(DEMO_DATA) --out $(DEMO_RUN) $(if $(wildcard $(DEMO_RUN)),--resume)
+	$(PY) -m tfrec.train --recipe demo --data $(DEMO_DATA) --out $(DEMO_RUN) $(if $(wildcard $(DEMO_RUN)/config.yaml),--resume)
 	@touch $@
 
 $(DEMO_RUN)/report.html: $(DEMO_RUN)/.trained
