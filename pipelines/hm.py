@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -85,8 +85,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=int, help="photos worked on at once (default: one a core)")
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace, *, extras: Mapping[str, Path] | None = None) -> None:
     """Prepare the dataset that the options describe.
+
+    Args:
+        args: the options of `add_arguments`.
+        extras: further files to keep in the dataset, by name (`PreparedWriter.extra`).
 
     Raises:
         PreparedError: a file or column is missing, too many rows are unusable, or the split leaves nothing.
@@ -120,6 +124,8 @@ def run(args: argparse.Namespace) -> None:
         items["images"] = _store_images(folder, items["item_id"], args, writer)
         writer.notes["items_without_image"] = int((items["images"].str.len() == 0).sum())
         writer.items(items)
+        for name, path in (extras or {}).items():
+            writer.extra(name, path)
     print(_summary(open_prepared(args.out)))
 
 

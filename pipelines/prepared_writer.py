@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,9 @@ from pipelines.publish import HiddenFolder
 from pipelines.schema import PreparedError
 
 MAX_REJECTED_ROWS = 100_000  # stored; every rejection is counted
+OWN_FILES = {"manifest.json", "images.bin"} | {
+    f"{name}.parquet" for name in ("items", "users", "events", "images", "rejected")
+}
 MAX_REJECTED_VALUE = 200  # characters
 
 
@@ -113,6 +117,19 @@ class PreparedWriter:
         if writer is not None:  # an empty iterator leaves the table to `_fill_absent_tables`
             self._counts["events"] = int(splits.sum())
             self._counts["events_by_split"] = dict(zip(schema.SPLIT_NAMES, splits.tolist()))
+
+    def extra(self, name: str, source: str | Path) -> None:
+        """Keep a copy of a further file beside the tables; the manifest lists it like any other.
+
+        Args:
+            name: its plain file name in the dataset.
+            source: the file to copy.
+        """
+        if Path(name).name != name or name in OWN_FILES or (self._folder.path / name).exists():
+            raise PreparedError(
+                f"extra file {name!r} is not a plain, unused file name; give one like 'oracle.npz'"
+            )
+        shutil.copyfile(source, self._folder.path / name)
 
     def reject(self, *, file: str, row: int, field: str, value: object, reason: str) -> None:
         """Record one raw row or photo that was kept aside.
