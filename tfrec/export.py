@@ -130,7 +130,7 @@ def _export(options: argparse.Namespace) -> int:
 
         run = with_new_items(run, options.items)
     if run.users is not None and len(run.users.ids) > options.max_users and run.query_kind == "history":
-        print(f"{len(run.users.ids)} customers are more than --max-users {options.max_users}: no recommend_user")
+        print(f"no recommend_user: {len(run.users.ids)} customers, over --max-users {options.max_users}")
         run.users = None
     export_run(
         run, options.name, options.root, max_k=options.max_k, recall=options.recall, leaves=options.leaves
@@ -143,32 +143,27 @@ def _export(options: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tfrec.export", description=__doc__)
-    parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="folder of a trained run")
-    parser.add_argument("--name", required=True, help="name to publish under")
-    parser.add_argument(
-        "--root", type=Path, default=Path("saved_models"), help="folder of all models (default: %(default)s)"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--run", type=Path, required=True, metavar="RUN", help="folder of a trained run")
+    add("--name", required=True, help="name to publish under")
+    add("--root", type=Path, default=Path("saved_models"), help="folder of models (default: %(default)s)")
+    add(
         "--items",
         type=Path,
         metavar="PREPARED",
-        help="a prepared dataset with further items: encode those that the run does not know, with the same
-        towers",
+        help="a prepared dataset with further items, which are encoded with the run's towers",
     )
-    parser.add_argument("--max-k", type=int, default=500, help="largest k that is answered (default:
-    %(default)s)") parser.add_argument(
-        "--recall", type=float, default=0.98, help="recall@12 that ScaNN is tuned to (default: %(default)s)"
-    )
-    parser.add_argument("--leaves", type=int, help="partitions of ScaNN (default: by the number of items)")
-    parser.add_argument(
+    add("--max-k", type=int, default=500, help="largest k that is answered (default: %(default)s)")
+    add("--recall", type=float, default=0.98, help="recall@12 to tune ScaNN to (default: %(default)s)")
+    add("--leaves", type=int, help="partitions of ScaNN (default: by the number of items)")
+    add(
         "--max-users",
         type=int,
         default=200_000,
-        help="keep customers' histories in the model, for recommend_user, up to so many (default:
-        %(default)s)",
+        help="up to so many customers, keep their histories for recommend_user (default: %(default)s)",
     )
-    parser.add_argument("--keep", type=int, metavar="N", help="delete all but the newest N versions
-    afterwards") return parser
+    add("--keep", type=int, metavar="N", help="delete all but the newest N versions afterwards")
+    return parser
 
 
 if __name__ == "__main__":

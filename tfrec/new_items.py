@@ -1,4 +1,4 @@
-"""New items without training: encode what a run does not know from its content alone, with the same towers."""
+"""New items without training: encode what a run does not know from content alone, with its towers."""
 
 from __future__ import annotations
 

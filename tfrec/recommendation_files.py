@@ -1,0 +1,183 @@
+"""Files of recommendations: parts while they are made, and the finished parquet, CSV or Kaggle submission.
+
+Every file is written under a hidden name, flushed and renamed, so that what has its name is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+SCHEMA = pa.schema(
+    {"user_id": pa.string(), "item_ids": pa.list_(pa.string()), "scores": pa.list_(pa.float32())}
+)
+FORMATS = ("parquet", "csv", "submission")
+# A spreadsheet takes a cell that starts so for a formula; a quote before it makes it text.
+FORMULA = r"^([=+\-@\t\r])"
+
+
+class RecommendationFileError(ValueError):
+    """An output that cannot be written, or parts that belong to other recommendations."""
+
+
+def format_of(path: Path) -> str:
+    """The format that a file's name asks for.
+
+    Raises:
+        RecommendationFileError: it asks for none.
+    """
+    if path.suffix == ".csv":
+        return "submission" if path.name.startswith("submission") else "csv"
+    if path.suffix == ".parquet":
+        return "parquet"
+    raise RecommendationFileError(
+        f"--out {path} must end in .parquet or .csv, or say --format one of {FORMATS}"
+    )
+
+
+def recommendation_table(ids: pa.Array, rows: np.ndarray, scores: np.ndarray, item_ids: pa.Array) -> pa.Table:
+    """Recommendations of `U` customers as a table.
+
+    Args:
+        ids: `U` customer ids.
+        rows: int32 `[U, k]` item rows, -1 at the end of a row that has fewer.
+        scores: float32 `[U, k]`.
+        item_ids: the id of every row.
+    """
+    kept = rows >= 0
+    offsets = pa.array(np.concatenate([[0], np.cumsum(kept.sum(1))]).astype(np.int32))
+    items = pa.ListArray.from_arrays(offsets, item_ids.take(pa.array(rows[kept])))
+    return pa.table([ids, items, pa.ListArray.from_arrays(offsets, pa.array(scores[kept]))], schema=SCHEMA)
+
+
+class Parts:
+    """Finished parts of a long job in a folder beside its output; a killed job goes on from them.
+
+    Args:
+        out: the output that they will become.
+        job: what the parts are parts of. Other parts are not mixed with them.
+        resume: keep the parts that are there; start afresh where False.
+
+    Raises:
+        RecommendationFileError: the parts that are there belong to another job.
+    """
+
+    def __init__(self, out: Path, job: dict[str, Any], *, resume: bool):
+        self.folder = out.with_name(out.name + ".parts")
+        if self.folder.exists() and not resume:
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._take(job)
+
+    def _take(self, job: dict[str, Any]) -> None:
+        file = self.folder / "job.json"
+        text = json.dumps(job, indent=1, sort_keys=True) + "\n"
+        if not file.exists():
+            with written_whole(file) as stream:
+                stream.write(text.encode())
+        elif file.read_text(encoding="utf-8") != text:
+            before = json.loads(file.read_text(encoding="utf-8"))
+            differs = sorted(key for key in job.keys() | before.keys() if job.get(key) != before.get(key))
+            raise RecommendationFileError(
+                f"{self.folder} holds parts made with another {', '.join(differs)}; "
+                "run with the same options, or without --resume to start afresh"
+            )
+
+    def path(self, number: int) -> Path:
+        """Where a part is, or will be."""
+        return self.folder / f"part-{number:05d}.parquet"
+
+    def done(self, number: int) -> bool:
+        """Whether a part is finished."""
+        return self.path(number).exists()
+
+    def write(self, number: int, table: pa.Table) -> None:
+        """Write a part, whole or not at all."""
+        with written_whole(self.path(number)) as stream:
+            pq.write_table(table, stream)
+
+    def finish(self, count: int, out: Path, kind: str) -> None:
+        """Put all parts together as the output, and remove them."""
+        tables = (pq.read_table(self.path(number), schema=SCHEMA) for number in range(count))
+        with written_whole(out) as stream:
+            WRITERS[kind](tables, stream)
+        shutil.rmtree(self.folder)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[IO[bytes]]:
+    """A binary stream to a file that gets its name once all of it is on the disk."""
+    hidden = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(hidden, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(hidden, path)
+    finally:
+        hidden.unlink(missing_ok=True)
+
+
+def _write_parquet(tables: Iterator[pa.Table], stream: IO[bytes]) -> None:
+    with pq.ParquetWriter(stream, SCHEMA) as writer:
+        for table in tables:
+            writer.write_table(table)
+
+
+def _write_csv(tables: Iterator[pa.Table], stream: IO[bytes]) -> None:
+    """One line a recommendation: `user_id,rank,item_id,score`, ranks from 1, best first."""
+    stream.write(b"user_id,rank,item_id,score\n")
+    for table in tables:
+        items, scores = table["item_ids"].combine_chunks(), table["scores"].combine_chunks()
+        lengths = pc.list_value_length(items).to_numpy()
+        parent = np.repeat(np.arange(len(table)), lengths)
+        rank = np.arange(len(parent)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + 1
+        users = safe_cells(table["user_id"].combine_chunks()).take(pa.array(parent))
+        columns = [users, pa.array(rank, pa.int32()), safe_cells(items.flatten()), scores.flatten()]
+        _append_csv(stream, pa.table(columns, names=["user_id", "rank", "item_id", "score"]))
+
+
+def _write_submission(tables: Iterator[pa.Table], stream: IO[bytes]) -> None:
+    """Kaggle's format: `customer_id,prediction`, the items of a customer separated by spaces."""
+    stream.write(b"customer_id,prediction\n")
+    for table in tables:
+        items = table["item_ids"].combine_chunks()
+        if pc.any(pc.match_substring_regex(items.flatten(), r"\s")).as_py():
+            raise RecommendationFileError(
+                "an item id holds a space, which separates ids in a submission; write --format csv"
+            )
+        columns = [table["user_id"], pc.binary_join(items, " ")]
+        _append_csv(stream, pa.table(columns, names=["customer_id", "prediction"]))
+
+
+WRITERS: dict[str, Callable[[Iterator[pa.Table], IO[bytes]], None]] = {
+    "parquet": _write_parquet,
+    "csv": _write_csv,
+    "submission": _write_submission,
+}
+
+
+def safe_cells(values: pa.Array) -> pa.Array:
+    """Ids as a spreadsheet may open them: `=1+1` as `'=1+1`."""
+    return pc.replace_substring_regex(values, FORMULA, r"'\1")
+
+
+def _append_csv(stream: IO[bytes], table: pa.Table) -> None:
+    """Append rows without a header; cells are quoted only where the file holds any that need it."""
+    special = re.compile(r'[",\r\n]').pattern
+    texts = [column for column in table.columns if pa.types.is_string(column.type)]
+    plain = not any(pc.any(pc.match_substring_regex(text, special)).as_py() for text in texts)
+    options = pa_csv.WriteOptions(include_header=False, quoting_style="none" if plain else "needed")
+    pa_csv.write_csv(table, stream, options)

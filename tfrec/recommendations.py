@@ -1,0 +1,220 @@
+"""Recommendations for every customer of a prepared dataset, in parts: read, recommend and write side by
+side.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.prepared import open_prepared
+from tfrec.customers import CustomerReader, Customers
+from tfrec.publish import find_version, read_manifest
+from tfrec.recommendation_files import Parts, format_of, recommendation_table
+
+if TYPE_CHECKING:
+    from tfrec.loading import LoadedModel
+
+
+class RetrieveError(ValueError):
+    """An option that does not fit the model or the data."""
+
+
+@dataclass(frozen=True)
+class RetrieveOptions:
+    """What to recommend to whom.
+
+    Attributes:
+        model: folder of a model (its newest version is used) or of a version.
+        data: a prepared dataset.
+        out: the file to write.
+        k: recommendations a customer.
+        kind: `parquet`, `csv` or `submission`; by the name of `out` where None.
+        batch: customers a call of the model.
+        part: customers a part; what a stopped run loses at most.
+        resume: keep the parts of a stopped run.
+        exclude_seen: leave out what a customer has bought.
+        users: a file whose first column lists customers; all where None.
+        until: only purchases before this day count (UTC).
+    """
+
+    model: Path
+    data: Path
+    out: Path
+    k: int = 12
+    kind: str | None = None
+    batch: int = 1024
+    part: int = 32_768
+    resume: bool = False
+    exclude_seen: bool = False
+    users: Path | None = None
+    until: datetime | None = None
+
+
+def plan(options: RetrieveOptions) -> Job:
+    """Check the options and the data, load the model, and find which parts are there already.
+
+    Raises:
+        RetrieveError, PublishError, PreparedError, RecommendationFileError: an option, the model, the data or
+            the parts of a stopped run are not as they should be.
+    """
+    kind = options.kind or format_of(options.out)
+    version = find_version(options.model)
+    manifest = read_manifest(version)
+    if not 1 <= options.k <= manifest["max_k"]:
+        raise RetrieveError(
+            f"--k {options.k} must be 1 to {manifest['max_k']}, the most that {version} answers"
+        )
+    if options.batch < 1 or options.part < 1:
+        raise RetrieveError(f"--batch {options.batch} and --part {options.part} must be at least 1")
+    open_prepared(options.data)
+    parts = Parts(options.out, _identity(options, kind, version), resume=options.resume)
+
+    from tfrec.loading import load_model  # TensorFlow takes seconds: only once all else is in order
+
+    model = load_model(version)
+    reader = _reader(options, model)
+    rows = np.arange(reader.count) if options.users is None else reader.rows_of(_listed(options.users))
+    return Job(options, kind, model, reader, parts, rows)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A retrieval that is ready to run.
+
+    Attributes:
+        options: what to do.
+        kind: of the output.
+        model: the loaded version.
+        reader: of the customers.
+        parts: finished ones and where they stand.
+        rows: of the customers, int64 `[U]`, rising.
+    """
+
+    options: RetrieveOptions
+    kind: str
+    model: LoadedModel
+    reader: CustomerReader
+    parts: Parts
+    rows: np.ndarray
+
+    def run(self, progress: Callable[[int], object]) -> int:
+        """Make all parts that are missing and put them together; returns the number of customers.
+
+        Reading the next part, the model and writing the part before run side by side.
+        """
+        item_ids = pa.array([name.decode() for name in self.model.module.item_ids.numpy()], pa.string())
+        size = self.options.part
+        cuts = [self.rows[start : start + size] for start in range(0, len(self.rows), size)]
+        missing = [number for number in range(len(cuts)) if not self.parts.done(number)]
+        progress(len(self.rows) - sum(len(cuts[number]) for number in missing))
+
+        def write(number: int, customers: Customers, rows: np.ndarray, scores: np.ndarray) -> None:
+            self.parts.write(number, recommendation_table(customers.ids, rows, scores, item_ids))
+
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+            reads = {number: reader.submit(self.reader.read, cuts[number]) for number in missing[:1]}
+            writing: Future[None] | None = None
+            for number, following in zip(missing, [*missing[1:], None]):
+                customers = reads.pop(number).result()
+                if following is not None:
+                    reads[following] = reader.submit(self.reader.read, cuts[following])
+                answers = self._recommend(customers, progress)
+                if writing is not None:
+                    writing.result()  # at most one part waits in memory; its error is raised here
+                writing = writer.submit(write, number, customers, *answers)
+            if writing is not None:
+                writing.result()
+        self.parts.finish(len(cuts), self.options.out, self.kind)
+        self.model.close()
+        return len(self.rows)
+
+    def _recommend(
+        self, customers: Customers, progress: Callable[[int], object]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Item rows int32 `[U, k]` and scores float32 `[U, k]` of a part's customers."""
+        users = self._user_rows(customers)
+        rows = np.empty((len(customers), self.options.k), np.int32)
+        scores = np.empty(rows.shape, np.float32)
+        for start in range(0, len(customers), self.options.batch):
+            stop = min(start + self.options.batch, len(customers))
+            found = self.model(
+                "recommend_rows",
+                history=customers.history[start:stop],
+                days_ago=customers.days_ago[start:stop],
+                user=users[start:stop],
+                user_fields=customers.fields[start:stop],
+                exclude=customers.excluded(start, stop),
+                k=self.options.k,
+            )
+            rows[start:stop], scores[start:stop] = found["item_row"].numpy(), found["score"].numpy()
+            progress(stop - start)
+        return rows, scores
+
+    def _user_rows(self, customers: Customers) -> np.ndarray:
+        """The model's rows of customers int32 `[U]`, where it looks queries up by customer; else -1."""
+        if self.model.manifest["query_kind"] == "history":
+            return np.full(len(customers), -1, np.int32)
+        return self._known_users.get_indexer(customers.ids.to_pylist()).astype(np.int32)
+
+    @cached_property
+    def _known_users(self) -> pd.Index:
+        return pd.Index([name.decode() for name in self.model.module.user_ids.numpy()])
+
+
+def _reader(options: RetrieveOptions, model: LoadedModel) -> CustomerReader:
+    """A reader that speaks the model's rows."""
+    known = pd.Index([name.decode() for name in model.module.item_ids.numpy()])
+    items = pq.read_table(options.data / "items.parquet", columns=["item_id"])["item_id"].to_pylist()
+    item_rows = known.get_indexer(pd.Index(items)).astype(np.int32)
+    if len(items) and (item_rows < 0).all():
+        raise RetrieveError(
+            f"the model {model.path} knows none of the items of {options.data}; give its own data"
+        )
+    return CustomerReader(
+        options.data,
+        item_rows,
+        length=model.manifest["history_length"],
+        fields=model.manifest["user_fields"],
+        until=None if options.until is None else int(options.until.timestamp()),
+        with_seen=options.exclude_seen,
+    )
+
+
+def _identity(options: RetrieveOptions, kind: str, version: Path) -> dict[str, Any]:
+    """What decides the recommendations: parts with another identity must not be mixed."""
+    return {
+        "model": _digest(version / "manifest.json"),
+        "data": _digest(options.data / "manifest.json"),
+        "users": None if options.users is None else _digest(options.users),
+        "until": None if options.until is None else options.until.isoformat(),
+        "k": options.k,
+        "format": kind,
+        "batch": options.batch,
+        "part": options.part,
+        "exclude_seen": options.exclude_seen,
+    }
+
+
+def _digest(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _listed(file: Path) -> list[str]:
+    """The first column of a text or CSV file, without the header of a table of customers."""
+    with open(file, newline="", encoding="utf-8-sig") as stream:
+        ids = [row[0] for row in csv.reader(stream) if row and row[0]]
+    return ids[1:] if ids and ids[0] in ("user_id", "customer_id") else ids

@@ -1,0 +1,80 @@
+"""Recommend to every customer of a prepared dataset, with a published model.
+
+Customers are written in the dataset's order, those without purchases included: they get popular items. The
+name of --out says the format:
+
+  NAME.parquet         user_id, item_ids (list), scores (list), best first
+  NAME.csv             user_id,rank,item_id,score: one line a recommendation
+  submission*.csv      Kaggle's: customer_id,prediction, item ids separated by spaces
+
+Finished parts stand in OUT.parts until all are done. A run that was stopped goes on with --resume, and writes
+the same bytes as one that was not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tfrec.command import run_command
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Retrieve; 0 on success, 2 when an option, the model or the data is at fault, 1 on any other failure."""
+    options = _parser().parse_args(arguments)
+    try:
+        return run_command(lambda: _retrieve(options))
+    except OSError as error:  # a full disk
+        print(f"error: {error}; go on with --resume", file=sys.stderr)
+        return 1
+
+
+def _retrieve(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from tfrec.recommendations import RetrieveOptions, plan
+
+    job = plan(RetrieveOptions(**vars(options)))
+    with tqdm(total=len(job.rows), desc="recommending", unit="customer", unit_scale=True) as bar:
+        count = job.run(bar.update)
+    print(f"{options.out}: {options.k} recommendations for each of {count} customers")
+    return 0
+
+
+def _day(text: str) -> datetime:
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a day like 2020-09-16") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tfrec.retrieve",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="folder of a model (its newest version) or of a version")
+    add("--data", type=Path, required=True, metavar="PREPARED", help="a prepared dataset")
+    add("--out", type=Path, required=True, metavar="FILE", help="the file to write; replaced when it exists")
+    add("--k", type=int, default=12, help="recommendations a customer (default: %(default)s)")
+    add(
+        "--format",
+        dest="kind",
+        choices=["parquet", "csv", "submission"],
+        help="default: by the name of --out",
+    )
+    add("--users", type=Path, metavar="FILE", help="only the customers in this file's first column")
+    add("--until", type=_day, metavar="YYYY-MM-DD", help="only purchases before this day count")
+    add("--exclude-seen", action="store_true", help="leave out what a customer has bought")
+    add("--resume", action="store_true", help="go on where a stopped run with the same options was")
+    add("--batch", type=int, default=1024, help="customers a call of the model (default: %(default)s)")
+    add("--part", type=int, default=32_768, help="customers a part (default: %(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
