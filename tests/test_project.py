@@ -89,11 +89,19 @@ def test_the_locks_hold_every_direct_requirement():
 
 
 def imported(folder):
-    """Third-party distributions that the code of a folder imports, with one importing file each."""
+    """Third-party distributions that the code of a folder needs, with one importing file each."""
     found = {}
     providers = packages_distributions()
     for path in sorted((ROOT / folder).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        optional = {
+            inner
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Try) and any("ImportError" in ast.unparse(h.type or h) for h in node.handlers)
+            for line in node.body
+            for inner in ast.walk(line)
+        }
+        for node in set(ast.walk(tree)) - optional:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
             for top in {name.split(".")[0] for name in names} - OWN - set(sys.stdlib_module_names):
