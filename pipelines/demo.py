@@ -32,7 +32,7 @@ HELP = "a generated small shop in H&M's raw format, prepared through `hm`"
 SIZES = {  # items, customers
     "tiny": (60, 80),
     "small": (400, 1_000),
-    "demo": (1_800, 4_000),
+    "demo": (2_000, 3_500),
     "large": (100_000, 150_000),
 }
 MOST_ITEMS = 500_000

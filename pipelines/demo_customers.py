@@ -14,8 +14,8 @@ from pipelines.demo_catalog import FACTORS, LEVELS, WEEKS
 # How many groups of a factor's levels a customer likes, and how much (log odds against the others).
 LIKED = {
     "segment": (1, 3.0),
-    "type": (1, 2.0),
-    "colour": (1, 2.0),
+    "type": (1, 1.6),
+    "colour": (1, 1.6),
     "pattern": (1, 0.5),
     "design": (1, 2.6),
     "material": (1, 2.6),

@@ -17,7 +17,11 @@ import numpy as np
 from pipelines.demo_catalog import LEVELS, MATERIALS, TYPES, Catalog
 from pipelines.demo_customers import Customers
 from pipelines.demo_shelves import (
+    FADED,
+    FADING_WEEKS,
     FIRST_DAY,
+    NOVELTY,
+    NOVELTY_WEEKS,
     SEASON_STRENGTH,
     THEME_BONUS,
     article_weights,
@@ -68,6 +72,33 @@ def best_reachable(prepared: Prepared) -> OracleScores | None:
     if ORACLE_FILE not in prepared.manifest["files"]:
         return None
     return _Oracle(prepared)
+
+
+def best_lists(
+    prepared: Prepared, users: np.ndarray, *, time: int | np.ndarray, k: int, batch: int = 256
+) -> np.ndarray | None:
+    """Return each user's `k` likeliest items by `best_reachable`, the likeliest first.
+
+    Args:
+        prepared: a prepared dataset.
+        users: `[U]` user indices.
+        time: a moment, or `[U]` moments, in seconds since 1970.
+        k: length of the lists.
+        batch: users scored at once; bounds memory.
+
+    Returns:
+        `[U, k] int32` item indices, or None when the dataset is not of the demo shop.
+    """
+    scores_of = best_reachable(prepared)
+    if scores_of is None:
+        return None
+    lists = np.empty((len(users), k), dtype=np.int32)
+    moments = np.broadcast_to(np.asarray(time, dtype=np.int64), len(users))
+    for start in range(0, len(users), batch):
+        part = slice(start, start + batch)
+        scores = scores_of(users[part], time=moments[part])
+        lists[part] = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return lists
 
 
 class _Oracle:
@@ -131,5 +162,6 @@ def _fingerprint() -> str:
         [(t.name, t.best_day) for t in TYPES],
         [(m.name, m.best_day) for m in MATERIALS],
     ]
-    constants = [str(FIRST_DAY), RECENT, THEME_BONUS, SEASON_STRENGTH, LEVELS, season]
+    life = [NOVELTY, NOVELTY_WEEKS, FADED, FADING_WEEKS]
+    constants = [str(FIRST_DAY), RECENT, THEME_BONUS, SEASON_STRENGTH, life, LEVELS, season]
     return json.dumps(constants)

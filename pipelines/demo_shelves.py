@@ -11,7 +11,9 @@ from pipelines.demo_customers import taste_columns, theme_shares
 
 FIRST_DAY = np.datetime64("2019-12-18")  # so that the last week is H&M's: 2020-09-16 .. 2020-09-22
 THEME_BONUS = 1.8  # how much likelier articles of the visit's colour are
-SEASON_STRENGTH = 0.2
+SEASON_STRENGTH = 0.2  # log odds between a type's or material's best day and an average one
+NOVELTY, NOVELTY_WEEKS = 0.5, 2.0  # new articles sell half as much again, for some weeks
+FADED, FADING_WEEKS = 0.6, 26.0  # old ones fall to this share in the end
 _COLOUR = FACTORS.index("colour")
 _FRONT = 4  # the first four factors make the front cells, design and material the back cells
 _BACK_LEVELS = LEVELS[4] * LEVELS[5]
@@ -25,17 +27,20 @@ def week_of(times: np.ndarray) -> np.ndarray:
 def article_weights(levels: np.ndarray, popularity: np.ndarray, release: np.ndarray, week: int) -> np.ndarray:
     """Return how much each article sells in a week, all customers' tastes aside, `[N]`.
 
-    New articles sell up to twice as much, old ones fade to a third, and types and materials have seasons.
-    An article that is not released yet has weight 0.
+    New articles sell more, old ones less, and types and materials have seasons. An article that is not
+    released yet has weight 0.
     """
     age = (week - release).astype(np.float64)
-    life = (1.0 + np.exp(-np.maximum(age, 0) / 2.0)) * (0.35 + 0.65 * np.exp(-np.maximum(age, 0) / 26.0))
+    on_sale = age >= 0
+    age = np.maximum(age, 0.0)
+    fresh = 1.0 + NOVELTY * np.exp(-age / NOVELTY_WEEKS)
+    faded = FADED + (1.0 - FADED) * np.exp(-age / FADING_WEEKS)
     best_day = np.array([t.best_day for t in TYPES])[levels[:, 1]]
     best_day_of_material = np.array([m.best_day for m in MATERIALS])[levels[:, 5]]
     today = FIRST_DAY + 7 * week + 3
     day = (today - today.astype("datetime64[Y]").astype("datetime64[D]")).astype(int)
     season = sum(np.cos(2 * np.pi * (day - best) / 365.0) for best in (best_day, best_day_of_material))
-    return popularity * life * np.exp(SEASON_STRENGTH * season) * (age >= 0)
+    return popularity * fresh * faded * np.exp(SEASON_STRENGTH * season) * on_sale
 
 
 def choice_probabilities(tastes: np.ndarray, levels: np.ndarray, weights: np.ndarray) -> np.ndarray:
