@@ -2,6 +2,9 @@
 NumPy.
 """
 
+import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
+
+# isort: split
 import numpy as np
 import tensorflow as tf
 

@@ -153,19 +153,15 @@ def verify_version(path: Path) -> dict[str, Any]:
     """
     manifest = read_manifest(path)
     for name, entry in manifest["files"].items():
-        file = path / name
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise PublishError(f"{path / MANIFEST} lists {name!r}, which is outside its folder")
-        if not file.is_file():
+        try:
+            _check_file(path / name, entry)
+        except OSError as error:
             raise PublishError(
-                f"{file} is missing although the manifest lists it; copy the whole version folder"
-            )
-        if file.stat().st_size != entry["bytes"]:
-            raise PublishError(
-                f"{file} has {file.stat().st_size} bytes, the manifest says {entry['bytes']}; copy it again"
-            )
-        if _sha256(file) != entry["sha256"]:
-            raise PublishError(f"{file} does not have the SHA-256 that the manifest lists; copy it again")
+                f"{path / name} cannot be read although the manifest lists it ({error.strerror}); "
+                "copy the whole version folder"
+            ) from error
     return manifest
 
 
@@ -231,6 +227,14 @@ def _write_manifest(path: Path, info: dict[str, Any]) -> None:
         },
     }
     (path / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _check_file(file: Path, entry: dict[str, Any]) -> None:
+    size = file.stat().st_size
+    if size != entry["bytes"]:
+        raise PublishError(f"{file} has {size} bytes, the manifest says {entry['bytes']}; copy it again")
+    if _sha256(file) != entry["sha256"]:
+        raise PublishError(f"{file} does not have the SHA-256 that the manifest lists; copy it again")
 
 
 def _sha256(file: Path) -> str:
