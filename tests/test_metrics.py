@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfrec.bootstrap import bootstrap_means, jackknife_distinct
+from tfrec.bootstrap import _draw, bootstrap_means, jackknife_distinct
 from tfrec.csr import Csr
 from tfrec.metrics import coverage, diversity, per_user, recall_of, summarize, write_metrics
 
@@ -168,6 +168,15 @@ def test_bootstrap_interval_agrees_with_the_normal_one_and_with_itself():
     assert result["value"] - result["low"] == pytest.approx(error, rel=0.15)
     assert bootstrap_means({"hit": hits}, resamples=2000, seed=5)["hit"] == result
     assert bootstrap_means({"hit": hits}, resamples=2000, seed=6)["hit"] != result
+
+
+def test_both_ways_to_draw_have_the_mean_and_the_spread_of_a_multinomial():
+    for counts in (np.array([600, 300, 100]), np.array([3, 2, 1])):  # many users a row; few
+        users, rng = counts.sum(), np.random.default_rng(0)
+        drawn = _draw(counts, 4000, rng)
+        assert (drawn.sum(axis=1) == users).all()
+        np.testing.assert_allclose(drawn.mean(axis=0), counts, rtol=0.05)
+        np.testing.assert_allclose(drawn.var(axis=0), counts * (1 - counts / users), rtol=0.1)
 
 
 def test_bootstrap_draws_all_metrics_of_a_user_together():

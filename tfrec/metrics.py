@@ -107,17 +107,17 @@ def diversity(ranked: np.ndarray, vectors: np.ndarray, ks: Sequence[int] = KS) -
         `diversity@k` -> float64 `[U]`; NaN for a list with fewer than two items.
     """
     vectors = np.asarray(vectors, np.float32)
+    # One more row of zeros for -1, "no item": its cosine with everything is 0, as that of a zero vector.
+    vectors = np.concatenate([vectors, np.zeros((1, vectors.shape[1]), np.float32)])
     norm = np.linalg.norm(vectors, axis=1, keepdims=True)
-    # One more row of zeros for -1: the cosine with "no item" is 0 and its length counts nothing.
-    unit = np.concatenate(
-        [vectors / np.where(norm > 0, norm, 1), np.zeros((1, vectors.shape[1]), np.float32)]
-    )
+    unit = vectors / np.where(norm > 0, norm, 1)
+    square = norm[:, 0] > 0  # squared length of the unit vectors: 1 or 0
     values = {f"diversity@{k}": np.full(len(ranked), np.nan) for k in ks}
     step = max(1, CHUNK_CELLS // (max(ks) * vectors.shape[1]))
     for start in range(0, len(ranked), step):
         rows = slice(start, start + step)
         listed = unit[ranked[rows, : max(ks)]]  # [u, K, D]
-        squares = np.cumsum(np.square(listed).sum(axis=2, dtype=np.float64), axis=1)
+        squares = np.cumsum(square[ranked[rows, : max(ks)]], axis=1)
         present = np.cumsum(ranked[rows, : max(ks)] >= 0, axis=1)
         total, done = np.zeros((len(listed), vectors.shape[1])), 0
         for k in sorted(ks):
@@ -160,11 +160,12 @@ def summarize(
     Returns:
         Name -> `{"value", "low", "high"}`.
     """
-    values = per_user(ranked, targets, ks)
-    if vectors is not None:
-        values |= diversity(ranked, vectors, ks)
-    result = bootstrap_means(values, resamples=resamples, seed=seed)
-    return result | {f"coverage@{k}": coverage(ranked, n_items, k) for k in ks}
+    options = {"resamples": resamples, "seed": seed}
+    result = bootstrap_means(per_user(ranked, targets, ks), **options)
+    result |= {f"coverage@{k}": coverage(ranked, n_items, k) for k in ks}
+    if vectors is not None:  # apart: hardly two users share their diversity, which would slow the others down
+        result |= bootstrap_means(diversity(ranked, vectors, ks), **options)
+    return result
 
 
 def summarize_protocol(

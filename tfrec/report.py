@@ -239,16 +239,15 @@ def _bars(lead: str, columns: dict[str, Any], oracle: dict[str, float]) -> list[
 
 
 def _reachable(metrics: dict[str, Any], oracle: dict[str, float]) -> list[dict[str, str]]:
-    return [
-        {
-            "name": readable(name),
-            "best": charts.score(best),
-            "model": charts.score(_value(metrics[name])),
-            "share": f"{100 * _value(metrics[name]) / best:.0f} %",
-        }
-        for name, best in oracle.items()
-        if best > 0
-    ]
+    """How near the model comes to the best reachable value of the metrics that count hits."""
+    rows = []
+    for name in MAIN_METRICS:
+        best = oracle.get(name, 0.0)
+        if best > 0 and _kind(name) not in ("coverage", "diversity"):
+            value = _value(metrics[name])
+            shown = {"name": readable(name), "best": charts.score(best), "model": charts.score(value)}
+            rows.append(shown | {"share": f"{100 * value / best:.0f} %"})
+    return rows
 
 
 def _table_row(name: str, columns: dict[str, Any]) -> dict[str, Any]:
