@@ -220,14 +220,15 @@ def _store_images(
 
     Photos are looked up by their file names, so an id is never used as a path.
     """
+    articles = item_ids.tolist()
     if folder is None:
-        return [[] for _ in item_ids]
+        return [[] for _ in articles]
     by_id: dict[str, Path] = {}
     for path in find_photos(folder):
         by_id.setdefault(path.stem.zfill(10), path)
-    paths = {key: by_id[key] for key in item_ids if key in by_id}
+    paths = {article: by_id[article] for article in articles if article in by_id}
     stored = store_photos(paths, writer=writer, size=args.image_size, threads=args.threads)
-    return [[key] if key in stored else [] for key in item_ids]
+    return [[article] if article in stored else [] for article in articles]
 
 
 def _summary(data: Prepared) -> str:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.prepared_writer import PreparedWriter
-from pipelines.raw_csv import RawCsv
+from pipelines.raw_csv import RawCsv, as_mask
 from pipelines.schema import ATTRIBUTE_PREFIX
 
 TEXT_COLUMNS = (
@@ -39,14 +39,23 @@ ATTRIBUTE_COLUMNS = (
 )
 ARTICLE_COLUMNS = ("article_id", "product_code", *dict.fromkeys([*TEXT_COLUMNS, *ATTRIBUTE_COLUMNS]))
 CUSTOMER_COLUMNS = ("customer_id", "FN", "Active", "club_member_status", "fashion_news_frequency", "age")
+ARTICLE_DIGITS = 10
 ARTICLE_ID = "^[0-9]{1,10}$"
 ARTICLE_ID_REASON = "article_id is not a number of at most 10 digits"
+LONGEST_CUSTOMER_ID = 200  # characters; H&M's have 64
+CUSTOMER_ID_REASON = f"customer_id is empty or longer than {LONGEST_CUSTOMER_ID} characters"
 OLDEST = 130  # years
 
 
-def padded_article_ids(ids: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+def padded_article_ids(ids: pa.Array) -> pa.Array:
     """Write article ids with H&M's 10 digits (`108775015` -> `0108775015`), which spreadsheets strip."""
-    return pc.utf8_lpad(ids, 10, "0")
+    return pc.utf8_lpad(ids, ARTICLE_DIGITS, "0")
+
+
+def proper_customer_ids(ids: pa.Array) -> np.ndarray:
+    """Return which ids can be a customer's, `[n]` bool."""
+    lengths = pc.binary_length(ids)
+    return as_mask(pc.and_(pc.greater(lengths, 0), pc.less_equal(lengths, LONGEST_CUSTOMER_ID)))
 
 
 def read_articles(path: Path, *, writer: PreparedWriter, max_rejected: float) -> pd.DataFrame:
@@ -58,7 +67,7 @@ def read_articles(path: Path, *, writer: PreparedWriter, max_rejected: float) ->
     raw = RawCsv(path, ARTICLE_COLUMNS, writer=writer, quoted_newlines=True)
     table = raw.read()
     ids = pc.utf8_trim_whitespace(table["article_id"])
-    proper = pc.match_substring_regex(ids, ARTICLE_ID).to_numpy()
+    proper = as_mask(pc.match_substring_regex(ids, ARTICLE_ID))
     ids = padded_article_ids(ids)
     repeated = proper & pd.Series(ids.to_pandas().where(proper)).duplicated().to_numpy()
     raw.reject(~proper, "article_id", table["article_id"], ARTICLE_ID_REASON)
@@ -75,8 +84,7 @@ def read_articles(path: Path, *, writer: PreparedWriter, max_rejected: float) ->
         }
     )
     for name in ATTRIBUTE_COLUMNS:
-        values = columns[name].to_pylist()
-        frame[ATTRIBUTE_PREFIX + name] = [[value] if value else [] for value in values]
+        frame[ATTRIBUTE_PREFIX + name] = _one_or_none(columns[name])
     return frame
 
 
@@ -88,13 +96,13 @@ def read_customers(path: Path, *, writer: PreparedWriter, max_rejected: float) -
     """
     raw = RawCsv(path, CUSTOMER_COLUMNS, writer=writer)
     table = raw.read()
-    ids = pc.utf8_trim_whitespace(table["customer_id"]).to_pandas()
-    empty = (ids == "").to_numpy()
-    repeated = ids.duplicated().to_numpy() & ~empty
-    raw.reject(empty, "customer_id", table["customer_id"], "customer_id is empty")
+    ids = table["customer_id"].to_pandas()
+    proper = proper_customer_ids(table["customer_id"])
+    repeated = ids.duplicated().to_numpy() & proper
+    raw.reject(~proper, "customer_id", table["customer_id"], CUSTOMER_ID_REASON)
     raw.reject(repeated, "customer_id", table["customer_id"], "duplicate customer_id")
     raw.settle(max_rejected)
-    keep = ~(empty | repeated)
+    keep = proper & ~repeated
     fields = {
         "age": _age_groups(table["age"].to_pandas(), writer),
         "club_member_status": _text_or_null(table["club_member_status"]),
@@ -108,14 +116,22 @@ def read_customers(path: Path, *, writer: PreparedWriter, max_rejected: float) -
     return frame[keep].reset_index(drop=True)
 
 
-def _joined_text(columns: list[pa.ChunkedArray]) -> pd.Series:
+def _joined_text(columns: list[pa.Array]) -> pd.Series:
     """Join an article's texts with full stops, leaving out empty ones."""
     absent = pa.scalar(None, pa.string())
     parts = [pc.if_else(pc.equal(column, ""), absent, column) for column in columns]
     return pc.binary_join_element_wise(*parts, ". ", null_handling="skip").to_pandas()
 
 
-def _text_or_null(column: pa.ChunkedArray) -> pd.Series:
+def _one_or_none(column: pa.Array) -> pd.Series:
+    """Wrap each value in a list, `[]` where it is empty."""
+    present = as_mask(pc.greater(pc.binary_length(column), 0))
+    ends = np.append(0, np.cumsum(present)).astype(np.int32)
+    lists = pa.ListArray.from_arrays(pa.array(ends), column.filter(pa.array(present)))
+    return pd.Series(lists, dtype=pd.ArrowDtype(lists.type))
+
+
+def _text_or_null(column: pa.Array) -> pd.Series:
     text = pc.utf8_trim_whitespace(column).to_pandas()
     return text.where(text != "")
 

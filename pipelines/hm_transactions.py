@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +14,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.hm_tables import ARTICLE_ID, ARTICLE_ID_REASON, padded_article_ids
+from pipelines.hm_tables import ARTICLE_DIGITS, ARTICLE_ID_REASON, CUSTOMER_ID_REASON, proper_customer_ids
+from pipelines.id_index import GrowingIdIndex
 from pipelines.prepared_writer import PreparedWriter
-from pipelines.raw_csv import RawCsv
+from pipelines.raw_csv import RawCsv, as_mask
 
 COLUMNS = ("t_dat", "customer_id", "article_id", "price", "sales_channel_id")
-DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2})?)?$"
+DATE = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2})?)?")
+CHANNEL = re.compile("[0-9]{1,2}")
 EVENTS_AT_ONCE = 1 << 20  # events of whole users in one output frame, about
 
 
@@ -65,9 +70,9 @@ def read_transactions(
         The transactions, and the ids of unknown customers, which continue the numbering of `user_ids`.
     """
     raw = RawCsv(path, COLUMNS, writer=writer)
-    articles = pa.array(item_ids, type=pa.string())
-    customers = _GrowingIndex(pa.array(user_ids, type=pa.string()))
-    blocks = [_convert(raw, table, articles, customers) for table in raw]
+    articles = pd.Index(item_ids.astype(np.int64))
+    customers = GrowingIdIndex(pa.array(user_ids, type=pa.string()))
+    blocks = [_convert(raw, block, articles, customers) for block in raw]
     raw.settle(max_rejected)
     columns = {}
     for name in Transactions.__dataclass_fields__:
@@ -76,33 +81,30 @@ def read_transactions(
 
 
 def _convert(
-    raw: RawCsv, table: pa.Table, articles: pa.Array, customers: _GrowingIndex
+    raw: RawCsv, block: pa.RecordBatch, articles: pd.Index, customers: GrowingIdIndex
 ) -> dict[str, np.ndarray]:
     """Turn one block of strings into compact columns, without its rejected rows."""
-    ids = padded_article_ids(table["article_id"])
-    item = _row_numbers(ids, articles)
-    proper_id = np.ones(len(table), bool)
-    if (item < 0).any():
-        proper_id = pc.match_substring_regex(table["article_id"], ARTICLE_ID).to_numpy()
-    time, proper_time = _by_distinct_value(table["t_dat"], _seconds, np.int64)
-    channel, proper_channel = _by_distinct_value(table["sales_channel_id"], _small_integers, np.int8)
-    price, proper_price = _prices(table["price"])
-    has_customer = pc.not_equal(table["customer_id"], "").to_numpy()
-    kept = np.ones(len(table), bool)
+    item, proper_id = _article_rows(block["article_id"], articles)
+    time, proper_time = _by_distinct_value(block["t_dat"], _seconds, np.int64)
+    channel, proper_channel = _by_distinct_value(block["sales_channel_id"], _channel, np.int8)
+    price, proper_price = _prices(block["price"])
+    proper_customer = proper_customer_ids(block["customer_id"])
+    kept = np.ones(len(block), bool)
     for field, proper, reason in (
         ("t_dat", proper_time, "t_dat is not a date (YYYY-MM-DD)"),
-        ("customer_id", has_customer, "customer_id is empty"),
+        ("customer_id", proper_customer, CUSTOMER_ID_REASON),
         ("article_id", proper_id, ARTICLE_ID_REASON),
         ("article_id", item >= 0, "article_id is not in the articles file"),
         ("price", proper_price, "price is not a number"),
         ("sales_channel_id", proper_channel, "sales_channel_id is not a small whole number"),
     ):
-        raw.reject(kept & ~proper, field, table[field], reason)
+        raw.reject(kept & ~proper, field, block[field], reason)
         kept &= proper
     at = np.flatnonzero(kept)
+    buyers = block["customer_id"] if kept.all() else block["customer_id"].take(pa.array(at))
     return {
-        "user": customers.rows(table["customer_id"].take(pa.array(at))),
-        "item": item[at],
+        "user": customers.rows(buyers),
+        "item": item[at].astype(np.int32),
         "time": time[at],
         "price": price[at],
         "channel": channel[at],
@@ -110,52 +112,42 @@ def _convert(
     }
 
 
-class _GrowingIndex:
-    """Row numbers of known ids; unknown ones are appended as they are met.
-
-    Attributes:
-        added: the ids appended so far.
-    """
-
-    def __init__(self, known: pa.Array):
-        self._known = known
-        self.added: list[str] = []
-
-    def rows(self, ids: pa.ChunkedArray) -> np.ndarray:
-        """Return the row of each id, `[n]` int32."""
-        rows = _row_numbers(ids, self._known)
-        if (rows < 0).any():
-            unknown = ids.filter(pa.array(rows < 0)).unique().to_pylist()
-            self.added += unknown
-            self._known = pa.concat_arrays([self._known, pa.array(unknown, pa.string())])
-            rows = _row_numbers(ids, self._known)
-        return rows
-
-
-def _row_numbers(ids: pa.ChunkedArray, known: pa.Array) -> np.ndarray:
-    return pc.index_in(ids, known).fill_null(-1).to_numpy()
+def _article_rows(ids: pa.Array, articles: pd.Index) -> tuple[np.ndarray, np.ndarray]:
+    """Return articles' row numbers, `[n]` (-1: unknown), and which ids are proper; zeros may lead."""
+    is_short = pc.less_equal(pc.binary_length(ids), ARTICLE_DIGITS)
+    proper = pc.and_(is_short, pc.ascii_is_decimal(ids))
+    if not pc.all(proper).as_py():
+        ids = pc.if_else(proper, ids, "-1")
+    return articles.get_indexer(ids.cast(pa.int64()).to_numpy()), as_mask(proper)
 
 
 def _by_distinct_value(
-    column: pa.ChunkedArray, convert: Callable[[pd.Series], pd.Series], kind: type
+    column: pa.Array, convert: Callable[[str], int | None], kind: type
 ) -> tuple[np.ndarray, np.ndarray]:
     """Convert each distinct string of a column once; returns `[n]` values and whether they are proper."""
-    encoded = column.combine_chunks().dictionary_encode()
-    values = convert(encoded.dictionary.to_pandas())
+    encoded = column.dictionary_encode()
+    values = [convert(text) for text in encoded.dictionary.to_pylist()]
     codes = encoded.indices.to_numpy()
-    return values.fillna(0).to_numpy().astype(kind)[codes], values.notna().to_numpy()[codes]
+    proper = np.array([value is not None for value in values], bool)
+    return np.array([value or 0 for value in values], kind)[codes], proper[codes]
 
 
-def _seconds(text: pd.Series) -> pd.Series:
-    dates = pd.to_datetime(text.where(text.str.fullmatch(DATE[1:-1])), format="ISO8601", errors="coerce")
-    return (dates - pd.Timestamp(0)) // pd.Timedelta(seconds=1)
+@lru_cache(maxsize=1 << 16)
+def _seconds(text: str) -> int | None:
+    """Read a date, or a date and time, as seconds since 1970, UTC."""
+    if not DATE.fullmatch(text):
+        return None
+    try:
+        return int(datetime.datetime.fromisoformat(text).replace(tzinfo=datetime.UTC).timestamp())
+    except ValueError:  # the 45th of a month
+        return None
 
 
-def _small_integers(text: pd.Series) -> pd.Series:
-    return pd.to_numeric(text.where(text.str.fullmatch("[0-9]{1,2}")), errors="coerce")
+def _channel(text: str) -> int | None:
+    return int(text) if CHANNEL.fullmatch(text) else None
 
 
-def _prices(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+def _prices(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Parse prices; an empty one is NaN (missing), which is proper."""
     try:
         price = column.cast(pa.float32()).to_numpy()

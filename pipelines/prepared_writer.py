@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines import schema
+from pipelines.events_file import EventsFile
 from pipelines.image_store import ImageWriter
 from pipelines.publish import HiddenFolder
 from pipelines.schema import PreparedError
@@ -98,25 +99,15 @@ class PreparedWriter:
             frames: one frame, or an iterator of frames, so that the table never has to be whole in memory.
         """
         self._refuse_twice("events")
-        writer, previous = None, None
-        splits = np.zeros(len(schema.SPLIT_NAMES), np.int64)
-        try:
+        no_events = pd.DataFrame({name: pd.Series([], dtype="int64") for name in schema.EVENT_COLUMNS})
+        with EventsFile(self._folder.path / "events.parquet") as file:
             for frame in [frames] if isinstance(frames, pd.DataFrame) else frames:
-                table = schema.events_table(frame, previous)
-                if writer is None:
-                    writer = pq.ParquetWriter(self._folder.path / "events.parquet", table.schema)
-                writer.write_table(table)
-                if len(table):
-                    previous = (table["user"][-1].as_py(), table["time"][-1].as_py())
-                    splits += np.bincount(table["split"].to_numpy(), minlength=len(splits))
-                    self._last_ids["items"] = max(self._last_ids["items"], pc.max(table["item"]).as_py())
-                    self._last_ids["users"] = previous[0]
-        finally:
-            if writer is not None:
-                writer.close()
-        if writer is not None:  # an empty iterator leaves the table to `_fill_absent_tables`
-            self._counts["events"] = int(splits.sum())
-            self._counts["events_by_split"] = dict(zip(schema.SPLIT_NAMES, splits.tolist()))
+                file.add(frame)
+            if not file.by_split.any():
+                file.add(no_events)
+        self._counts["events"] = int(file.by_split.sum())
+        self._counts["events_by_split"] = dict(zip(schema.SPLIT_NAMES, file.by_split.tolist()))
+        self._last_ids = {"users": file.last_user, "items": file.last_item}
 
     def extra(self, name: str, source: str | Path) -> None:
         """Keep a copy of a further file beside the tables; the manifest lists it like any other.
@@ -238,7 +229,7 @@ class PreparedWriter:
         if "users" not in self._counts:
             self.users(pd.DataFrame({"user_id": pd.Series([], dtype=str)}))
         if "events" not in self._counts:
-            self.events(pd.DataFrame({name: pd.Series([], dtype="int64") for name in schema.EVENT_COLUMNS}))
+            self.events([])
 
     def _check_references(self) -> None:
         for name, last in self._last_ids.items():

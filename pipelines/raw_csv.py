@@ -40,7 +40,7 @@ class CsvLayout:
 
 
 class RawCsv:
-    """One raw CSV file. Iterating yields Arrow tables of string columns, in the file's order.
+    """One raw CSV file. Iterating yields blocks of string columns, in the file's order.
 
     Args:
         path: the file, in UTF-8.
@@ -77,7 +77,7 @@ class RawCsv:
         self._reported = 0  # of the malformed rows
         self._check_header()
 
-    def __iter__(self) -> Iterator[pa.Table]:
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
         size = self.path.stat().st_size
         with Progress(self.path.name, size, unit="B") as progress:
             try:
@@ -85,7 +85,7 @@ class RawCsv:
                     self._block_start = self._yielded
                     self._yielded += len(batch)
                     self._report_malformed()
-                    yield pa.Table.from_batches([batch])
+                    yield batch
                     progress.update(min(BLOCK_BYTES, size))
                     size -= min(BLOCK_BYTES, size)
             except pa.ArrowInvalid as error:
@@ -93,12 +93,12 @@ class RawCsv:
                 raise PreparedError(f"{where}: {error}; mend or remove the row at fault") from error
         self._report_malformed()
 
-    def read(self) -> pa.Table:
-        """Return the whole file as one table; `reject` then counts from its first row."""
-        tables = list(self)
+    def read(self) -> pa.RecordBatch:
+        """Return the whole file as one block."""
+        blocks = list(self)
         self._block_start = 0
-        empty = pa.table({name: pa.array([], pa.string()) for name in self.columns})
-        return pa.concat_tables(tables).combine_chunks() if tables else empty
+        schema = pa.schema({name: pa.string() for name in self.columns})
+        return pa.concat_batches(blocks) if blocks else pa.RecordBatch.from_pylist([], schema)
 
     def reject(self, mask: np.ndarray, field: str, values: pa.Array, reason: str) -> None:
         """Reject rows of the block at hand.
@@ -191,3 +191,8 @@ class RawCsv:
                     f"{self.path}: column {column!r} is missing (found {', '.join(header)}); "
                     "restore it from the original file, or add it with empty values where they are unknown"
                 )
+
+
+def as_mask(booleans: pa.BooleanArray) -> np.ndarray:
+    """Return Arrow's packed booleans as a NumPy mask."""
+    return booleans.to_numpy(zero_copy_only=False)

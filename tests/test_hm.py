@@ -1,4 +1,4 @@
-"""`python -m pipelines hm` on good and bad raw files: what is kept, what is set aside, and that it adds up."""
+"""`python -m pipelines hm` on good and bad files: what is kept, what is set aside, and that it adds up."""
 
 import json
 import subprocess
@@ -171,7 +171,7 @@ BAD = {
     "2020-13-45,{c},{a},0.1,2": ("t_dat", "2020-13-45", "t_dat is not a date (YYYY-MM-DD)"),
     "yesterday,{c},{a},0.1,2": ("t_dat", "yesterday", "t_dat is not a date (YYYY-MM-DD)"),
     ",{c},{a},0.1,2": ("t_dat", "", "t_dat is not a date (YYYY-MM-DD)"),
-    "2020-09-01,,{a},0.1,2": ("customer_id", "", "customer_id is empty"),
+    "2020-09-01,,{a},0.1,2": ("customer_id", "", "customer_id is empty or longer than 200 characters"),
     "2020-09-01,{c},../../x,0.1,2": (
         "article_id",
         "../../x",
@@ -239,7 +239,7 @@ def test_duplicate_and_hostile_articles_and_customers_are_set_aside(tmp_path):
     assert account(data, "customers.csv") == {"rows": 6, "kept": 4, "rejected": 2}
     assert data.manifest["rejected"] == {
         "article_id is not a number of at most 10 digits": 1,
-        "customer_id is empty": 1,
+        "customer_id is empty or longer than 200 characters": 1,
         "duplicate article_id": 1,
         "duplicate customer_id": 1,
     }

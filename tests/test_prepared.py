@@ -284,3 +284,17 @@ def test_an_index_that_points_past_the_photos_is_refused(tmp_path):
 def test_absent_folders_are_named(tmp_path):
     with pytest.raises(PreparedError, match="nowhere is not a folder; prepare the data first"):
         open_prepared(tmp_path / "nowhere")
+
+
+def test_further_files_are_listed_and_verified_and_cannot_shadow_the_tables(tmp_path):
+    (tmp_path / "notes.npz").write_bytes(b"12345")
+    with PreparedWriter(tmp_path / "out", dataset="test") as writer:
+        writer.items(ITEMS[["item_id"]])
+        writer.extra("notes.npz", tmp_path / "notes.npz")
+        for name in ("items.parquet", "../notes.npz", "notes.npz"):
+            with pytest.raises(PreparedError, match="not a plain, unused file name"):
+                writer.extra(name, tmp_path / "notes.npz")
+    assert open_prepared(tmp_path / "out", verify=True).manifest["files"]["notes.npz"]["bytes"] == 5
+    flip_a_byte(tmp_path / "out" / "notes.npz")
+    with pytest.raises(PreparedError, match="SHA-256"):
+        open_prepared(tmp_path / "out", verify=True)

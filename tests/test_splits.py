@@ -4,7 +4,7 @@ import datetime
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.schema import TEST, TRAIN, VAL, PreparedError
@@ -36,12 +36,14 @@ def marks_by_hand(items, min_items):
     return marks
 
 
+@settings(max_examples=50, deadline=None)
 @given(histories, st.integers(3, 5))
 def test_leave_last_out_equals_the_rule_in_loops(histories, min_items):
     expected = [mark for items in histories for mark in marks_by_hand(items, min_items)]
     assert leave_last_out(*columns(histories), min_items=min_items).tolist() == expected
 
 
+@settings(max_examples=50, deadline=None)
 @given(histories)
 def test_leave_last_out_lets_training_see_nothing_held_out_or_later(histories):
     user, item = columns(histories)
@@ -73,6 +75,7 @@ def seconds(day):
     return int(datetime.datetime.fromisoformat(day + "T00:00:00+00:00").timestamp())
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 40 * DAY), min_size=1, max_size=50), st.integers(1, 9), st.integers(0, 9))
 def test_temporal_marks_equal_comparisons_of_dates(times, test_days, val_days):
     first = seconds("2020-01-01")
