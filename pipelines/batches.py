@@ -1,0 +1,294 @@
+"""tf.data batches of purchase histories and the items that a step encodes.
+
+A batch is a pure function of the step number: a seeded permutation of the examples for each epoch, a slice of it, and
+gathers. The state of the pipeline is therefore one integer, and training resumes at any step without replaying.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipelines.content import ItemContent
+
+DAY = 86_400
+
+
+@dataclass(frozen=True)
+class Purchases:
+    """Purchases in columns, sorted by user, then time.
+
+    Attributes:
+        user, item: int32 `[n]` row numbers.
+        time: int64 `[n]` seconds.
+        users: number of customers, also those without purchases.
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    time: np.ndarray
+    users: int
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """Where each customer's purchases start, int64 `[users + 1]`."""
+        return np.concatenate([[0], np.cumsum(np.bincount(self.user, minlength=self.users))])
+
+    def where(self, keep: np.ndarray) -> "Purchases":
+        """The purchases at which `keep` `[n]` is True."""
+        return Purchases(self.user[keep], self.item[keep], self.time[keep], self.users)
+
+    def collapse_repeats(self, within: str) -> "Purchases":
+        """Read further purchases of an item by its customer as one with the first.
+
+        Args:
+            within: `never` (keep all), `day` (one a day) or `always`.
+        """
+        if within == "never" or not len(self):
+            return self
+        keys = [self.item, self.user] if within == "always" else [self.time // DAY, self.item, self.user]
+        order = np.lexsort(keys)  # stable: the first purchase of a run comes first
+        same = np.ones(len(self) - 1, bool)
+        for key in keys:
+            same &= key[order][1:] == key[order][:-1]
+        keep = np.ones(len(self), bool)
+        keep[order[1:][same]] = False
+        return self.where(keep)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Training examples: slices `start:end` of the purchases. Every purchase is predicted exactly once.
+
+    Attributes:
+        start, end: int64 `[W]`.
+        first: whether the slice starts at the customer's first purchase, bool `[W]`.
+    """
+
+    start: np.ndarray
+    end: np.ndarray
+    first: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+def cut_windows(offsets: np.ndarray, length: int) -> Windows:
+    """Cut customers' purchases into windows of at most `length + 1`, neighbours sharing one purchase.
+
+    A window's first purchase is predicted from the start token where it is the customer's first, and is only context
+    otherwise. With `length` 0 every purchase is a window.
+
+    Args:
+        offsets: `[users + 1]`, see `Purchases.offsets`.
+        length: purchases of history, T.
+    """
+    counts = np.diff(offsets)
+    if length == 0:
+        start = np.arange(offsets[-1])
+        return Windows(start, start + 1, np.ones(len(start), bool))
+    pieces = np.where(counts > 0, np.maximum(1, -(-(counts - 1) // length)), 0)
+    user = np.repeat(np.arange(len(counts)), pieces)
+    place = np.arange(len(user)) - np.repeat(np.cumsum(pieces) - pieces, pieces)  # from the most recent
+    end = offsets[1:][user] - place * length
+    start = np.maximum(offsets[:-1][user], end - length - 1)
+    return Windows(start, end, start == offsets[:-1][user])
+
+
+@dataclass
+class HistoryBatches:
+    """Batches for history models; calling it with a step number makes that step's batch.
+
+    Attributes:
+        purchases: the training purchases.
+        length: purchases of history T (0 for a user tower).
+        batch_size: windows B.
+        seed: of the order and of all draws.
+        items: size of the catalogue N.
+        user_fields: int32 `[users, G]`.
+        content: what the item tower reads; None where items are ids alone.
+        encode_items: items encoded in each step E.
+        candidates: whether the batch lists its candidates (in-batch softmax).
+        negatives: uniform draws among the candidates.
+        modality_dropout: chance that an encoded item loses its photo, and that it loses its text.
+        recency_days: half-life of an example's weight; 0: all weigh 1.
+        shuffle_days: order the purchases of one day at random each time: a log by days does not know their order.
+    """
+
+    purchases: Purchases
+    length: int
+    batch_size: int
+    seed: int
+    items: int
+    user_fields: np.ndarray
+    content: ItemContent | None = None
+    encode_items: int = 0
+    candidates: bool = True
+    negatives: int = 0
+    modality_dropout: float = 0.0
+    recency_days: float = 0.0
+    shuffle_days: bool = False
+
+    def __post_init__(self):
+        self.windows = cut_windows(self.purchases.offsets, self.length)
+        if not len(self.windows):
+            raise ValueError("there are no training purchases; check the dataset's split")
+        self.batch_size = min(self.batch_size, len(self.windows))
+        self.weights = self._recency_weights()
+        self._permutation: tuple[int, np.ndarray] | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in a pass over the windows."""
+        return len(self.windows) // self.batch_size
+
+    @property
+    def mean_targets(self) -> float:
+        """Purchases predicted in a batch, on average."""
+        return len(self.purchases) / len(self.windows) * self.batch_size
+
+    def __call__(self, step: int) -> dict[str, Any]:
+        """The batch of `step`.
+
+        Returns:
+            `history` int32 `[B, T]` (-1 padded on the left), `gaps` float32 `[B, T]` (days to the moment that the
+            prediction at this place is for), `targets` int32 `[B, T + 1]` (-1: none), `weights` float32 `[B, T + 1]`,
+            `user` int32 `[B]`, `user_fields` int32 `[B, G]`; `candidates` int32 `[C]`; `encode_rows` int32 `[E]` and
+            `items` with their content.
+        """
+        # Sorted by length, so that the model can read short histories without their padding.
+        epoch, place = divmod(step, self.steps_per_epoch)
+        chosen = self.order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        chosen = chosen[np.argsort(self.windows.end[chosen] - self.windows.start[chosen], kind="stable")]
+        rng = np.random.default_rng([self.seed, 1, step])
+        batch = self.histories(chosen, rng if self.shuffle_days else None)
+        sold = np.unique(batch["targets"])
+        sold = sold[sold >= 0]
+        if self.candidates:
+            drawn = rng.integers(0, self.items, self.negatives, dtype=np.int32)
+            batch["candidates"] = np.union1d(sold, drawn).astype(np.int32)
+        if self.content is not None:
+            batch["encode_rows"] = self.encode_rows(sold, rng)
+            batch["items"] = drop_modalities(
+                self.content.gather(batch["encode_rows"]), self.modality_dropout, rng
+            )
+        return batch
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The epoch's permutation of the windows, int64 `[W]`."""
+        cached = self._permutation
+        if cached is None or cached[0] != epoch:
+            cached = (epoch, np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.windows)))
+            self._permutation = cached
+        return cached[1]
+
+    def histories(self, chosen: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+        """History, gaps, targets, weights and customer of the windows `chosen` `[B]`; `rng` shuffles within days."""
+        start, end = self.windows.start[chosen], self.windows.end[chosen]
+        place = end[:, None] - np.arange(self.length + 1, 0, -1)  # (B, T + 1), right-aligned
+        inside = place >= start[:, None]
+        place = np.where(inside, place, 0)
+        if rng is not None:
+            place = shuffle_days(place, inside, self.purchases.time, rng)
+        item = np.where(inside, self.purchases.item[place], -1).astype(np.int32)
+        time = self.purchases.time[place]
+        history, targets = item[:, :-1], np.full_like(item, -1)
+        targets[:, 1:] = np.where(history >= 0, item[:, 1:], -1)
+        weight = np.where(targets >= 0, self.weights[place], 0.0).astype(np.float32)
+        first = np.flatnonzero(
+            self.windows.first[chosen]
+        )  # these predict their first purchase from the start token
+        oldest = place[first, np.argmax(inside[first], 1)]
+        targets[first, 0], weight[first, 0] = self.purchases.item[oldest], self.weights[oldest]
+        user = self.purchases.user[start].astype(np.int32)
+        return {
+            "history": history,
+            "gaps": (np.diff(time, axis=1) * (history >= 0) / DAY).astype(np.float32),
+            "targets": targets,
+            "weights": weight,
+            "user": user,
+            "user_fields": self.user_fields[user],
+        }
+
+    def encode_rows(self, sold: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Distinct items to encode: the batch's targets first, in random order, then uniform draws. int32 `[E]`."""
+        count = min(self.encode_items, self.items)
+        rows = rng.permutation(sold)[:count]
+        if len(rows) < count:
+            others = np.setdiff1d(rng.permutation(self.items)[: count + len(rows)], rows, assume_unique=True)
+            rows = np.concatenate([rows, rng.permutation(others)[: count - len(rows)]])
+        return rows.astype(np.int32)
+
+    def _recency_weights(self) -> np.ndarray:
+        time = self.purchases.time
+        if not self.recency_days:
+            return np.ones(len(time), np.float32)
+        return (0.5 ** ((time.max() - time) / DAY / self.recency_days)).astype(np.float32)
+
+
+def shuffle_days(
+    place: np.ndarray, inside: np.ndarray, time: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Shuffle the purchases of each day within the windows `place` `[B, T + 1]`; padding (not `inside`) stays in front."""
+    key = np.where(inside, time[place] // DAY + rng.random(place.shape), -np.inf)
+    return np.take_along_axis(place, np.argsort(key, axis=1, kind="stable"), 1)
+
+
+def drop_modalities(
+    items: dict[str, np.ndarray], rate: float, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Hide the photo of some items and the text of others, never both, so that one modality is enough at serving time."""
+    if not rate:
+        return items
+    draw = rng.random(len(next(iter(items.values()))))
+    no_photo, no_text = draw < rate, draw > 1 - rate
+    if "has_photo" in items:
+        items["has_photo"] = items["has_photo"] & ~no_photo
+    for name in ("tokens", "text_mask"):
+        if name in items:
+            shape = (-1,) + (1,) * (items[name].ndim - 1)
+            items[name] = np.where(no_text.reshape(shape), 0, items[name]).astype(items[name].dtype)
+    return items
+
+
+def make_dataset(
+    make_batch: Callable[[int], dict], start: int, stop: int, *, photo_size=None, parallel: int = 2
+):
+    """tf.data over the batches of steps `start` to `stop`, made in parallel, in order, and ahead of their use.
+
+    Args:
+        make_batch: step number -> (nested) dict of arrays, always with the same names and types.
+        start, stop: step numbers.
+        photo_size: height and width that `photo_bytes` are decoded to, inside the pipeline.
+        parallel: batches made at a time.
+    """
+    import tensorflow as tf
+
+    example = make_batch(start)
+    flat, names = tf.nest.flatten(example), example
+    types = [tf.string if part.dtype == object else tf.as_dtype(part.dtype) for part in flat]
+
+    def make(step):
+        parts = tf.numpy_function(lambda s: tf.nest.flatten(make_batch(int(s))), [step], types)
+        for part, like in zip(parts, flat, strict=True):
+            part.set_shape([None, *like.shape[1:]])
+        batch = tf.nest.pack_sequence_as(names, parts)
+        return decode_bytes(batch, photo_size)
+
+    steps = tf.data.Dataset.range(start, stop)
+    return steps.map(make, num_parallel_calls=parallel, deterministic=True).prefetch(2)
+
+
+def decode_bytes(batch: dict, size) -> dict:
+    """Replace `items/photo_bytes` of a batch by pixels `items/photos`."""
+    from pipelines.pixels import decode_photos
+
+    if "photo_bytes" in batch.get("items", {}):
+        items = dict(batch["items"])
+        items["photos"] = decode_photos(items.pop("photo_bytes"), size)[0]
+        batch = {**batch, "items": items}
+    return batch

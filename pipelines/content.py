@@ -1,0 +1,108 @@
+"""The content of a catalogue's items as arrays that a batch is gathered from: pixels, token ids, attribute ids.
+
+The item tower's inputs for any rows, wherever they come from: photos decoded once and kept as pixels when they fit into
+memory, decoded for each batch otherwise; or the frozen encoders' tokens from a feature store.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipelines.prepared import Prepared
+
+PIXEL_BYTES = 4 << 30
+
+
+@dataclass
+class ItemContent:
+    """What the item tower reads.
+
+    Attributes:
+        items: number of items N.
+        arrays: name -> array `[N, ...]` (memory-mapped or resident), gathered by row: `tokens`, `attributes`, `photos`,
+            `has_photo`, `photo_tokens`, `text_tokens`, `text_mask`.
+        photo_bytes: each item's stored photo, or None where pixels are resident or unused.
+        size: height and width of the pixels.
+    """
+
+    items: int
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    photo_bytes: "PhotoBytes | None" = None
+    size: tuple[int, int] | None = None
+
+    def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The content of `rows` `[E]`: each array's rows, and `photo_bytes` as an object array where photos are bytes."""
+        batch = {name: np.asarray(array[rows]) for name, array in self.arrays.items()}
+        if self.photo_bytes is not None:
+            batch["photo_bytes"] = self.photo_bytes.read(rows)
+        return batch
+
+
+class PhotoBytes:
+    """The first photo of each item as bytes.
+
+    Args:
+        prepared: the dataset.
+    """
+
+    def __init__(self, prepared: Prepared):
+        keys = prepared.items["images"]
+        self.keys = [row[0] if len(row) else None for row in keys]
+        self.store = prepared.images
+
+    @property
+    def present(self) -> np.ndarray:
+        """Whether each item has a photo, bool `[N]`."""
+        return np.array([key is not None for key in self.keys])
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Bytes of `rows`, object `[E]`; empty where an item has no photo."""
+        read = [b"" if self.keys[row] is None else self.store.read(self.keys[row]) for row in rows]
+        return np.array(read, dtype=object)
+
+
+def photo_arrays(prepared: Prepared, size: tuple[int, int], *, limit: int = PIXEL_BYTES):
+    """Photos of all items for `ItemContent`: resident pixels where they fit into `limit` bytes, else bytes.
+
+    Args:
+        prepared: the dataset.
+        size: height and width in pixels.
+        limit: most bytes of resident pixels.
+
+    Returns:
+        Arrays (`has_photo`, and `photos` uint8 `[N, H, W, 3]` where resident) and a `PhotoBytes` or None.
+    """
+    items = len(prepared.items)
+    if prepared.images is None:
+        return {"has_photo": np.zeros(items, bool), "photos": np.zeros((items, *size, 3), np.uint8)}, None
+    photos = PhotoBytes(prepared)
+    arrays = {"has_photo": photos.present}
+    if items * size[0] * size[1] * 3 > limit:
+        return arrays, photos
+    return {**arrays, "photos": decode_all(photos, items, size)}, None
+
+
+def decode_all(photos: PhotoBytes, items: int, size: tuple[int, int], *, batch: int = 256) -> np.ndarray:
+    """Decode every item's photo: uint8 `[N, H, W, 3]`, white where there is none."""
+    import tensorflow as tf
+    from tqdm import tqdm
+
+    from pipelines.pixels import decode_photos
+
+    pixels = np.empty((items, *size, 3), np.uint8)
+    starts = tf.data.Dataset.range(0, items, batch)
+
+    def read(start):
+        read_rows = lambda s: photos.read(np.arange(s, min(s + batch, items)))  # noqa: E731
+        data = tf.numpy_function(read_rows, [start], tf.string)
+        data.set_shape([None])
+        return decode_photos(data, size)[0]
+
+    done = 0
+    with tqdm(total=items, desc="decode photos", unit="photo", disable=None) as bar:
+        for block in starts.map(read, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2):
+            block = block.numpy()
+            pixels[done : done + len(block)] = block
+            done += len(block)
+            bar.update(len(block))
+    return pixels

@@ -1,0 +1,67 @@
+"""Photo bytes to pixels, as a TensorFlow graph of stock ops: the same function in training, export and serving."""
+
+import tensorflow as tf
+
+MAX_PIXELS = 50_000_000
+WHITE = 255
+
+
+def decode_photos(photos, size: tuple[int, int]):
+    """Decode photos and fit them into `size`, keeping their proportions, on white.
+
+    Args:
+        photos: JPEG or PNG bytes, string `[B]`; an empty string is a missing photo.
+        size: height and width in pixels.
+
+    Returns:
+        Pixels uint8 `[B, height, width, 3]` (white where missing), and bool `[B]`, True where there was a photo.
+
+    Raises:
+        tf.errors.InvalidArgumentError: when run, for bytes that are no JPEG or PNG, are cut short, or declare more
+            than 50 megapixels.
+    """
+    present = tf.strings.length(photos) > 0
+    blank = tf.fill([*size, 3], tf.constant(WHITE, tf.uint8))
+    pixels = tf.map_fn(
+        lambda photo: tf.cond(tf.strings.length(photo) > 0, lambda: decode_photo(photo, size), lambda: blank),
+        photos,
+        fn_output_signature=tf.TensorSpec([*size, 3], tf.uint8),
+    )
+    return pixels, present
+
+
+def decode_photo(photo, size: tuple[int, int]):
+    """One photo's bytes (scalar string) to pixels uint8 `[height, width, 3]`; see `decode_photos`."""
+    is_png = tf.equal(tf.strings.substr(photo, 0, 4), b"\x89PNG")
+    declared = tf.cond(is_png, lambda: png_shape(photo), lambda: tf.io.extract_jpeg_shape(photo)[:2])
+    area = tf.reduce_prod(tf.cast(declared, tf.int64))
+    # Decoders allocate what the header declares: a file of 0.4 MB can ask for 432 MB.
+    check = tf.debugging.assert_less_equal(
+        area, tf.constant(MAX_PIXELS, tf.int64), message=f"photo declares more than {MAX_PIXELS:,} pixels"
+    )
+    with tf.control_dependencies([check]):
+        image = tf.io.decode_image(photo, channels=3, expand_animations=False)
+    return letterbox(image, size)
+
+
+def png_shape(photo):
+    """Height and width from a PNG's header, int32 `[2]`."""
+    header = tf.io.decode_raw(tf.strings.substr(photo, 16, 8), tf.uint8)
+    number = tf.reshape(tf.cast(header, tf.int32), [2, 4])
+    width_height = tf.reduce_sum(number * [1 << 24, 1 << 16, 1 << 8, 1], 1)
+    return tf.abs(tf.reverse(width_height, [0]))
+
+
+def letterbox(image, size: tuple[int, int]):
+    """Scale `image` uint8 `[h, w, 3]` to fit into `size` with antialiasing, centred on white: uint8 `[*size, 3]`."""
+    height, width = size
+    shape = tf.cast(tf.shape(image)[:2], tf.float32)
+    scale = tf.minimum(height / shape[0], width / shape[1])
+    fitted = tf.maximum(tf.cast(tf.round(shape * scale), tf.int32), 1)
+    resized = tf.image.resize(image, fitted, method="bilinear", antialias=True)
+    top, left = (height - fitted[0]) // 2, (width - fitted[1]) // 2
+    padded = tf.pad(
+        resized - WHITE, [[top, height - fitted[0] - top], [left, width - fitted[1] - left], [0, 0]]
+    )
+    pixels = tf.cast(tf.round(tf.clip_by_value(padded + WHITE, 0.0, 255.0)), tf.uint8)
+    return tf.ensure_shape(pixels, [height, width, 3])

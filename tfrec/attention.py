@@ -1,0 +1,131 @@
+"""The attention bricks that the fusion and the history decoder are built from.
+
+Written out instead of taken from `tf.keras.layers.MultiHeadAttention`: one matmul makes query, key and value, the softmax
+stays in float32 under mixed precision, and the scores can be read back to explain a recommendation.
+"""
+
+import math
+
+import tensorflow as tf
+
+MASKED = -1e9
+
+
+def resumable_dropout(rate: float):
+    """A dropout layer whose random generator is a variable, so that a checkpoint resumes it where it was."""
+    return tf.keras.layers.Dropout(rate, force_generator=True, rng_type="stateful")
+
+
+class Attention(tf.keras.layers.Layer):
+    """Multi-head scaled dot-product attention (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762).
+
+    Args:
+        dim: width of the inputs and of the output.
+        heads: number of heads; must divide `dim`.
+        dropout: dropout rate on the attention weights.
+        rotary: rotate queries and keys by their position (Su et al. 2021, https://arxiv.org/abs/2104.09864).
+
+    Raises:
+        ValueError: `heads` does not divide `dim`, or the head size is odd while `rotary` is set.
+    """
+
+    def __init__(self, dim: int, heads: int, *, dropout: float = 0.0, rotary: bool = False, **kwargs):
+        super().__init__(**kwargs)
+        if dim % heads:
+            raise ValueError(f"heads={heads} must divide dim={dim}; try heads={math.gcd(dim, heads)}")
+        if rotary and (dim // heads) % 2:
+            raise ValueError(f"rotary positions need an even head size, got dim / heads = {dim // heads}")
+        self.dim, self.heads, self.dropout_rate, self.rotary = dim, heads, dropout, rotary
+        self.dropout = resumable_dropout(dropout)
+        self.project_out = tf.keras.layers.Dense(dim, name="out")
+
+    def build(self, input_shape):
+        init = tf.keras.initializers.GlorotUniform()
+        self.kernel = self.add_weight(name="qkv_kernel", shape=(self.dim, 3 * self.dim), initializer=init)
+        self.offset = self.add_weight(name="qkv_bias", shape=(3 * self.dim,), initializer="zeros")
+        super().build(input_shape)
+
+    def call(self, query, memory=None, mask=None, training=None, return_scores=False):
+        """Attend from `query` to `memory` (to itself where `memory` is None).
+
+        Args:
+            query: `[B, Q, D]`.
+            memory: `[B, K, D]` or None.
+            mask: bool, True where a key may be seen: `[B, K]` or `[B, Q, K]`.
+            return_scores: return the attention weights `[B, heads, Q, K]` as well.
+
+        Returns:
+            `[B, Q, D]`, or the pair with the weights.
+        """
+        q, k, v = self._project(query, memory)
+        if self.rotary:
+            q, k = rotate(q), rotate(k)
+        scores = tf.cast(tf.matmul(q, k, transpose_b=True), tf.float32) / math.sqrt(self.dim // self.heads)
+        if mask is not None:
+            mask = mask[:, None, None, :] if mask.shape.rank == 2 else mask[:, None]
+            scores += (1.0 - tf.cast(mask, tf.float32)) * MASKED
+        weights = tf.nn.softmax(scores)
+        dropped = self.dropout(tf.cast(weights, v.dtype), training=training)
+        mixed = tf.transpose(tf.matmul(dropped, v), [0, 2, 1, 3])  # (B, Q, heads, D / heads)
+        out = self.project_out(tf.reshape(mixed, [tf.shape(query)[0], tf.shape(query)[1], self.dim]))
+        return (out, weights) if return_scores else out
+
+    def _project(self, query, memory):
+        kernel, offset = tf.cast(self.kernel, query.dtype), tf.cast(self.offset, query.dtype)
+        if memory is None:
+            q, k, v = tf.split(tf.matmul(query, kernel) + offset, 3, axis=-1)
+        else:
+            d = self.dim
+            q = tf.matmul(query, kernel[:, :d]) + offset[:d]
+            k, v = tf.split(tf.matmul(memory, kernel[:, d:]) + offset[d:], 2, axis=-1)
+        return self._heads(q), self._heads(k), self._heads(v)
+
+    def _heads(self, x):
+        shape = tf.shape(x)
+        return tf.transpose(
+            tf.reshape(x, [shape[0], shape[1], self.heads, self.dim // self.heads]), [0, 2, 1, 3]
+        )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "dim": self.dim,
+            "heads": self.heads,
+            "dropout": self.dropout_rate,
+            "rotary": self.rotary,
+        }
+
+
+def rotate(x):
+    """Rotate the halves of each head by position-dependent angles. `x`: `[B, heads, T, D]` with even D; same shape back."""
+    half = x.shape[-1] // 2
+    positions = tf.cast(tf.range(tf.shape(x)[2]), tf.float32)
+    angles = positions[:, None] * (10000.0 ** (-tf.range(half, dtype=tf.float32) / half))[None]  # (T, D / 2)
+    cos, sin = tf.cast(tf.cos(angles), x.dtype), tf.cast(tf.sin(angles), x.dtype)
+    first, second = x[..., :half], x[..., half:]
+    return tf.concat([first * cos - second * sin, first * sin + second * cos], -1)
+
+
+class FeedForward(tf.keras.layers.Layer):
+    """Pre-norm two-layer perceptron of a transformer block, without the residual.
+
+    Args:
+        dim: width of input and output `[..., D]`.
+        ratio: hidden width over `dim`.
+        dropout: dropout rate after each layer.
+    """
+
+    def __init__(self, dim: int, *, ratio: float = 4.0, dropout: float = 0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.dim, self.ratio, self.dropout_rate = dim, ratio, dropout
+        self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
+        self.widen = tf.keras.layers.Dense(int(dim * ratio), activation="gelu", name="widen")
+        self.narrow = tf.keras.layers.Dense(dim, name="narrow")
+        self.dropout = resumable_dropout(dropout)
+
+    def call(self, x, training=None):
+        hidden = self.dropout(self.widen(self.norm(x)), training=training)
+        return self.dropout(self.narrow(hidden), training=training)
+
+    def get_config(self):
+        return {**super().get_config(), "dim": self.dim, "ratio": self.ratio, "dropout": self.dropout_rate}

@@ -1,0 +1,391 @@
+"""Typed configuration: dataclasses, YAML recipes, dotted overrides.
+
+A recipe (`tfrec/recipes/NAME.yaml`) names its `system`, and the system names the dataclass that holds its options. Values
+are taken in this order, later ones winning: dataclass defaults, the recipe, `--config FILE`, options on the command line.
+"""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class ConfigError(ValueError):
+    """An option that is unknown, of the wrong type, or at odds with another one."""
+
+
+@dataclass
+class ImageConfig:
+    """The photo encoder.
+
+    Args:
+        enabled: use photos.
+        weights: pretrained weights: a local folder, `hf://ORG/NAME` or a preset; None starts from random weights.
+        size: height and width that photos are resized to, in pixels.
+        patch: side of a square patch in pixels.
+        dim: token width.
+        layers: transformer blocks; with `weights`, only the first so many are used (None: all).
+        heads: attention heads.
+        train_blocks: blocks that are trained, counted from the top; 0 freezes the encoder, None trains all.
+        pool: average patch tokens over squares of this side before the fusion.
+        lora_rank: train low-rank updates of the attention projections instead of their weights; 0: off.
+    """
+
+    enabled: bool = True
+    weights: str | None = None
+    size: tuple[int, int] = (224, 224)
+    patch: int = 16
+    dim: int = 768
+    layers: int | None = 12
+    heads: int = 12
+    train_blocks: int | None = None
+    pool: int = 1
+    lora_rank: int = 0
+
+
+@dataclass
+class TextConfig:
+    """The text encoder.
+
+    Args:
+        enabled: use texts.
+        weights: pretrained weights: a local folder, `hf://ORG/NAME` or a preset; None starts from random weights.
+        vocabulary_size: WordPiece vocabulary trained on the catalogue when there are no pretrained weights.
+        length: tokens of a text; longer texts are cut.
+        dim: token width.
+        layers: transformer blocks; with `weights`, only the first so many are used (None: all).
+        heads: attention heads.
+        train_blocks: blocks that are trained, counted from the top; 0 freezes the encoder, None trains all.
+        lora_rank: train low-rank updates of the attention projections instead of their weights; 0: off.
+    """
+
+    enabled: bool = True
+    weights: str | None = None
+    vocabulary_size: int = 8192
+    length: int = 128
+    dim: int = 768
+    layers: int | None = 12
+    heads: int = 12
+    train_blocks: int | None = None
+    lora_rank: int = 0
+
+
+@dataclass
+class AttributeConfig:
+    """The attribute encoder.
+
+    Args:
+        enabled: use attributes.
+        fields: attribute fields to use; None uses all of the dataset.
+        group: also use the product group (variants of one product) as a field.
+        min_count: values rarer than this share one "unknown" id.
+    """
+
+    enabled: bool = True
+    fields: list[str] | None = None
+    group: bool = True
+    min_count: int = 2
+
+
+@dataclass
+class FusionConfig:
+    """Cross-attention between photo and text.
+
+    Args:
+        dim: token width of both sides.
+        layers: bidirectional cross-attention blocks.
+        heads: attention heads.
+        ratio: feed-forward width over `dim`.
+        dropout: dropout rate.
+        modality_dropout: chance that a training item loses its photo, and the chance that it loses its text.
+    """
+
+    dim: int = 768
+    layers: int = 4
+    heads: int = 12
+    ratio: float = 4.0
+    dropout: float = 0.1
+    modality_dropout: float = 0.1
+
+
+@dataclass
+class ItemConfig:
+    """The candidate side.
+
+    Args:
+        dim: width of candidate and query vectors.
+        id_embedding: add a vector of its own to every item sold in training.
+        id_dropout: chance that an item loses that vector in a training step, so that content must do without.
+        bias: learn a popularity bias per item, served as one more dimension.
+        normalize: compare by cosine (divided by the temperature) instead of inner product.
+        tie: the history reads the candidate vectors themselves instead of tables of its own.
+    """
+
+    dim: int = 512
+    id_embedding: bool = True
+    id_dropout: float = 0.3
+    bias: bool = False
+    normalize: bool = True
+    tie: bool = False
+
+
+@dataclass
+class QueryConfig:
+    """The query side.
+
+    Args:
+        kind: `history` reads the last purchases with a causal transformer; `user` looks the customer up.
+        length: purchases read.
+        layers: transformer blocks.
+        heads: attention heads.
+        ratio: feed-forward width over the vector's width.
+        positions: how the order of purchases is told.
+        time_gaps: embed the days from each purchase to the next one (the last: to now).
+        user_fields: embed the customer's fields (age group, club status ...).
+        shortcut: add the mean of the purchases' candidate vectors to the decoder's output.
+        dropout: dropout rate.
+    """
+
+    kind: Literal["history", "user"] = "history"
+    length: int = 20
+    layers: int = 2
+    heads: int = 8
+    ratio: float = 4.0
+    positions: Literal["learned", "sinusoidal", "rotary", "none"] = "learned"
+    time_gaps: bool = True
+    user_fields: bool = True
+    shortcut: bool = True
+    dropout: float = 0.2
+
+
+@dataclass
+class ModelConfig:
+    """Two towers and what they are made of."""
+
+    image: ImageConfig = field(default_factory=ImageConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    attributes: AttributeConfig = field(default_factory=AttributeConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    item: ItemConfig = field(default_factory=ItemConfig)
+    query: QueryConfig = field(default_factory=QueryConfig)
+
+
+@dataclass
+class RetrievalTask:
+    """The objective of retrieval.
+
+    Args:
+        candidates: what each purchase is told apart from: the items of the batch, or the whole catalogue.
+        temperature: divides the cosine.
+        logq: subtract the log of the chance that sampling picks a candidate (Yi et al. 2019).
+        negatives: further candidates, drawn uniformly from the catalogue, with `in_batch`.
+        hard_negatives: keep only so many of the highest-scoring negatives of each example; 0 keeps all.
+        mask_own: the customer's other purchases that are not counted as negatives.
+        label_smoothing: share of the target spread over all candidates.
+        encode_items: items encoded afresh, with gradient, in each step; the others are read from the bank.
+        recency_days: an example's weight halves with every so many days before the end of training; 0: no weights.
+        collapse_repeats: read a customer's further purchases of an item as one with the first: not at all, within a
+            day, or for ever.
+        shuffle_days: order the purchases of one day at random in each epoch.
+        rating_weight: weight of the rating loss (TFRS ranking task) beside retrieval; 0: no ranking head.
+    """
+
+    candidates: Literal["in_batch", "catalogue"] = "in_batch"
+    temperature: float = 0.07
+    logq: bool = True
+    negatives: int = 0
+    hard_negatives: int = 0
+    mask_own: Literal["none", "future", "all"] = "future"
+    label_smoothing: float = 0.0
+    encode_items: int = 256
+    recency_days: float = 0.0
+    collapse_repeats: Literal["never", "day", "always"] = "day"
+    shuffle_days: bool = False
+    rating_weight: float = 0.0
+
+
+@dataclass
+class TrainingConfig:
+    """How the weights are found.
+
+    Args:
+        batch_size: customers (history windows), photos or texts in a step; `auto` picks by the device's memory.
+        accumulate: parts that the encoders' work of a step is cut into; the gradient equals the uncut step's.
+        epochs: passes over the examples.
+        steps: number of steps; overrides `epochs`.
+        learning_rate: peak learning rate.
+        encoder_rate: the photo and text encoders learn at this multiple of it.
+        warmup: share of the steps in which the rate rises to its peak.
+        schedule: `cosine` falls to zero; `plateau` cuts the rate by 2 when `monitor` stalls; `constant`.
+        weight_decay: decoupled weight decay of matrices (not of embeddings, biases and norms).
+        clip_norm: bound on the global gradient norm; 0: none.
+        precision: compute type; `auto` takes float16 on GPUs, bfloat16 where the CPU has it, float32 otherwise.
+        evaluations: how often the validation metric is computed over the whole training.
+        monitor: the validation metric that picks the best weights.
+        patience: evaluations without a better metric before training stops; 0: never stop early.
+        max_eval_users: validation customers (a seeded sample); 0: all.
+        final: train on the validation interactions as well, with no early stopping.
+        checkpoint_seconds: time between checkpoints.
+        deterministic: two runs of one seed are equal to the bit.
+        xla: compile the step with XLA.
+        wandb: report to Weights & Biases (needs `pip install wandb`).
+    """
+
+    batch_size: int | Literal["auto"] = 256
+    accumulate: int = 1
+    epochs: int = 10
+    steps: int | None = None
+    learning_rate: float = 1e-3
+    encoder_rate: float = 1.0
+    warmup: float = 0.05
+    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
+    evaluations: int = 10
+    monitor: str = "recall@20"
+    patience: int = 0
+    max_eval_users: int = 5000
+    final: bool = False
+    checkpoint_seconds: float = 60.0
+    deterministic: bool = True
+    xla: bool = False
+    wandb: bool = False
+
+
+@dataclass
+class EvaluationConfig:
+    """How the model is judged.
+
+    Args:
+        k: cut-offs of the ranking metrics.
+        seen_filter: leave out items that the customer bought before.
+        max_users: customers judged on the test split (a seeded sample); 0: all.
+    """
+
+    k: list[int] = field(default_factory=lambda: [5, 10, 12, 20, 50])
+    seen_filter: bool = False
+    max_users: int = 0
+
+
+@dataclass
+class RetrievalConfig:
+    """Retrieval: the customer's history finds items of the catalogue."""
+
+    recipe: str = ""
+    data: str = ""
+    out: str = ""
+    features: str | None = None
+    seed: int = 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    task: RetrievalTask = field(default_factory=RetrievalTask)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+SYSTEMS = {"retrieval": RetrievalConfig}
+
+
+def recipe_path(name: str) -> Path:
+    """The file of a recipe, given its name or a path to a YAML file.
+
+    Raises:
+        ConfigError: there is no such recipe; the message lists those there are.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+        raise ConfigError(f"--recipe {name}: no such recipe. Known: {known}; or give a path to a YAML file.")
+    return path
+
+
+def read_yaml(path: Path) -> dict:
+    """Read a mapping from a YAML file.
+
+    Raises:
+        ConfigError: the file is absent, is not YAML, or holds something other than a mapping.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: holds {type(values).__name__}, expected options as 'name: value' lines")
+    return values
+
+
+def save_config(config, path: Path) -> None:
+    """Write a configuration, with its system's name, as YAML that `load_config` and `--config` read."""
+    import yaml
+
+    system = next(name for name, cls in SYSTEMS.items() if type(config) is cls)
+    path.write_text(yaml.safe_dump({"system": system, **plain(config)}, sort_keys=False), encoding="utf-8")
+
+
+def plain(config) -> dict:
+    """A configuration as nested dicts, lists and scalars."""
+
+    def simplify(value):
+        if isinstance(value, dict):
+            return {k: simplify(v) for k, v in value.items()}
+        return [simplify(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+    return simplify(asdict(config))
+
+
+def load_config(path: Path):
+    """Read a configuration that `save_config` wrote.
+
+    Raises:
+        ConfigError: an unknown or mistyped option.
+    """
+    values = read_yaml(path)
+    return parse_config(values.pop("system", "retrieval"), [values], [])[0]
+
+
+def make_parser(system: str, *, prog: str = "tfrec.train"):
+    """The command-line parser of a system's options.
+
+    Raises:
+        ConfigError: no system of that name.
+    """
+    import jsonargparse
+
+    if system not in SYSTEMS:
+        raise ConfigError(f"system: {system!r} is not one of {', '.join(SYSTEMS)}")
+    parser = jsonargparse.ArgumentParser(prog=prog, exit_on_error=False, default_env=False)
+    parser.add_class_arguments(SYSTEMS[system])
+    return parser
+
+
+def parse_config(system: str, layers: list[dict], arguments: list[str], *, parser=None):
+    """Merge layers of options and command-line arguments into a system's dataclass.
+
+    Args:
+        system: a key of `SYSTEMS`.
+        layers: option mappings, later ones winning.
+        arguments: command-line arguments, winning over all layers.
+        parser: a parser of `make_parser` to which the command has added switches of its own.
+
+    Returns:
+        The configuration, and the namespace of all parsed values.
+
+    Raises:
+        ConfigError: an unknown or mistyped option, named by its dotted path.
+    """
+    import argparse
+
+    parser = parser or make_parser(system)
+    try:
+        namespace = parser.get_defaults()
+        for values in layers:
+            namespace = parser.parse_object(values, cfg_base=namespace)
+        namespace = parser.parse_args(arguments, namespace=namespace)
+        parts = vars(parser.instantiate(namespace))
+    except (argparse.ArgumentError, TypeError, ValueError, KeyError) as error:
+        raise ConfigError(str(error)) from error
+    cls = SYSTEMS[system]
+    return cls(**{name: parts[name] for name in cls.__dataclass_fields__}), namespace

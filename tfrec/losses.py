@@ -1,0 +1,115 @@
+"""The objective of retrieval: one softmax over a set of distinct candidates, with its corrections in a visible order.
+
+Candidates are *distinct* items (those of the batch, drawn ones, or the whole catalogue), so an accidental hit, the
+positive standing among the negatives a second time, cannot occur. Everything is float32, whatever the compute type.
+"""
+
+import tensorflow as tf
+
+MASKED = -1e9
+
+
+def softmax_loss(
+    logits,
+    labels,
+    *,
+    weights=None,
+    log_q=None,
+    masked=None,
+    hard_negatives: int = 0,
+    label_smoothing: float = 0.0,
+):
+    """Mean cross-entropy of the positives among the candidates.
+
+    Order: logQ correction, masks, hard negatives, softmax.
+
+    Args:
+        logits: similarity over temperature `[P, C]`.
+        labels: column of each example's positive, int32 `[P]`.
+        weights: weight of each example `[P]`; None: all 1.
+        log_q: log of the chance that sampling picks each candidate `[C]`, subtracted from positives and negatives alike
+            (Yi et al. 2019, https://doi.org/10.1145/3298689.3346996); None: candidates are not a sample.
+        masked: bool `[P, C]`, True where a candidate is no negative of the example; the positive always counts.
+        hard_negatives: keep only so many of each example's highest-scoring negatives; 0 keeps all.
+        label_smoothing: share of the target that is spread evenly over the candidates that count.
+
+    Returns:
+        Scalar: the weighted mean over examples, 0 where there is none.
+    """
+    logits = tf.cast(logits, tf.float32)
+    if log_q is not None:
+        logits -= log_q[None]
+    if masked is not None:
+        keep = tf.one_hot(labels, tf.shape(logits)[1], on_value=True, off_value=False, dtype=tf.bool)
+        logits = tf.where(masked & ~keep, MASKED, logits)
+    positive = tf.gather(logits, labels, batch_dims=1)
+    if hard_negatives:
+        logits, positive = hardest(logits, labels, hard_negatives), positive
+    total = tf.reduce_logsumexp(logits, 1)
+    loss = total - positive
+    if label_smoothing:
+        counts = logits > MASKED / 2
+        spread = tf.reduce_sum(tf.where(counts, total[:, None] - logits, 0.0), 1)
+        spread /= tf.maximum(tf.reduce_sum(tf.cast(counts, tf.float32), 1), 1.0)
+        loss = (1.0 - label_smoothing) * loss + label_smoothing * spread
+    return weighted_mean(loss, weights)
+
+
+def hardest(logits, labels, count: int):
+    """The positive's logit and the `count` highest negatives: `[P, C]` -> `[P, 1 + min(count, C - 1)]`."""
+    columns = tf.shape(logits)[1]
+    positive = tf.gather(logits, labels, batch_dims=1)[:, None]
+    others = tf.where(
+        tf.one_hot(labels, columns, on_value=True, off_value=False, dtype=tf.bool), MASKED, logits
+    )
+    return tf.concat(
+        [positive, tf.math.top_k(others, tf.minimum(count, columns - 1), sorted=False).values], 1
+    )
+
+
+def weighted_mean(values, weights=None):
+    """Mean of `values` `[P]` by `weights` `[P]`; 0 where the weights sum to 0."""
+    if weights is None:
+        weights = tf.ones_like(values)
+    return tf.math.divide_no_nan(tf.reduce_sum(values * weights), tf.reduce_sum(weights))
+
+
+def sampling_log_probability(frequency, *, targets, negatives: int, catalogue: int):
+    """Log of the chance that an item is among a batch's distinct candidates.
+
+    A batch draws `targets` purchases, each of which is the item with its `frequency`, and `negatives` items uniformly:
+    q = 1 - (1 - p)^targets (1 - 1/N)^negatives. An item with q = 0 cannot be sampled; its value is that of one
+    thousandth of a draw.
+
+    Args:
+        frequency: share of the training purchases `[C]`.
+        targets: purchases in a batch (a mean, if it varies).
+        negatives: uniform draws in a batch.
+        catalogue: number of items N.
+
+    Returns:
+        float32 `[C]`.
+    """
+    frequency = tf.clip_by_value(tf.cast(frequency, tf.float64), 0.0, 1.0 - 1e-12)
+    miss = tf.cast(targets, tf.float64) * tf.math.log1p(-frequency)
+    miss += negatives * tf.math.log1p(-tf.constant(1.0, tf.float64) / catalogue) if catalogue > 1 else 0.0
+    floor = 1e-3 / catalogue
+    return tf.cast(tf.math.log(tf.maximum(-tf.math.expm1(miss), floor)), tf.float32)
+
+
+def own_items(windows, slots, candidates: int):
+    """Which candidates each customer bought within the window.
+
+    Args:
+        windows: item rows `[B, W]`, -1 padded.
+        slots: candidate column of every item row, -1 where it is no candidate, int32 `[N]`.
+        candidates: number of candidates C.
+
+    Returns:
+        bool `[B, C]`.
+    """
+    columns = tf.where(windows >= 0, tf.gather(slots, tf.maximum(windows, 0)), -1)
+    rows = tf.repeat(tf.range(tf.shape(windows)[0])[:, None], tf.shape(windows)[1], 1)
+    index = tf.boolean_mask(tf.stack([rows, columns], -1), columns >= 0)
+    marks = tf.scatter_nd(index, tf.ones_like(index[:, 0]), [tf.shape(windows)[0], candidates])
+    return marks > 0

@@ -1,0 +1,91 @@
+"""AdamW that touches only the rows of an embedding table that a step read, with learning rates by part of the model."""
+
+import tensorflow as tf
+
+
+class LazyAdamW(tf.keras.optimizers.Optimizer):
+    """AdamW (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101) with lazy updates of embedding tables.
+
+    Keras's Adam decays both moments of *every* row of a table in each step, so a step costs as much as the table is
+    large. Here a sparse gradient updates the rows it names and leaves the others as they are (LazyAdam).
+
+    Args:
+        learning_rate: float or schedule.
+        beta_1, beta_2, epsilon: of Adam.
+        decay: decoupled weight decay of kernels (not of embedding tables, biases and norms).
+        rates: name prefix of a variable -> multiple of the learning rate; 0 leaves the variable as it is.
+        clip: bound on the global norm of the gradients; 0: none.
+        rate_cut: a variable that multiplies the learning rate, for those who lower it as training goes.
+    """
+
+    def __init__(
+        self,
+        learning_rate=1e-3,
+        *,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        decay: float = 0.0,
+        rates: dict[str, float] | None = None,
+        clip: float = 0.0,
+        rate_cut: tf.Variable | None = None,
+        name: str = "LazyAdamW",
+        **kwargs,
+    ):
+        super().__init__(name=name, global_clipnorm=clip or None, jit_compile=False, **kwargs)
+        self._learning_rate = self._build_learning_rate(learning_rate)
+        self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+        self.decay, self.rates, self.clip = decay, dict(rates or {}), clip
+        self.rate_cut = 1.0 if rate_cut is None else rate_cut
+
+    def build(self, var_list):
+        super().build(var_list)
+        if getattr(self, "_built_moments", False):
+            return
+        self._built_moments = True
+        self._first = [self.add_variable_from_reference(v, "m") for v in var_list]
+        self._second = [self.add_variable_from_reference(v, "v") for v in var_list]
+
+    def rate_of(self, name: str) -> float:
+        """Multiple of the learning rate for the variable `name`: that of the longest prefix it has."""
+        matching = [prefix for prefix in self.rates if name.startswith(prefix) or f"/{prefix}" in name]
+        return self.rates[max(matching, key=len)] if matching else 1.0
+
+    def update_step(self, gradient, variable):
+        multiple = self.rate_of(variable.name)
+        if multiple == 0.0:
+            return
+        dtype = variable.dtype
+        rate = tf.cast(self.learning_rate, dtype) * tf.cast(self.rate_cut, dtype) * multiple
+        step = tf.cast(self.iterations + 1, dtype)
+        correction = tf.sqrt(1.0 - self.beta_2**step) / (1.0 - self.beta_1**step)
+        index = self._index_dict[self._var_key(variable)]
+        m, v = self._first[index], self._second[index]
+        if isinstance(gradient, tf.IndexedSlices):
+            self._sparse(gradient, variable, m, v, rate * correction)
+            return
+        m.assign_add((gradient - m) * (1.0 - self.beta_1))
+        v.assign_add((tf.square(gradient) - v) * (1.0 - self.beta_2))
+        if self.decay and "kernel" in variable.name:
+            variable.assign_sub(variable * rate * self.decay)
+        variable.assign_sub(rate * correction * m / (tf.sqrt(v) + self.epsilon))
+
+    def _sparse(self, gradient, variable, m, v, rate):
+        """Adam's update on the rows that the gradient names; duplicates are summed first (Keras has done so)."""
+        rows, values = gradient.indices, gradient.values
+        m_rows = tf.gather(m, rows) * self.beta_1 + values * (1.0 - self.beta_1)
+        v_rows = tf.gather(v, rows) * self.beta_2 + tf.square(values) * (1.0 - self.beta_2)
+        m.scatter_update(tf.IndexedSlices(m_rows, rows))
+        v.scatter_update(tf.IndexedSlices(v_rows, rows))
+        variable.scatter_sub(tf.IndexedSlices(rate * m_rows / (tf.sqrt(v_rows) + self.epsilon), rows))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "learning_rate": self._serialize_hyperparameter(self._learning_rate),
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+            "decay": self.decay,
+            "rates": self.rates,
+        }

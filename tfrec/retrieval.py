@@ -1,0 +1,210 @@
+"""The retrieval system: train two towers on purchases, judge them over the whole catalogue."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from tfrec.config import RetrievalConfig
+from tfrec.histories import last_purchases, to_gaps
+from tfrec.protocol import Protocol, ProtocolError, build_protocol
+
+log = logging.getLogger("tfrec")
+
+QUERY_BATCH = 512
+
+
+def train(config: RetrievalConfig, run_dir: Path) -> None:
+    """Train a model from wherever its run stands, and leave its best weights in the run."""
+    import tensorflow as tf
+
+    from pipelines.prepared import open_prepared
+    from tfrec.assembly import Assets, RetrievalAssembly
+    from tfrec.training import Trainer, compute_precision, set_determinism
+
+    set_determinism(config.seed, config.training.deterministic)
+    tf.keras.mixed_precision.set_global_policy(compute_precision(config.training.precision))
+    prepared = open_prepared(config.data)
+    assets = run_dir / "assets"
+    assembly = RetrievalAssembly(config, prepared, Assets.load(assets, config) if assets.exists() else None)
+    if not assets.exists():
+        assembly.assets.save(assets)
+    model, options = assembly.model, config.training
+    steps = options.steps or options.epochs * assembly.batches.steps_per_epoch
+    log.info(
+        "%d items, %d training purchases, %d weights, %s, %d steps of %d",
+        len(prepared.items),
+        len(assembly.purchases),
+        sum(int(np.prod(v.shape)) for v in model.trainable_variables),
+        tf.keras.mixed_precision.global_policy().name,
+        steps,
+        assembly.batches.batch_size,
+    )
+    rates = {
+        "item_tower/image_encoder": options.encoder_rate,
+        "item_tower/text_encoder": options.encoder_rate,
+    }
+    trainer = Trainer(model, options=options, steps=steps, run_dir=run_dir, rates=rates)
+    if not trainer.checkpoints.latest_checkpoint:
+        assembly.refresh()
+    trainer.fit(assembly.dataset, None if options.final else validation(assembly))
+    assembly.refresh()
+    trainer.keep_best()  # with the bank as the best weights fill it
+
+
+def validation(assembly):
+    """A function that judges the model as it is on the validation split; None where nobody can be judged."""
+    from tfrec.metrics import per_user
+
+    config = assembly.config
+    try:
+        protocol = build_protocol(
+            assembly.prepared,
+            "val",
+            seen_filter=config.evaluation.seen_filter,
+            max_users=config.training.max_eval_users or None,
+            seed=config.seed,
+        )
+    except ProtocolError as error:
+        log.warning("training without validation: %s", error)
+        return None
+
+    def evaluate() -> dict[str, float]:
+        assembly.refresh(progress=False)
+        ranked, _ = rank(assembly, protocol, max(config.evaluation.k))
+        names = (config.training.monitor, "recall@20", "map@12", "ndcg@10")
+        values = per_user(ranked, protocol.targets, config.evaluation.k)
+        return {name: float(values[name].mean()) for name in dict.fromkeys(names) if name in values}
+
+    return evaluate
+
+
+def candidate_vectors(assembly) -> np.ndarray:
+    """The vectors of all candidates, float32 `[N, D]`, from the bank as it is."""
+    import tensorflow as tf
+
+    vectors = assembly.model.vectors
+    rows = tf.range(vectors.items)
+    return vectors.candidates(rows, vectors.contents(rows) if vectors.content else None).numpy()
+
+
+def protocol_histories(protocol: Protocol, length: int, user_fields: np.ndarray) -> dict[str, np.ndarray]:
+    """What the query tower reads of the protocol's customers: their last `length` purchases before the query time."""
+    history = protocol.history
+    rows, days = last_purchases(
+        history.items, history.times, history.offsets, length=length, now=protocol.query_time
+    )
+    return {
+        "history": rows,
+        "gaps": to_gaps(days),
+        "user": protocol.users.astype(np.int32),
+        "user_fields": user_fields[protocol.users],
+    }
+
+
+def query_vectors(model, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    """Query vectors float32 `[U, D]` in batches."""
+    import tensorflow as tf
+
+    run = tf.function(model.last_query, reduce_retracing=True)
+    count, parts = len(inputs["user"]), []
+    for start in range(0, count, QUERY_BATCH):
+        batch = {name: tf.convert_to_tensor(x[start : start + QUERY_BATCH]) for name, x in inputs.items()}
+        parts.append(run(batch).numpy())
+    return np.concatenate(parts)
+
+
+def rank(assembly, protocol: Protocol, k: int):
+    """The model's lists for a protocol's customers: item rows int32 `[U, k]` and scores float32 `[U, k]`."""
+    from tfrec.search import exact_top_k
+
+    inputs = protocol_histories(protocol, assembly.config.model.query.length, assembly.user_fields)
+    queries = query_vectors(assembly.model, inputs)
+    return exact_top_k(queries, candidate_vectors(assembly), k, exclude=protocol.excluded())
+
+
+def evaluate(
+    run_dir: Path, *, split: str = "test", ks: list[int] | None = None, seen_filter: bool | None = None
+) -> dict:
+    """Judge a finished run: writes `metrics.json`, `examples.json` and `report.html`.
+
+    Args:
+        run_dir: the run.
+        split: `val` or `test`.
+        ks: cut-offs; the run's own where None.
+        seen_filter: leave out items bought before; the run's own choice where None.
+
+    Returns:
+        The content of metrics.json.
+    """
+    from tfrec.baselines import run_baselines
+    from tfrec.examples import sample_examples, write_examples
+    from tfrec.metrics import summarize_protocol, write_metrics
+    from tfrec.report import write_report
+
+    assembly = load_assembly(run_dir)
+    config, prepared = assembly.config, assembly.prepared
+    ks = sorted(ks or config.evaluation.k)
+    protocol = build_protocol(
+        prepared,
+        split,
+        seen_filter=config.evaluation.seen_filter if seen_filter is None else seen_filter,
+        cold_users=True,
+        max_users=config.evaluation.max_users or None,
+        seed=config.seed,
+    )
+    vectors = candidate_vectors(assembly)
+    ranked, scores = rank(assembly, protocol, max(ks))
+    metrics, cohorts = summarize_protocol(protocol, ranked, vectors=vectors, ks=ks, seed=config.seed)
+    log.info("recall@20 %s", metrics.get("recall@20"))
+    baselines = {}
+    for name, lists in run_baselines(prepared, protocol, max(ks)):
+        baselines[name] = summarize_protocol(protocol, lists, vectors=vectors, ks=ks, seed=config.seed)[0]
+    more = {}
+    reachable = best_reachable(prepared, protocol, ks)
+    if reachable:
+        more["oracle"] = reachable
+    about = protocol.describe() | {"recipe": config.recipe, "training_seed": config.seed}
+    write_metrics(
+        run_dir / "metrics.json",
+        protocol=about,
+        metrics=metrics,
+        baselines=baselines,
+        cohorts=cohorts,
+        **more,
+    )
+    write_examples(run_dir, sample_examples(protocol, ranked, scores, prepared.users["user_id"]))
+    write_report(run_dir, prepared)
+    return json.loads((run_dir / "metrics.json").read_text())
+
+
+def best_reachable(prepared, protocol: Protocol, ks: list[int]) -> dict | None:
+    """Metrics of the generator's own probabilities, where the dataset is generated and carries them."""
+    from tfrec.metrics import summarize_protocol
+
+    try:
+        from pipelines.demo import best_reachable as oracle
+    except ImportError:
+        return None
+    lists = oracle(prepared, protocol.users, max(ks))
+    return None if lists is None else summarize_protocol(protocol, lists, ks=ks)[0]
+
+
+def load_assembly(run_dir: Path):
+    """The model of a finished run with its weights, and its dataset."""
+    import tensorflow as tf
+
+    from pipelines.prepared import open_prepared
+    from tfrec.assembly import Assets, RetrievalAssembly
+    from tfrec.config import load_config
+    from tfrec.training import restore_weights
+
+    config = load_config(run_dir / "config.yaml")
+    tf.keras.mixed_precision.set_global_policy("float32")
+    tf.keras.utils.set_random_seed(config.seed)
+    assembly = RetrievalAssembly(config, open_prepared(config.data), Assets.load(run_dir / "assets", config))
+    restore_weights(assembly.model, run_dir)
+    return assembly

@@ -1,0 +1,273 @@
+"""The towers: an item's content from photo, text and attributes; a customer's query from the history.
+
+The towers turn arrays into vectors and know nothing of files, ids or losses. `tfrec.models` puts them together.
+"""
+
+import math
+
+import tensorflow as tf
+
+from tfrec.attention import Attention, FeedForward, resumable_dropout
+from tfrec.fusion import CrossAttentionFusion
+
+GAP_BUCKETS = 16
+
+
+class ItemTower(tf.keras.layers.Layer):
+    """Photo, text and attributes of an item, fused by cross-attention into one content vector.
+
+    A missing photo or text is a learned token in its place, never zeros that look like data. Attribute tokens join
+    the text side.
+
+    Args:
+        fusion: the cross-attention that fuses both sides, of width D.
+        image: photo encoder, `[B, H, W, 3]` -> tokens `[B, N, Di]`; None where photos are not used or come encoded.
+        text: text encoder, token ids `[B, T]` -> tokens `[B, T, Dt]`, with `mask(token_ids)`; None likewise.
+        attributes: attribute encoder, `[B, F, V]` -> tokens `[B, F, D]` and mask `[B, F]`; None where not used.
+        pool: side of the squares that patch tokens are averaged over.
+    """
+
+    def __init__(
+        self,
+        fusion: CrossAttentionFusion,
+        *,
+        image: tf.keras.layers.Layer | None = None,
+        text: tf.keras.layers.Layer | None = None,
+        attributes: tf.keras.layers.Layer | None = None,
+        pool: int = 1,
+        **kwargs,
+    ):
+        super().__init__(autocast=False, **kwargs)
+        self.fusion, self.image, self.text, self.attributes, self.pool = fusion, image, text, attributes, pool
+        self.image_in = tf.keras.layers.Dense(fusion.dim, name="image_in")
+        self.text_in = tf.keras.layers.Dense(fusion.dim, name="text_in")
+
+    def build(self, input_shape):
+        init = normal(0.02)
+        shape = (1, 1, self.fusion.dim)
+        self.no_photo = self.add_weight(name="no_photo", shape=shape, initializer=init())
+        self.no_text = self.add_weight(name="no_text", shape=shape, initializer=init())
+        super().build(input_shape)
+
+    def call(self, inputs: dict, training=None, return_attention=False):
+        """Encode a batch of items.
+
+        Args:
+            inputs: any of
+                `photos` uint8 `[B, H, W, 3]` or, encoded before, `photo_tokens` `[B, N, Di]`; with `has_photo` bool `[B]`;
+                `tokens` int32 `[B, T]` (all padding = no text) or, encoded before, `text_tokens` `[B, T, Dt]` with
+                `text_mask` bool `[B, T]`;
+                `attributes` int32 `[B, F, V]`, 0 = missing.
+            return_attention: also return the fusion's attention maps; position 0 of either side is the token that
+                stands for a missing modality.
+
+        Returns:
+            Content vectors float32 `[B, fusion.output_dim]`.
+        """
+        batch = next(tf.shape(value)[0] for value in inputs.values())
+        photo, photo_mask = self._photo_side(inputs, batch, training)
+        words, words_mask = self._text_side(inputs, batch, training)
+        if self.attributes is not None:
+            fields, fields_mask = self.attributes(inputs["attributes"], training=training)
+            words = tf.concat([words, tf.cast(fields, words.dtype)], 1)
+            words_mask = tf.concat([words_mask, fields_mask], 1)
+        out = self.fusion(
+            photo, words, photo_mask, words_mask, training=training, return_attention=return_attention
+        )
+        return (tf.cast(out[0], tf.float32), out[1]) if return_attention else tf.cast(out, tf.float32)
+
+    def _photo_side(self, inputs, batch, training):
+        placeholder = self._placeholder(self.no_photo, batch)
+        if "photo_tokens" in inputs:
+            tokens = inputs["photo_tokens"]
+        elif self.image is not None:
+            tokens = self.image(inputs["photos"], training=training)
+            tokens = self.image.pool_patches(tokens, self.pool) if self.pool > 1 else tokens
+        else:
+            return placeholder, tf.ones([batch, 1], tf.bool)
+        tokens = self.image_in(tf.cast(tokens, self.compute_dtype))
+        mask = tf.repeat(inputs["has_photo"][:, None], tf.shape(tokens)[1], 1)
+        return self._join(placeholder, tokens, mask)
+
+    def _text_side(self, inputs, batch, training):
+        placeholder = self._placeholder(self.no_text, batch)
+        if "text_tokens" in inputs:
+            tokens, mask = inputs["text_tokens"], inputs["text_mask"]
+        elif self.text is not None:
+            tokens, mask = self.text(inputs["tokens"], training=training), self.text.mask(inputs["tokens"])
+        else:
+            return placeholder, tf.ones([batch, 1], tf.bool)
+        return self._join(placeholder, self.text_in(tf.cast(tokens, self.compute_dtype)), mask)
+
+    def _placeholder(self, token, batch):
+        return tf.cast(tf.repeat(token, batch, 0), self.compute_dtype)
+
+    def _join(self, placeholder, tokens, mask):
+        """Put the placeholder before the tokens, visible only where no token is."""
+        absent = tf.logical_not(tf.reduce_any(mask, 1, keepdims=True))
+        return tf.concat([placeholder, tokens], 1), tf.concat([absent, mask], 1)
+
+
+class DecoderBlock(tf.keras.layers.Layer):
+    """Pre-norm causal transformer block.
+
+    Args:
+        dim: width D.
+        heads: attention heads.
+        ratio: feed-forward width over `dim`.
+        dropout: dropout rate.
+        rotary: rotary positions.
+    """
+
+    def __init__(self, dim, heads, *, ratio=4.0, dropout=0.0, rotary=False, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
+        self.attention = Attention(dim, heads, dropout=dropout, rotary=rotary, name="attention")
+        self.dropout = resumable_dropout(dropout)
+        self.feed_forward = FeedForward(dim, ratio=ratio, dropout=dropout, name="feed_forward")
+
+    def call(self, x, mask, training=None):
+        """`x` `[B, T, D]`, `mask` bool `[B, T, T]`; the same shape back."""
+        x = x + self.dropout(self.attention(self.norm(x), mask=mask, training=training), training=training)
+        return x + self.feed_forward(x, training=training)
+
+
+class HistoryTower(tf.keras.layers.Layer):
+    """A causal transformer decoder over purchases (SASRec, Kang and McAuley 2018, https://arxiv.org/abs/1808.09781).
+
+    A start token, to which the customer's fields are added, stands before the history; so a customer without any history
+    has a query as well. Histories are right-aligned: the most recent purchase is last.
+
+    Args:
+        dim: width D.
+        length: purchases read, T.
+        layers, heads, ratio, dropout: of the transformer.
+        positions: `learned`, `sinusoidal`, `rotary` or `none`.
+        time_gaps: embed the days from each purchase to the moment that its prediction is for.
+        user_fields: vocabulary size of each customer field.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        length: int,
+        *,
+        layers: int = 2,
+        heads: int = 4,
+        ratio: float = 4.0,
+        dropout: float = 0.0,
+        positions: str = "learned",
+        time_gaps: bool = True,
+        user_fields: tuple[int, ...] = (),
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.dim, self.length, self.positions, self.time_gaps = dim, length, positions, time_gaps
+        self.user_fields = tuple(user_fields)
+        self.blocks = [
+            DecoderBlock(
+                dim, heads, ratio=ratio, dropout=dropout, rotary=positions == "rotary", name=f"block_{i}"
+            )
+            for i in range(layers)
+        ]
+        self.dropout = resumable_dropout(dropout)
+        self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
+
+    def build(self, input_shape):
+        init = normal(0.02)
+        self.start = self.add_weight(name="start", shape=(1, 1, self.dim), initializer=init())
+        if self.positions == "learned":
+            shape = (self.length + 1, self.dim)
+            self.position_table = self.add_weight(name="positions", shape=shape, initializer=init())
+        if self.time_gaps:
+            self.gap_table = self.add_weight(name="gaps", shape=(GAP_BUCKETS, self.dim), initializer=init())
+        self.field_tables = [
+            self.add_weight(name=f"field_{i}", shape=(size, self.dim), initializer=init())
+            for i, size in enumerate(self.user_fields)
+        ]
+        super().build(input_shape)
+
+    def call(self, items, mask, gaps=None, user_fields=None, training=None):
+        """Read histories.
+
+        Args:
+            items: vectors of the purchases `[B, T, D]`.
+            mask: bool `[B, T]`, False where padded.
+            gaps: days from each purchase to the moment its prediction is for, float32 `[B, T]`.
+            user_fields: int32 `[B, G]`.
+
+        Returns:
+            `[B, T + 1, D]`: position 0 predicts the first purchase, position t the one after the t-th.
+        """
+        if self.time_gaps:
+            items += tf.cast(tf.gather(self.gap_table, gap_bucket(gaps)), items.dtype)
+        start = tf.repeat(self.start, tf.shape(items)[0], 0)
+        for i, table in enumerate(self.field_tables):
+            start += tf.gather(table, user_fields[:, i])[:, None]
+        x = tf.concat([tf.cast(start, items.dtype), items], 1)  # (B, T + 1, D)
+        x = self.dropout(x + tf.cast(self._positions(tf.shape(x)[1]), x.dtype), training=training)
+        seen = tf.concat([tf.ones_like(mask[:, :1]), mask], 1)
+        steps = tf.range(tf.shape(x)[1])
+        causal = seen[:, None, :] & (steps[:, None] >= steps[None, :])[None]
+        for block in self.blocks:
+            x = block(x, causal, training=training)
+        return self.norm(x)
+
+    def _positions(self, length):
+        """`[1, length, D]`, counted back from the most recent purchase."""
+        if self.positions == "learned":
+            return self.position_table[None, -length:]
+        if self.positions == "sinusoidal":
+            return sinusoids(self.length + 1, self.dim)[None, -length:]
+        return tf.zeros([1, 1, 1])
+
+
+class UserTower(tf.keras.layers.Layer):
+    """A vector per known customer, plus the customer's fields; the last row stands for unknown customers.
+
+    Args:
+        dim: width D.
+        users: known customers.
+        user_fields: vocabulary size of each customer field.
+    """
+
+    def __init__(self, dim: int, users: int, *, user_fields: tuple[int, ...] = (), **kwargs):
+        super().__init__(**kwargs)
+        self.dim, self.users, self.user_fields = dim, users, tuple(user_fields)
+
+    def build(self, input_shape):
+        init = normal(0.05)
+        self.table = self.add_weight(name="users", shape=(self.users + 1, self.dim), initializer=init())
+        self.field_tables = [
+            self.add_weight(name=f"field_{i}", shape=(size, self.dim), initializer=init())
+            for i, size in enumerate(self.user_fields)
+        ]
+        super().build(input_shape)
+
+    def call(self, user, user_fields=None):
+        """`user` int32 `[B]` (-1: unknown), `user_fields` int32 `[B, G]` -> `[B, D]`."""
+        x = tf.gather(self.table, tf.where(user < 0, self.users, user))
+        for i, table in enumerate(self.field_tables):
+            x += tf.gather(table, user_fields[:, i])
+        return x
+
+
+def normal(stddev: float):
+    """A maker of normal initializers; one that is used twice would give the same numbers twice."""
+    return lambda: tf.keras.initializers.RandomNormal(stddev=stddev)
+
+
+def gap_bucket(days):
+    """Bucket of a time gap: 0 below an hour, then doubling from there, `GAP_BUCKETS` in all. Days `[...]` -> int32."""
+    hours = tf.maximum(tf.cast(days, tf.float32) * 24.0, 0.0)
+    bucket = tf.math.ceil(tf.math.log(hours + 1.0) / math.log(2.0))
+    return tf.cast(tf.clip_by_value(bucket, 0, GAP_BUCKETS - 1), tf.int32)
+
+
+def sinusoids(length: int, dim: int):
+    """Sinusoidal positions (Vaswani et al. 2017). `[length, dim]`."""
+    half = dim // 2
+    angles = tf.range(length, dtype=tf.float32)[:, None] * 10000.0 ** (
+        -tf.range(half, dtype=tf.float32)[None] / half
+    )
+    return tf.pad(tf.concat([tf.sin(angles), tf.cos(angles)], -1), [[0, 0], [0, dim - 2 * half]])

@@ -1,0 +1,129 @@
+"""Train a recipe on a prepared dataset.
+
+python -m tfrec.train                                              # the demo, its data made if absent
+python -m tfrec.train --recipe hm --data PREPARED --out RUN [--resume] [--training.epochs 5 ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from tfrec.config import ConfigError, make_parser, parse_config, plain, read_yaml, recipe_path, save_config
+
+log = logging.getLogger("tfrec")
+
+DEMO_DATA = "data/demo"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit code: 0 done, 1 failed, 2 wrong options or data."""
+    from tfrec.command import run_command
+
+    return run_command(lambda: run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Read the configuration, train, evaluate."""
+    config, switches = configure(arguments)
+    if config is None:
+        return 0
+    if not config.data and config.recipe == "demo":
+        config.data = DEMO_DATA
+        prepare_demo(Path(config.data))
+    if not config.data:
+        raise ConfigError(
+            "--data: name a prepared dataset (make one with: python -m pipelines DATASET --raw DIR --out DIR)"
+        )
+    run_dir = Path(config.out or f"runs/{Path(config.recipe).stem}")
+    config.out = str(run_dir)
+    open_run(run_dir, config, resume=switches.resume)
+    system = system_of(config)
+    system.train(config, run_dir)
+    system.evaluate(run_dir)
+    log.info("done: %s", run_dir / "report.html")
+    return 0
+
+
+def configure(arguments: list[str]):
+    """The configuration and the command's own switches; (None, ...) when only help or the options were asked for."""
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("--recipe", default="demo")
+    first.add_argument("--config", action="append", default=[])
+    chosen, _ = first.parse_known_args(arguments)
+    layers = [read_yaml(recipe_path(chosen.recipe))]
+    system = layers[0].pop("system", "retrieval")
+    for path in chosen.config:
+        layers.append(read_yaml(Path(path)))
+        if layers[-1].pop("system", system) != system:
+            raise ConfigError(f"--config {path} is of another system than recipe {chosen.recipe} ({system})")
+    parser = make_parser(system, prog="python -m tfrec.train")
+    parser.description = __doc__
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="FILE", help="YAML options over the recipe's"
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print all options with their values, and stop"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out after it was interrupted"
+    )
+    config, switches = parse_config(system, [*layers, {"recipe": chosen.recipe}], arguments, parser=parser)
+    if switches.print_config:
+        import yaml
+
+        print(yaml.safe_dump({"system": system, **plain(config)}, sort_keys=False), end="")
+        return None, switches
+    return config, switches
+
+
+def open_run(run_dir: Path, config, *, resume: bool) -> None:
+    """Make the run's folder, or take up the one there.
+
+    Raises:
+        ConfigError: the folder holds a run and `--resume` is not given, or it was made with other options.
+    """
+    from tfrec.command import log_to
+    from tfrec.config import load_config
+
+    saved = run_dir / "config.yaml"
+    if saved.exists():
+        if not resume:
+            raise ConfigError(
+                f"--out {run_dir} holds a run already: add --resume to go on with it, or name another folder"
+            )
+        if load_config(saved) != config:
+            raise ConfigError(
+                f"--resume: the options differ from those in {saved}; give the same command, or name another --out"
+            )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    save_config(config, saved)
+    log_to(run_dir / "training.log")
+
+
+def system_of(config):
+    """The module that trains and evaluates configurations of this type."""
+    import importlib
+
+    from tfrec.config import SYSTEMS
+
+    modules = {"retrieval": "tfrec.retrieval"}
+    name = next(name for name, cls in SYSTEMS.items() if type(config) is cls)
+    return importlib.import_module(modules[name])
+
+
+def prepare_demo(path: Path) -> None:
+    """Make the demo's data if they are absent."""
+    if (path / "manifest.json").exists():
+        return
+    from pipelines.__main__ import main as prepare
+
+    log.info("making the demo's data in %s", path)
+    if prepare(["demo", "--out", str(path)]):
+        raise ConfigError(f"the demo's data could not be made in {path}; see the message above")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

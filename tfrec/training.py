@@ -1,0 +1,379 @@
+"""The training loop: one step, what surrounds it, and how it survives being killed."""
+
+import contextlib
+import csv
+import logging
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from tqdm import tqdm
+
+from tfrec.config import TrainingConfig
+from tfrec.optimizers import LazyAdamW
+
+log = logging.getLogger("tfrec")
+
+LOG_ROWS = 200  # rows of losses in history.csv over a whole training
+
+
+def compute_precision(precision: str) -> str:
+    """The Keras policy for `precision`; `auto` is float16 on GPUs, bfloat16 where the CPU computes in it, else float32."""
+    if precision != "auto":
+        return precision
+    if tf.config.list_physical_devices("GPU"):
+        return "mixed_float16"
+    with contextlib.suppress(OSError):
+        flags = Path("/proc/cpuinfo").read_text()
+        if "avx512_bf16" in flags or "amx_bf16" in flags:
+            return "mixed_bfloat16"
+    return "float32"
+
+
+def device_memory() -> int:
+    """Bytes of memory of the first GPU, or of the machine where there is none."""
+    for gpu in tf.config.list_logical_devices("GPU"):
+        with contextlib.suppress(ValueError, RuntimeError, KeyError):
+            return int(tf.config.experimental.get_memory_info(gpu.name)["limit"])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def automatic_batch_size(example_bytes: int, *, share: float = 0.25, most: int = 1024) -> int:
+    """The largest power of two, up to `most`, whose activations fit into a `share` of the device's memory.
+
+    Args:
+        example_bytes: activations of one example in bytes.
+    """
+    fits = max(1, int(device_memory() * share / max(example_bytes, 1)))
+    return min(most, 2 ** int(math.log2(fits)))
+
+
+def set_determinism(seed: int, deterministic: bool) -> None:
+    """Seed Python, NumPy and TensorFlow, and make ops deterministic if asked."""
+    tf.keras.utils.set_random_seed(seed)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+
+@tf.keras.utils.register_keras_serializable("tfrec")
+class WarmupCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
+    """Linear rise to `peak` over `warmup` steps, then a half cosine to zero at `steps` (constant where `fall` is False)."""
+
+    def __init__(self, peak: float, steps: int, warmup: int, fall: bool = True):
+        self.peak, self.steps, self.warmup, self.fall = peak, steps, warmup, fall
+
+    def __call__(self, step):
+        step = tf.cast(step, tf.float32)
+        rise = tf.minimum(1.0, (step + 1.0) / max(1, self.warmup))
+        if not self.fall:
+            return self.peak * rise
+        done = tf.clip_by_value((step - self.warmup) / max(1, self.steps - self.warmup), 0.0, 1.0)
+        return self.peak * rise * 0.5 * (1.0 + tf.cos(math.pi * done))
+
+    def get_config(self):
+        return {"peak": self.peak, "steps": self.steps, "warmup": self.warmup, "fall": self.fall}
+
+
+class Progress(tf.Module):
+    """Where training stands, as variables that a checkpoint holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.loss_sum = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+        self.loss_count = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.best = tf.Variable(-math.inf, dtype=tf.float64, trainable=False)
+        self.best_step = tf.Variable(-1, dtype=tf.int64, trainable=False)
+        self.stale = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.rate_cut = tf.Variable(1.0, dtype=tf.float32, trainable=False)
+
+
+class Trainer:
+    """Trains a model, and leaves in `run_dir` what is needed to go on after a kill.
+
+    The model offers `encode(batch, training)` (the expensive vectors, or None), `compute_loss(batch, training, fresh)`
+    and `remember(batch, fresh)`, called after each step.
+
+    Args:
+        model: the model, built.
+        options: see `TrainingConfig`.
+        steps: steps of the whole training.
+        run_dir: folder for `checkpoints/`, `best/`, `history.csv`, TensorBoard's `logs/`.
+        rates: name prefix of variables -> multiple of the learning rate.
+    """
+
+    def __init__(self, model, *, options: TrainingConfig, steps: int, run_dir: Path, rates=None):
+        self.model, self.options, self.steps, self.run_dir = model, options, steps, run_dir
+        self.progress = Progress()
+        self.optimizer = self._optimizer(rates)
+        self.variables = model.trainable_variables
+        self.optimizer.build(self.variables)
+        parts = {"model": model, "optimizer": self.optimizer, "progress": self.progress}
+        self.checkpoints = tf.train.CheckpointManager(
+            tf.train.Checkpoint(**parts), str(run_dir / "checkpoints"), max_to_keep=2
+        )
+        self.history = History(run_dir / "history.csv")
+        self.train_step = tf.function(self._step, jit_compile=options.xla or None, reduce_retracing=True)
+        self.sinks: list[Callable[[int, dict], None]] = [self.history.write, _tensorboard(run_dir / "logs")]
+        if options.wandb:
+            self.sinks.append(_wandb(run_dir))
+
+    def _optimizer(self, rates):
+        options = self.options
+        peak, warmup = options.learning_rate, int(options.warmup * self.steps)
+        schedule: Any = WarmupCosine(peak, self.steps, warmup, fall=options.schedule == "cosine")
+        optimizer = LazyAdamW(
+            schedule,
+            decay=options.weight_decay,
+            clip=options.clip_norm,
+            rates=rates,
+            rate_cut=self.progress.rate_cut,
+        )
+        if tf.keras.mixed_precision.global_policy().compute_dtype == "float16":
+            return tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
+        return optimizer
+
+    # -- one step ----------------------------------------------------------------------------------------------
+
+    def _step(self, batch):
+        """One optimizer step on a batch: its loss."""
+        if self.options.accumulate > 1:
+            loss, gradients, fresh = self._cached_gradients(batch)
+        else:
+            with tf.GradientTape() as tape:
+                fresh = self.model.encode(batch, training=True)
+                loss = self.model.compute_loss(batch, training=True, fresh=fresh)
+                scaled = self._scale(loss)
+            gradients = tape.gradient(scaled, self.variables)
+        self._apply(gradients)
+        self.model.remember(batch, fresh)
+        return loss
+
+    def _cached_gradients(self, batch):
+        """Loss, gradients and vectors of a batch whose items are encoded in parts, equal to those of one whole.
+
+        Gradient caching (Gao et al. 2021, https://arxiv.org/abs/2101.06983): encode the parts without a tape, take the
+        loss's gradient with respect to the vectors, then encode each part again and carry that gradient on. The softmax
+        sees the whole batch; only one part's activations are held.
+        """
+        parts = split_items(batch["items"], self.options.accumulate)
+        fresh = tf.concat([self.model.encode({"items": part}, training=True) for part in parts], 0)
+        with tf.GradientTape() as tape:
+            tape.watch(fresh)
+            loss = self.model.compute_loss(batch, training=True, fresh=fresh)
+            scaled = self._scale(loss)
+        back, *gradients = tape.gradient(scaled, [fresh, *self.variables])
+        start = 0
+        for part in parts:
+            with tf.GradientTape() as tape:
+                vectors = self.model.encode({"items": part}, training=True)
+            stop = start + tf.shape(vectors)[0]
+            more = tape.gradient(vectors, self.variables, output_gradients=back[start:stop])
+            gradients = [add_gradients(a, b) for a, b in zip(gradients, more, strict=True)]
+            start = stop
+        return loss, gradients, fresh
+
+    def _scale(self, loss):
+        scaling = isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
+        return self.optimizer.get_scaled_loss(loss) if scaling else loss
+
+    def _apply(self, gradients):
+        if isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
+            gradients = self.optimizer.get_unscaled_gradients(gradients)
+        pairs = [(g, v) for g, v in zip(gradients, self.variables, strict=True) if g is not None]
+        self.optimizer.apply_gradients(pairs)
+
+    # -- the loop ----------------------------------------------------------------------------------------------
+
+    def fit(
+        self, dataset: Callable[[int, int], tf.data.Dataset], evaluate: Callable[[], dict[str, float]] | None
+    ):
+        """Train from wherever the checkpoint stands to the last step, and leave the best weights in the model.
+
+        Args:
+            dataset: start and stop step -> batches.
+            evaluate: validation metrics of the model as it is; None where there is no validation.
+        """
+        self.resume()
+        start, every = int(self.progress.step), max(1, self.steps // max(1, self.options.evaluations))
+        log_every, saved = max(1, self.steps // LOG_ROWS), time.monotonic()
+        with tqdm(total=self.steps, initial=start, desc="train", unit="step", disable=None) as bar:
+            for batch in dataset(start, self.steps) if start < self.steps else ():
+                loss = self.train_step(batch)
+                step = self._advance(loss)
+                bar.update()
+                if step % log_every == 0 or step == self.steps:
+                    bar.set_postfix(loss=f"{self._log_loss(step):.4f}")
+                if evaluate and (step % every == 0 or step == self.steps):
+                    stop = self._validate(step, evaluate())
+                    saved = self._save()
+                    if stop:
+                        break
+                elif time.monotonic() - saved > self.options.checkpoint_seconds:
+                    saved = self._save()
+        self._save()
+        self.restore_best()
+
+    def resume(self) -> None:
+        """Take up the newest checkpoint, if there is one, and forget what was logged after it."""
+        if self.checkpoints.latest_checkpoint:
+            self.checkpoints.checkpoint.restore(
+                self.checkpoints.latest_checkpoint
+            ).assert_existing_objects_matched()
+            log.info("resumed at step %d of %d", int(self.progress.step), self.steps)
+        self.history.load(int(self.progress.step))
+
+    def _advance(self, loss) -> int:
+        value = float(loss)
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"the loss is {value} at step {int(self.progress.step) + 1}; lower training.learning_rate, raise "
+                "task.temperature, or train in float32 (training.precision)"
+            )
+        self.progress.loss_sum.assign_add(value)
+        self.progress.loss_count.assign_add(1)
+        return int(self.progress.step.assign_add(1))
+
+    def _log_loss(self, step: int) -> float:
+        """Log the mean loss since the last row."""
+        mean = float(self.progress.loss_sum) / max(1, int(self.progress.loss_count))
+        self.progress.loss_sum.assign(0.0)
+        self.progress.loss_count.assign(0)
+        rate = float(tf.keras.backend.get_value(self.optimizer.learning_rate)) * float(self.progress.rate_cut)
+        self._emit(step, {"loss": mean, "learning_rate": rate})
+        return mean
+
+    def _validate(self, step: int, metrics: dict[str, float]) -> bool:
+        """Log metrics, keep the weights if they are the best, and tell whether to stop."""
+        if self.options.monitor not in metrics:
+            raise KeyError(
+                f"training.monitor={self.options.monitor} is not among the metrics {sorted(metrics)}"
+            )
+        value = metrics[self.options.monitor]
+        self._emit(step, {f"val_{name}": v for name, v in metrics.items()})
+        log.info("step %d: %s", step, "  ".join(f"{name} {v:.4f}" for name, v in metrics.items()))
+        progress, sign = self.progress, -1.0 if self.options.monitor in ("loss", "rmse", "mae") else 1.0
+        if sign * value > float(progress.best):
+            progress.best.assign(sign * value)
+            progress.best_step.assign(step)
+            progress.stale.assign(0)
+            self.keep_best()
+            return False
+        progress.stale.assign_add(1)
+        if self.options.schedule == "plateau":
+            progress.rate_cut.assign(progress.rate_cut / 2)
+        return 0 < self.options.patience <= int(progress.stale)
+
+    def _emit(self, step: int, values: dict[str, float]) -> None:
+        for sink in self.sinks:
+            sink(step, values)
+
+    def _save(self) -> float:
+        """Write a checkpoint; the time it was written."""
+        self.history.flush()
+        self.checkpoints.save(checkpoint_number=int(self.progress.step))
+        return time.monotonic()
+
+    def keep_best(self) -> None:
+        """Write the weights beside the former best, then swap: a kill leaves one of the two whole."""
+        fresh, best = self.run_dir / "best.tmp", self.run_dir / "best"
+        shutil.rmtree(fresh, ignore_errors=True)
+        tf.train.Checkpoint(model=self.model).write(str(fresh / "weights"))
+        shutil.rmtree(best, ignore_errors=True)
+        fresh.rename(best)
+
+    def restore_best(self) -> None:
+        """Put the best weights back into the model (the last ones where nothing was validated)."""
+        if not (self.run_dir / "best").is_dir() or int(self.progress.best_step) < 0:
+            self.keep_best()
+            return
+        restore_weights(self.model, self.run_dir)
+        log.info("best weights: step %d", int(self.progress.best_step))
+
+
+def restore_weights(model, run_dir: Path) -> None:
+    """Load the weights that a training left in `run_dir`.
+
+    Raises:
+        FileNotFoundError: the run has none, because its training did not finish.
+    """
+    prefix = run_dir / "best" / "weights"
+    if not prefix.with_suffix(".index").is_file():
+        raise FileNotFoundError(f"{run_dir}: no trained weights (best/); finish its training with --resume")
+    tf.train.Checkpoint(model=model).restore(str(prefix)).expect_partial()
+
+
+def split_items(items: dict, parts: int) -> list[dict]:
+    """Cut the arrays of `items` `[E, ...]` into `parts` of about equal length."""
+    count = tf.shape(next(iter(items.values())))[0]
+    edges = [count * i // parts for i in range(parts + 1)]
+    return [{name: x[a:b] for name, x in items.items()} for a, b in zip(edges[:-1], edges[1:], strict=True)]
+
+
+def add_gradients(a, b):
+    """Sum of two gradients, either of which may be None or sparse."""
+    if a is None or b is None:
+        return b if a is None else a
+    if isinstance(a, tf.IndexedSlices) and isinstance(b, tf.IndexedSlices):
+        values, indices = tf.concat([a.values, b.values], 0), tf.concat([a.indices, b.indices], 0)
+        return tf.IndexedSlices(values, indices, a.dense_shape)
+    return tf.convert_to_tensor(a) + tf.convert_to_tensor(b)
+
+
+class History:
+    """What was logged, a row a step and a column a name; written whole at each flush.
+
+    Args:
+        path: the CSV file.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.rows: dict[int, dict[str, float]] = {}
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self.rows.setdefault(step, {}).update({name: float(value) for name, value in values.items()})
+
+    def flush(self) -> None:
+        names = ["step", *dict.fromkeys(name for row in self.rows.values() for name in row)]
+        temporary = self.path.with_suffix(".tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows({"step": step, **row} for step, row in sorted(self.rows.items()))
+        temporary.replace(self.path)
+
+    def load(self, up_to: int) -> None:
+        """Read back the rows up to a step; later ones are forgotten."""
+        self.rows = {}
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                for row in csv.DictReader(file):
+                    step = int(row.pop("step"))
+                    if step <= up_to:
+                        self.write(step, {name: float(value) for name, value in row.items() if value})
+
+
+def _tensorboard(folder: Path) -> Callable[[int, dict], None]:
+    writer = tf.summary.create_file_writer(str(folder))
+
+    def write(step, values):
+        with writer.as_default():
+            for name, value in values.items():
+                tf.summary.scalar(name, value, step=step)
+
+    return write
+
+
+def _wandb(run_dir: Path) -> Callable[[int, dict], None]:
+    try:
+        import wandb
+    except ImportError as error:
+        raise ImportError("training.wandb=true needs Weights & Biases: pip install wandb") from error
+    run = wandb.init(project="tfrec", name=run_dir.name, dir=str(run_dir), resume="allow", id=run_dir.name)
+    return lambda step, values: run.log(values, step=step)
