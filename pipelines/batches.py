@@ -173,9 +173,7 @@ class HistoryBatches:
             batch["candidates"] = np.union1d(sold, drawn).astype(np.int32)
         if self.content is not None:
             batch["encode_rows"] = self.encode_rows(sold, rng)
-            batch["items"] = drop_modalities(
-                self.content.gather(batch["encode_rows"]), self.modality_dropout, rng
-            )
+            batch["items"] = drop_modalities(self.content.gather(batch["encode_rows"]), self.modality_dropout, rng)
         return batch
 
     def order(self, epoch: int) -> np.ndarray:
@@ -199,9 +197,7 @@ class HistoryBatches:
         history, targets = item[:, :-1], np.full_like(item, -1)
         targets[:, 1:] = np.where(history >= 0, item[:, 1:], -1)
         weight = np.where(targets >= 0, self.weights[place], 0.0).astype(np.float32)
-        first = np.flatnonzero(
-            self.windows.first[chosen]
-        )  # these predict their first purchase from the start token
+        first = np.flatnonzero(self.windows.first[chosen])  # these predict their first purchase from the start token
         oldest = place[first, np.argmax(inside[first], 1)]
         targets[first, 0], weight[first, 0] = self.purchases.item[oldest], self.weights[oldest]
         user = self.purchases.user[start].astype(np.int32)
@@ -230,17 +226,13 @@ class HistoryBatches:
         return (0.5 ** ((time.max() - time) / DAY / self.recency_days)).astype(np.float32)
 
 
-def shuffle_days(
-    place: np.ndarray, inside: np.ndarray, time: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
+def shuffle_days(place: np.ndarray, inside: np.ndarray, time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Shuffle the purchases of each day within the windows `place` `[B, T + 1]`; padding (not `inside`) stays in front."""
     key = np.where(inside, time[place] // DAY + rng.random(place.shape), -np.inf)
     return np.take_along_axis(place, np.argsort(key, axis=1, kind="stable"), 1)
 
 
-def drop_modalities(
-    items: dict[str, np.ndarray], rate: float, rng: np.random.Generator
-) -> dict[str, np.ndarray]:
+def drop_modalities(items: dict[str, np.ndarray], rate: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Hide the photo of some items and the text of others, never both, so that one modality is enough at serving time."""
     if not rate:
         return items
@@ -255,9 +247,7 @@ def drop_modalities(
     return items
 
 
-def make_dataset(
-    make_batch: Callable[[int], dict], start: int, stop: int, *, photo_size=None, parallel: int = 2
-):
+def make_dataset(make_batch: Callable[[int], dict], start: int, stop: int, *, photo_size=None, parallel: int = 2):
     """tf.data over the batches of steps `start` to `stop`, made in parallel, in order, and ahead of their use.
 
     Args:

@@ -60,8 +60,6 @@ def letterbox(image, size: tuple[int, int]):
     fitted = tf.maximum(tf.cast(tf.round(shape * scale), tf.int32), 1)
     resized = tf.image.resize(image, fitted, method="bilinear", antialias=True)
     top, left = (height - fitted[0]) // 2, (width - fitted[1]) // 2
-    padded = tf.pad(
-        resized - WHITE, [[top, height - fitted[0] - top], [left, width - fitted[1] - left], [0, 0]]
-    )
+    padded = tf.pad(resized - WHITE, [[top, height - fitted[0] - top], [left, width - fitted[1] - left], [0, 0]])
     pixels = tf.cast(tf.round(tf.clip_by_value(padded + WHITE, 0.0, 255.0)), tf.uint8)
     return tf.ensure_shape(pixels, [height, width, 3])

@@ -186,9 +186,7 @@ class RetrievalAssembly:
             len(self.prepared.users),
         )
         last = 1 if self.config.training.final else 0
-        return purchases.where(events["split"].to_numpy() <= last).collapse_repeats(
-            self.config.task.collapse_repeats
-        )
+        return purchases.where(events["split"].to_numpy() <= last).collapse_repeats(self.config.task.collapse_repeats)
 
     @cached_property
     def user_fields(self) -> np.ndarray:
@@ -211,9 +209,7 @@ class RetrievalAssembly:
             from tfrec.training import automatic_batch_size
 
             width = config.model.item.dim * (12 * config.model.query.layers + 8)
-            size = automatic_batch_size(
-                4 * width * (length + 1) + 4 * (length + 1) * len(self.prepared.items) // 8
-            )
+            size = automatic_batch_size(4 * width * (length + 1) + 4 * (length + 1) * len(self.prepared.items) // 8)
         return HistoryBatches(
             self.purchases,
             length=length,
@@ -280,9 +276,7 @@ class RetrievalAssembly:
         fill_bank(self.model, self.content, progress=progress)
 
 
-def build_query_tower(
-    model: ModelConfig, user_fields: tuple[int, ...], users: int
-) -> HistoryTower | UserTower:
+def build_query_tower(model: ModelConfig, user_fields: tuple[int, ...], users: int) -> HistoryTower | UserTower:
     """The query tower of a configuration."""
     query, dim = model.query, model.item.dim
     if query.kind == "user":
@@ -308,11 +302,7 @@ def fill_bank(model: TwoTower, content: ItemContent, *, progress: bool = True) -
     encode = tf.function(lambda items: model.item_tower(items, training=False), reduce_retracing=True)
 
     def batch_of(step):
-        return {
-            "items": content.gather(
-                np.arange(step * ENCODE_BATCH, min(content.items, (step + 1) * ENCODE_BATCH))
-            )
-        }
+        return {"items": content.gather(np.arange(step * ENCODE_BATCH, min(content.items, (step + 1) * ENCODE_BATCH)))}
 
     steps = -(-content.items // ENCODE_BATCH)
     hidden = None if progress else True

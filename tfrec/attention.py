@@ -82,9 +82,7 @@ class Attention(tf.keras.layers.Layer):
 
     def _heads(self, x):
         shape = tf.shape(x)
-        return tf.transpose(
-            tf.reshape(x, [shape[0], shape[1], self.heads, self.dim // self.heads]), [0, 2, 1, 3]
-        )
+        return tf.transpose(tf.reshape(x, [shape[0], shape[1], self.heads, self.dim // self.heads]), [0, 2, 1, 3])
 
     def get_config(self):
         return {

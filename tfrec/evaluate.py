@@ -38,9 +38,7 @@ def run(options: argparse.Namespace) -> int:
     from tfrec.train import system_of
 
     if not (options.run / "config.yaml").is_file():
-        raise ConfigError(
-            f"--run {options.run}: no config.yaml there; name the --out folder of python -m tfrec.train"
-        )
+        raise ConfigError(f"--run {options.run}: no config.yaml there; name the --out folder of python -m tfrec.train")
     if options.k and min(options.k) < 1:
         raise ConfigError(f"--k {min(options.k)}: cut-offs start at 1")
     system = system_of(load_config(options.run / "config.yaml"))

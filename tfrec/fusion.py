@@ -76,9 +76,7 @@ class CrossAttentionFusion(tf.keras.layers.Layer):
         self.dim, self.layers, self.heads = dim, layers, heads
         self.output_dim, self.ratio, self.dropout_rate = output_dim or dim, ratio, dropout
         block = {"ratio": ratio, "dropout": dropout}
-        self.image_blocks = [
-            CrossAttentionBlock(dim, heads, **block, name=f"image_{i}") for i in range(layers)
-        ]
+        self.image_blocks = [CrossAttentionBlock(dim, heads, **block, name=f"image_{i}") for i in range(layers)]
         self.text_blocks = [CrossAttentionBlock(dim, heads, **block, name=f"text_{i}") for i in range(layers)]
         self.image_norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="image_norm")
         self.text_norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="text_norm")

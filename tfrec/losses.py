@@ -59,12 +59,8 @@ def hardest(logits, labels, count: int):
     """The positive's logit and the `count` highest negatives: `[P, C]` -> `[P, 1 + min(count, C - 1)]`."""
     columns = tf.shape(logits)[1]
     positive = tf.gather(logits, labels, batch_dims=1)[:, None]
-    others = tf.where(
-        tf.one_hot(labels, columns, on_value=True, off_value=False, dtype=tf.bool), MASKED, logits
-    )
-    return tf.concat(
-        [positive, tf.math.top_k(others, tf.minimum(count, columns - 1), sorted=False).values], 1
-    )
+    others = tf.where(tf.one_hot(labels, columns, on_value=True, off_value=False, dtype=tf.bool), MASKED, logits)
+    return tf.concat([positive, tf.math.top_k(others, tf.minimum(count, columns - 1), sorted=False).values], 1)
 
 
 def weighted_mean(values, weights=None):

@@ -43,9 +43,7 @@ class ItemVectors(tf.keras.layers.Layer):
     ):
         super().__init__(dtype="float32", **kw)
         if not content and not id_embedding:
-            raise ValueError(
-                "items need content (photo, text or attributes) or an id embedding; both are switched off"
-            )
+            raise ValueError("items need content (photo, text or attributes) or an id embedding; both are switched off")
         self.items, self.dim, self.content, self.id_embedding = items, dim, content, id_embedding
         self.id_dropout, self.has_bias, self.normalize, self.tie = id_dropout, bias, normalize, tie
         self.dropout = resumable_dropout(id_dropout)
@@ -57,15 +55,11 @@ class ItemVectors(tf.keras.layers.Layer):
         """Create the bank and the tables."""
         init = normal(0.05 if self.content else self.dim**-0.5)
         if self.content:
-            self.bank = self.add_weight(
-                name="bank", shape=(self.items, self.dim), initializer="zeros", trainable=False
-            )
+            self.bank = self.add_weight(name="bank", shape=(self.items, self.dim), initializer="zeros", trainable=False)
         if self.id_embedding:
             self.item_ids = self.add_weight(name="item_ids", shape=(self.items, self.dim), initializer=init())
             if not self.tie:
-                self.history_ids = self.add_weight(
-                    name="history_ids", shape=(self.items, self.dim), initializer=init()
-                )
+                self.history_ids = self.add_weight(name="history_ids", shape=(self.items, self.dim), initializer=init())
         # An item that training never sold has an untrained id vector: it counts as 0.
         self.warm = self.add_weight(name="warm", shape=(self.items,), initializer="ones", trainable=False)
         if self.has_bias:
@@ -74,9 +68,7 @@ class ItemVectors(tf.keras.layers.Layer):
 
     def slots(self, rows):
         """Where each item stands in `rows` `[E]`: int32 `[N]`, -1 for items that are not in it."""
-        return tf.tensor_scatter_nd_update(
-            tf.fill([self.items], -1), rows[:, None], tf.range(tf.shape(rows)[0])
-        )
+        return tf.tensor_scatter_nd_update(tf.fill([self.items], -1), rows[:, None], tf.range(tf.shape(rows)[0]))
 
     def contents(self, rows, fresh=None, slots=None):
         """Content vectors of `rows` `[...]`: the fresh one where there is one, else the bank's. `[..., D]`."""
@@ -245,7 +237,7 @@ class TwoTower(tfrs.Model):
         columns = self.vectors.slots(rows)  # candidate column of every item
         parts = [
             self._examples(part, self.queries(part, fresh, slots, training), columns, tf.shape(rows)[0])
-            for part in by_length(inputs)
+            for part in self._parts(inputs)
         ]
         queries, labels, weights, *masked = (tf.concat(piece, 0) for piece in zip(*parts, strict=True))
         return softmax_loss(
@@ -257,6 +249,11 @@ class TwoTower(tfrs.Model):
             hard_negatives=self.hard_negatives,
             label_smoothing=self.label_smoothing,
         )
+
+    def _parts(self, inputs):
+        """The batch by length of history; whole where that cannot be told or would move the rotary start token."""
+        rotary = getattr(self.query_tower, "positions", "none") == "rotary"
+        return [inputs] if rotary or "history" not in inputs else by_length(inputs)
 
     def _examples(self, inputs, queries, columns, count):
         """The places of a batch that have a target: queries `[P, D]`, labels `[P]`, weights `[P]`, and with `mask_own`
@@ -301,12 +298,10 @@ def by_length(inputs):
 
     Most customers have few purchases: padding would be most of the decoder's work.
     """
-    if "history" not in inputs or inputs["history"].shape[1] < SHORT_PART * 2:
+    if inputs["history"].shape[1] < SHORT_PART * 2:
         return [inputs]
     short = inputs["history"].shape[1] // SHORT_PART
-    count = tf.reduce_sum(
-        tf.cast(tf.reduce_sum(tf.cast(inputs["history"] >= 0, tf.int32), 1) <= short, tf.int32)
-    )
+    count = tf.reduce_sum(tf.cast(tf.reduce_sum(tf.cast(inputs["history"] >= 0, tf.int32), 1) <= short, tf.int32))
     names = ("history", "gaps", "targets", "weights", "user", "user_fields")
     few = {name: inputs[name][:count] for name in names}
     # The start token's target stands at place 0, the others' are counted from the right.

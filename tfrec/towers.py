@@ -71,9 +71,7 @@ class ItemTower(tf.keras.layers.Layer):
             fields, fields_mask = self.attributes(inputs["attributes"], training=training)
             words = tf.concat([words, tf.cast(fields, words.dtype)], 1)
             words_mask = tf.concat([words_mask, fields_mask], 1)
-        out = self.fusion(
-            photo, words, photo_mask, words_mask, training=training, return_attention=return_attention
-        )
+        out = self.fusion(photo, words, photo_mask, words_mask, training=training, return_attention=return_attention)
         return (tf.cast(out[0], tf.float32), out[1]) if return_attention else tf.cast(out, tf.float32)
 
     def _photo_side(self, inputs, batch, training):
@@ -165,9 +163,7 @@ class HistoryTower(tf.keras.layers.Layer):
         self.dim, self.length, self.positions, self.time_gaps = dim, length, positions, time_gaps
         self.user_fields = tuple(user_fields)
         self.blocks = [
-            DecoderBlock(
-                dim, heads, ratio=ratio, dropout=dropout, rotary=positions == "rotary", name=f"block_{i}"
-            )
+            DecoderBlock(dim, heads, ratio=ratio, dropout=dropout, rotary=positions == "rotary", name=f"block_{i}")
             for i in range(layers)
         ]
         self.dropout = resumable_dropout(dropout)
@@ -177,7 +173,7 @@ class HistoryTower(tf.keras.layers.Layer):
         init = normal(0.02)
         self.start = self.add_weight(name="start", shape=(1, 1, self.dim), initializer=init())
         if self.positions == "learned":
-            shape = (self.length + 1, self.dim)
+            shape = (self.length, self.dim)
             self.position_table = self.add_weight(name="positions", shape=shape, initializer=init())
         if self.time_gaps:
             self.gap_table = self.add_weight(name="gaps", shape=(GAP_BUCKETS, self.dim), initializer=init())
@@ -205,7 +201,7 @@ class HistoryTower(tf.keras.layers.Layer):
         for i, table in enumerate(self.field_tables):
             start += tf.gather(table, user_fields[:, i])[:, None]
         x = tf.concat([tf.cast(start, items.dtype), items], 1)  # (B, T + 1, D)
-        x = self.dropout(x + tf.cast(self._positions(tf.shape(x)[1]), x.dtype), training=training)
+        x = self.dropout(x + tf.cast(self._positions(tf.shape(items)[1]), x.dtype), training=training)
         seen = tf.concat([tf.ones_like(mask[:, :1]), mask], 1)
         steps = tf.range(tf.shape(x)[1])
         causal = seen[:, None, :] & (steps[:, None] >= steps[None, :])[None]
@@ -214,12 +210,14 @@ class HistoryTower(tf.keras.layers.Layer):
         return self.norm(x)
 
     def _positions(self, length):
-        """`[1, length, D]`, counted back from the most recent purchase."""
+        """`[1, length + 1, D]`: places counted back from the most recent purchase; the start token has none."""
         if self.positions == "learned":
-            return self.position_table[None, -length:]
-        if self.positions == "sinusoidal":
-            return sinusoids(self.length + 1, self.dim)[None, -length:]
-        return tf.zeros([1, 1, 1])
+            table = self.position_table
+        elif self.positions == "sinusoidal":
+            table = sinusoids(self.length, self.dim)
+        else:
+            return tf.zeros([1, 1, 1])
+        return tf.pad(table[self.length - length :], [[1, 0], [0, 0]])[None]
 
 
 class UserTower(tf.keras.layers.Layer):
@@ -267,7 +265,5 @@ def gap_bucket(days):
 def sinusoids(length: int, dim: int):
     """Sinusoidal positions (Vaswani et al. 2017). `[length, dim]`."""
     half = dim // 2
-    angles = tf.range(length, dtype=tf.float32)[:, None] * 10000.0 ** (
-        -tf.range(half, dtype=tf.float32)[None] / half
-    )
+    angles = tf.range(length, dtype=tf.float32)[:, None] * 10000.0 ** (-tf.range(half, dtype=tf.float32)[None] / half)
     return tf.pad(tf.concat([tf.sin(angles), tf.cos(angles)], -1), [[0, 0], [0, dim - 2 * half]])

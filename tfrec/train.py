@@ -61,15 +61,9 @@ def configure(arguments: list[str]):
             raise ConfigError(f"--config {path} is of another system than recipe {chosen.recipe} ({system})")
     parser = make_parser(system, prog="python -m tfrec.train")
     parser.description = __doc__
-    parser.add_argument(
-        "--config", action="append", default=[], metavar="FILE", help="YAML options over the recipe's"
-    )
-    parser.add_argument(
-        "--print-config", action="store_true", help="print all options with their values, and stop"
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with the run in --out after it was interrupted"
-    )
+    parser.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML options over the recipe's")
+    parser.add_argument("--print-config", action="store_true", help="print all options with their values, and stop")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out after it was interrupted")
     config, switches = parse_config(system, [*layers, {"recipe": chosen.recipe}], arguments, parser=parser)
     if switches.print_config:
         import yaml

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import itertools
 import logging
 import math
 import os
@@ -190,9 +191,7 @@ class Trainer:
 
     # -- the loop ----------------------------------------------------------------------------------------------
 
-    def fit(
-        self, dataset: Callable[[int, int], tf.data.Dataset], evaluate: Callable[[], dict[str, float]] | None
-    ):
+    def fit(self, dataset: Callable[[int, int], tf.data.Dataset], evaluate: Callable[[], dict[str, float]] | None):
         """Train from wherever the checkpoint stands to the last step, and leave the best weights in the model.
 
         Args:
@@ -222,9 +221,7 @@ class Trainer:
     def resume(self) -> None:
         """Take up the newest checkpoint, if there is one, and forget what was logged after it."""
         if self.checkpoints.latest_checkpoint:
-            self.checkpoints.checkpoint.restore(
-                self.checkpoints.latest_checkpoint
-            ).assert_existing_objects_matched()
+            self.checkpoints.checkpoint.restore(self.checkpoints.latest_checkpoint).assert_existing_objects_matched()
             log.info("resumed at step %d of %d", int(self.progress.step), self.steps)
         self.history.load(int(self.progress.step))
 
@@ -251,9 +248,7 @@ class Trainer:
     def _validate(self, step: int, metrics: dict[str, float]) -> bool:
         """Log metrics, keep the weights if they are the best, and tell whether to stop."""
         if self.options.monitor not in metrics:
-            raise KeyError(
-                f"training.monitor={self.options.monitor} is not among the metrics {sorted(metrics)}"
-            )
+            raise KeyError(f"training.monitor={self.options.monitor} is not among the metrics {sorted(metrics)}")
         value = metrics[self.options.monitor]
         self._emit(step, {f"val_{name}": v for name, v in metrics.items()})
         log.info("step %d: %s", step, "  ".join(f"{name} {v:.4f}" for name, v in metrics.items()))
@@ -312,7 +307,7 @@ def split_items(items: dict, parts: int) -> list[dict]:
     """Cut the arrays of `items` `[E, ...]` into `parts` of about equal length."""
     count = tf.shape(next(iter(items.values())))[0]
     edges = [count * i // parts for i in range(parts + 1)]
-    return [{name: x[a:b] for name, x in items.items()} for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [{name: x[a:b] for name, x in items.items()} for a, b in itertools.pairwise(edges)]
 
 
 def add_gradients(a, b):
