@@ -42,9 +42,7 @@ class AttributeEncoder(tf.keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         if not sizes or min(sizes) < FIRST:
-            raise ValueError(
-                f"sizes={list(sizes)}: every field needs at least {FIRST} ids (missing and unknown)."
-            )
+            raise ValueError(f"sizes={list(sizes)}: every field needs at least {FIRST} ids (missing and unknown).")
         self.sizes, self.dim = [int(size) for size in sizes], dim
         self.alone, self.hidden_dim, self.output_dim, self.dropout = alone, hidden_dim, output_dim, dropout
         self.offsets = np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.int32)
@@ -54,9 +52,7 @@ class AttributeEncoder(tf.keras.layers.Layer):
         )
         if alone:
             self.hidden = tf.keras.layers.Dense(hidden_dim, "gelu", dtype=self.dtype_policy, name="hidden")
-            self.hidden_dropout = tf.keras.layers.Dropout(
-                dropout, dtype=self.dtype_policy, name="hidden_dropout"
-            )
+            self.hidden_dropout = tf.keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="hidden_dropout")
             self.output_dense = tf.keras.layers.Dense(output_dim, dtype=self.dtype_policy, name="output")
 
     def build(self, input_shape) -> None:
@@ -108,14 +104,11 @@ class AttributeVocabulary:
         self.values = {field: list(known) for field, known in values.items()}
         self.max_values = max_values
         self._ids = {
-            field: {value: number for number, value in enumerate(known, FIRST)}
-            for field, known in self.values.items()
+            field: {value: number for number, value in enumerate(known, FIRST)} for field, known in self.values.items()
         }
 
     @classmethod
-    def build(
-        cls, frame, fields: Sequence[str], *, min_count: int = 1, max_values: int = 8
-    ) -> "AttributeVocabulary":
+    def build(cls, frame, fields: Sequence[str], *, min_count: int = 1, max_values: int = 8) -> "AttributeVocabulary":
         """Collect the vocabulary from the `attr.<field>` columns of a table of items or users.
 
         Args:
@@ -177,9 +170,7 @@ def _rows(frame, field: str) -> list[Sequence[str]]:
     """
     if PREFIX + field not in frame:
         columns = sorted(name.removeprefix(PREFIX) for name in frame.columns if name.startswith(PREFIX))
-        raise ValueError(
-            f"field {field!r} has no column {PREFIX + field!r} in the table; its fields are {columns}."
-        )
+        raise ValueError(f"field {field!r} has no column {PREFIX + field!r} in the table; its fields are {columns}.")
     return [_as_values(cell) for cell in frame[PREFIX + field]]
 
 

@@ -73,9 +73,7 @@ def named_variables(encoder: tf.keras.layers.Layer) -> dict[str, tf.Variable]:
 
 def _of_layer(name: str, layer: tf.keras.layers.Layer) -> dict[str, tf.Variable]:
     """Return a layer's variables as `name.kernel`, `name.bias`, `name.gamma`, `name.beta`."""
-    return {
-        f"{name}.{variable.name.split('/')[-1].removesuffix(':0')}": variable for variable in layer.weights
-    }
+    return {f"{name}.{variable.name.split('/')[-1].removesuffix(':0')}": variable for variable in layer.weights}
 
 
 def build_block(block: tf.keras.layers.Layer, dim: int) -> None:
@@ -89,9 +87,7 @@ def build_block(block: tf.keras.layers.Layer, dim: int) -> None:
     projections = projections_of(parts.attention)
     heads = tf.TensorShape([None, None, parts.attention._num_heads, parts.attention._key_dim])
     shapes = [(layer, heads if name == "output" else tokens) for name, layer in projections.items()]
-    shapes += [
-        (layer, tokens) for layer in (parts.attention_norm, parts.feed_forward_norm, parts.feed_forward_in)
-    ]
+    shapes += [(layer, tokens) for layer in (parts.attention_norm, parts.feed_forward_norm, parts.feed_forward_in)]
     shapes += [(parts.feed_forward_out, tf.TensorShape([None, None, parts.feed_forward_in.units]))]
     for layer, shape in shapes:
         if not layer.built:

@@ -90,9 +90,12 @@ class ClipTextEncoder(tf.keras.layers.Layer):
             )
             for number in range(self.layers)
         ]
-        self.layer_norm = tf.keras.layers.LayerNormalization(
-            epsilon=self.epsilon, name="layer_norm", **common
-        )
+        self.layer_norm = tf.keras.layers.LayerNormalization(epsilon=self.epsilon, name="layer_norm", **common)
+
+    @property
+    def stem(self) -> list[tf.keras.layers.Layer]:
+        """The layers before the blocks."""
+        return [self.token_embedding, self.position_embedding]
 
     @property
     def output_dim(self) -> int:

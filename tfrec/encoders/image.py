@@ -127,6 +127,11 @@ class ViTEncoder(tf.keras.layers.Layer):
         return tf.keras.layers.LayerNormalization(epsilon=self.epsilon, name=name)
 
     @property
+    def stem(self) -> list[tf.keras.layers.Layer]:
+        """The layers before the blocks."""
+        return [self.embedding, *filter(None, [self.pre_layer_norm])]
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
         return self.size[0] // self.patch, self.size[1] // self.patch
@@ -181,7 +186,8 @@ class ViTEncoder(tf.keras.layers.Layer):
 
     def embed(self, photos: tf.Tensor) -> tf.Tensor:
         """Normalise photos `[B, H, W, 3]` and embed their patches: `[B, N, D]`."""
-        patches = self.embedding.projection(self._normalise(photos))  # (B, rows, columns, D)
+        photos = normalise_photos(photos, self.size, self.mean, self.std, self.compute_dtype)
+        patches = self.embedding.projection(photos)  # (B, rows, columns, D)
         batch = tf.shape(patches)[0]
         patches = tf.reshape(patches, [batch, self.tokens - 1, self.dim])
         class_token = tf.cast(self.embedding.class_token, patches.dtype)
@@ -189,17 +195,6 @@ class ViTEncoder(tf.keras.layers.Layer):
         positions = self.embedding.position_embedding(tf.range(self.tokens))
         tokens = tf.concat([class_token, patches], axis=1) + tf.cast(positions, patches.dtype)
         return self.pre_layer_norm(tokens) if self.pre_layer_norm is not None else tokens
-
-    def _normalise(self, photos: tf.Tensor) -> tf.Tensor:
-        """Bring photos to the encoder's statistics, in float32, then to the compute type."""
-        height, width = photos.shape[1], photos.shape[2]
-        if (height is not None and height != self.size[0]) or (width is not None and width != self.size[1]):
-            raise ValueError(
-                f"photos are {height} x {width} pixels, but the encoder was built for {self.size}; resize "
-                "the photos, or load the encoder with that size (position embeddings are interpolated)."
-            )
-        photos = tf.cast(tf.ensure_shape(photos, [None, *self.size, 3]), tf.float32)
-        return tf.cast((photos / 255.0 - self.mean) / self.std, self.compute_dtype)
 
     def pooled(self, tokens: tf.Tensor) -> tf.Tensor:
         """Return one vector a photo `[B, output_dim]` from tokens `[B, N, D]`, projected if CLIP does."""
@@ -212,22 +207,46 @@ class ViTEncoder(tf.keras.layers.Layer):
         return vector if self.projection is None else self.projection(vector)
 
     def pool_patches(self, tokens: tf.Tensor, factor: int = 2) -> tf.Tensor:
-        """Average patch tokens over `factor` x `factor` squares; the class token stays.
-
-        Args:
-            tokens: `[B, N, D]`, the class token first.
-            factor: Side of a square in patches; a last incomplete square is the mean of what it has.
-
-        Returns:
-            `[B, 1 + ceil(rows / factor) * ceil(columns / factor), D]`.
-        """
-        if factor == 1:
-            return tokens
-        grid = tf.reshape(tokens[:, 1:], [-1, *self.grid, self.dim])
-        grid = tf.nn.avg_pool2d(grid, ksize=factor, strides=factor, padding="SAME")
-        squares = -(-self.grid[0] // factor) * -(-self.grid[1] // factor)
-        return tf.concat([tokens[:, :1], tf.reshape(grid, [-1, squares, self.dim])], axis=1)
+        """Average patch tokens over `factor` x `factor` squares; the class token stays (see `pool_grid`)."""
+        return pool_grid(tokens, self.grid, factor)
 
     def get_config(self) -> dict:
         """Return the arguments that rebuild the layer."""
         return {**super().get_config(), **{name: getattr(self, name) for name in ARGUMENTS}}
+
+
+def normalise_photos(
+    photos: tf.Tensor, size: tuple[int, int], mean: Sequence[float], std: Sequence[float], dtype: str
+) -> tf.Tensor:
+    """Bring photos `[B, H, W, 3]` in 0..255 to an encoder's statistics, in float32, then to the compute type.
+
+    Raises:
+        ValueError: The photos are of another size than the encoder was built for.
+    """
+    height, width = photos.shape[1], photos.shape[2]
+    if (height is not None and height != size[0]) or (width is not None and width != size[1]):
+        raise ValueError(
+            f"photos are {height} x {width} pixels, but the encoder was built for {size}; resize the photos, or load "
+            "the encoder with that size (position embeddings are interpolated)."
+        )
+    photos = tf.cast(tf.ensure_shape(photos, [None, *size, 3]), tf.float32)
+    return tf.cast((photos / 255.0 - tf.constant(mean)) / tf.constant(std), dtype)
+
+
+def pool_grid(tokens: tf.Tensor, grid: tuple[int, int], factor: int) -> tf.Tensor:
+    """Average the tokens of a grid over squares; the first token, which is not of the grid, stays.
+
+    Args:
+        tokens: `[B, 1 + rows * columns, D]`.
+        grid: Rows and columns.
+        factor: Side of a square; an incomplete square at the edge is the mean of what it has.
+
+    Returns:
+        `[B, 1 + ceil(rows / factor) * ceil(columns / factor), D]`.
+    """
+    if factor == 1:
+        return tokens
+    dim, squares = tokens.shape[-1], -(-grid[0] // factor) * -(-grid[1] // factor)
+    maps = tf.reshape(tokens[:, 1:], [-1, *grid, dim])
+    maps = tf.nn.avg_pool2d(maps, ksize=factor, strides=factor, padding="SAME")
+    return tf.concat([tokens[:, :1], tf.reshape(maps, [-1, squares, dim])], axis=1)

@@ -101,9 +101,7 @@ class BertEncoder(tf.keras.layers.Layer):
             name="segment_embedding",
             **common,
         )
-        self.layer_norm = tf.keras.layers.LayerNormalization(
-            epsilon=self.epsilon, name="layer_norm", **common
-        )
+        self.layer_norm = tf.keras.layers.LayerNormalization(epsilon=self.epsilon, name="layer_norm", **common)
         self.embedding_dropout = tf.keras.layers.Dropout(self.dropout, name="embedding_dropout", **common)
         self.blocks = [
             keras_nlp.layers.TransformerEncoder(
@@ -118,6 +116,11 @@ class BertEncoder(tf.keras.layers.Layer):
             )
             for number in range(self.layers)
         ]
+
+    @property
+    def stem(self) -> list[tf.keras.layers.Layer]:
+        """The layers before the blocks."""
+        return [self.token_embedding, self.position_embedding, self.segment_embedding, self.layer_norm]
 
     @property
     def output_dim(self) -> int:

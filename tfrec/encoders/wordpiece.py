@@ -55,19 +55,13 @@ class WordPiece:
     ):
         missing = [token for token in SPECIAL_TOKENS[:4] if token not in vocabulary]
         if missing:
-            raise ValueError(
-                f"vocabulary has no {missing}; a WordPiece vocabulary holds {SPECIAL_TOKENS[:4]}."
-            )
+            raise ValueError(f"vocabulary has no {missing}; a WordPiece vocabulary holds {SPECIAL_TOKENS[:4]}.")
         if sequence_length < 2:
-            raise ValueError(
-                f"sequence_length={sequence_length} leaves no room for [CLS] and [SEP]; give 2 or more."
-            )
+            raise ValueError(f"sequence_length={sequence_length} leaves no room for [CLS] and [SEP]; give 2 or more.")
         self.vocabulary = tuple(vocabulary)
         self.sequence_length, self.lowercase, self.split_cjk = sequence_length, lowercase, split_cjk
         self.strip_accents = lowercase if strip_accents is None else strip_accents
-        self.pad_id, self.unknown_id, self.cls_id, self.sep_id = map(
-            self.vocabulary.index, SPECIAL_TOKENS[:4]
-        )
+        self.pad_id, self.unknown_id, self.cls_id, self.sep_id = map(self.vocabulary.index, SPECIAL_TOKENS[:4])
         self._pieces = tf_text.FastWordpieceTokenizer(
             vocab=list(vocabulary),
             token_out_type=tf.int32,
@@ -134,9 +128,7 @@ def read_vocabulary(path: str | Path) -> list[str]:
     return lines[:-1] if lines and not lines[-1] else lines
 
 
-def train_vocabulary(
-    texts: Iterable[str], size: int, *, lowercase: bool = True, max_words: int = 20_000
-) -> list[str]:
+def train_vocabulary(texts: Iterable[str], size: int, *, lowercase: bool = True, max_words: int = 20_000) -> list[str]:
     """Learn a WordPiece vocabulary from a catalogue's texts.
 
     Args:

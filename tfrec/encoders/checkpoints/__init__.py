@@ -9,6 +9,8 @@ from tfrec.encoders.checkpoints.bert import load_bert
 from tfrec.encoders.checkpoints.clip import load_clip_image, load_clip_text
 from tfrec.encoders.checkpoints.dinov2 import load_dinov2
 from tfrec.encoders.checkpoints.images import Size
+from tfrec.encoders.checkpoints.presets import is_preset, load_bert_preset
+from tfrec.encoders.checkpoints.resnet import KERAS, load_keras_resnet50, load_resnet
 from tfrec.encoders.checkpoints.sentences import load_sentence_pooling
 from tfrec.encoders.checkpoints.source import Checkpoint, CheckpointError, open_checkpoint
 from tfrec.encoders.checkpoints.tokenizers import load_clip_tokenizer, load_wordpiece
@@ -24,6 +26,7 @@ IMAGE_FAMILIES: dict[str, Callable[..., tf.keras.layers.Layer]] = {
     "dinov2": load_dinov2,
     "clip": load_clip_image,
     "clip_vision_model": load_clip_image,
+    "resnet": load_resnet,
 }
 CLIP_TEXT, BERT = ("clip", "clip_text_model"), ("bert",)
 
@@ -34,7 +37,8 @@ def load_image_encoder(
     """Load a published image encoder.
 
     Args:
-        source: A folder with config.json and safetensors, or `hf://ORG/NAME[@REVISION]`.
+        source: A folder with config.json and safetensors, `hf://ORG/NAME[@REVISION]`, or for a ResNet-50 of
+            tf.keras.applications `keras://resnet50` or its `.h5` file.
         size: Photo size in pixels, one number or (height, width); position embeddings are interpolated to it.
             The published size when not given.
         layers: Keep only the first blocks, for studies layer by layer.
@@ -43,6 +47,8 @@ def load_image_encoder(
     Raises:
         CheckpointError: The weights cannot be had, or do not fit: the message names the tensors.
     """
+    if str(source) == KERAS or Path(source).suffix in (".h5", ".hdf5"):
+        return load_keras_resnet50(source, size=size, layers=layers, dropout=dropout)
     checkpoint = open_checkpoint(source)
     family = _family(checkpoint, IMAGE_FAMILIES, "image")
     return IMAGE_FAMILIES[family](checkpoint, size=size, layers=layers, dropout=dropout)
@@ -58,7 +64,8 @@ def load_text_encoder(
     """Load a published text encoder with its tokenizer and its pooling.
 
     Args:
-        source: A folder with config.json, safetensors and vocabulary, or `hf://ORG/NAME[@REVISION]`.
+        source: A folder with config.json, safetensors and vocabulary, `hf://ORG/NAME[@REVISION]`, or a KerasNLP
+            BERT preset (its name, or a folder that KerasNLP wrote).
         sequence_length: Ids per text; what the model was published with when not given, which is long.
         layers: Keep only the first blocks, for studies layer by layer.
         dropout: Dropout for fine-tuning; the published one when not given.
@@ -70,6 +77,8 @@ def load_text_encoder(
     Raises:
         CheckpointError: The weights cannot be had, or do not fit: the message names the tensors.
     """
+    if is_preset(source):
+        return load_bert_preset(source, sequence_length=sequence_length, layers=layers, dropout=dropout)
     checkpoint = open_checkpoint(source)
     family = _family(checkpoint, (*BERT, *CLIP_TEXT), "text")
     length = _sequence_length(checkpoint, sequence_length)
@@ -86,8 +95,7 @@ def _family(checkpoint: Checkpoint, known, side: str) -> str:
     family = checkpoint.config.get("model_type", "")
     if family not in known:
         raise CheckpointError(
-            f"{checkpoint.source}: model_type={family!r} is not a known {side} encoder; known are "
-            f"{sorted(known)}."
+            f"{checkpoint.source}: model_type={family!r} is not a known {side} encoder; known are {sorted(known)}."
         )
     return family
 
@@ -99,7 +107,5 @@ def _sequence_length(checkpoint: Checkpoint, wanted: int | None) -> int:
     published = checkpoint.json("sentence_bert_config.json").get("max_seq_length") or positions
     length = wanted or min(published, positions)
     if length > positions:
-        raise CheckpointError(
-            f"{checkpoint.source}: sequence_length={length}, but the model reaches {positions} ids."
-        )
+        raise CheckpointError(f"{checkpoint.source}: sequence_length={length}, but the model reaches {positions} ids.")
     return length

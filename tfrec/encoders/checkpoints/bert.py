@@ -43,9 +43,7 @@ BLOCK = (
 IGNORED = ("cls.", "pooler.", "classifier.", "embeddings.position_ids")
 
 
-def load_bert(
-    checkpoint: Checkpoint, *, layers: int | None = None, dropout: float | None = None
-) -> BertEncoder:
+def load_bert(checkpoint: Checkpoint, *, layers: int | None = None, dropout: float | None = None) -> BertEncoder:
     """Build a BERT from published weights; `layers` keeps only the first blocks.
 
     Raises:
@@ -54,9 +52,7 @@ def load_bert(
     config, source = checkpoint.config, checkpoint.source
     kind = config.get("position_embedding_type", "absolute")
     if kind != "absolute":
-        raise CheckpointError(
-            f"{source}: position_embedding_type={kind!r} is not supported; only 'absolute' is."
-        )
+        raise CheckpointError(f"{source}: position_embedding_type={kind!r} is not supported; only 'absolute' is.")
     layers = checked_layers(layers, config["num_hidden_layers"], source)
     encoder = BertEncoder(
         vocabulary_size=config["vocab_size"],

@@ -147,9 +147,7 @@ def load_clip_text(
     return encoder, pooling
 
 
-def _transformer(
-    config: Mapping[str, Any], layers: int, dropout: float | None, source: str
-) -> dict[str, Any]:
+def _transformer(config: Mapping[str, Any], layers: int, dropout: float | None, source: str) -> dict[str, Any]:
     """Return the arguments that both towers share."""
     return {
         "dim": config["hidden_size"],

@@ -30,9 +30,7 @@ def photo_statistics(checkpoint: Checkpoint, mean: Sequence[float], std: Sequenc
     settings = checkpoint.json("preprocessor_config.json")
     if abs(settings.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-6:
         factor = settings["rescale_factor"]
-        raise CheckpointError(
-            f"{checkpoint.source}: rescale_factor={factor} is not supported; only 1/255 is."
-        )
+        raise CheckpointError(f"{checkpoint.source}: rescale_factor={factor} is not supported; only 1/255 is.")
     if settings.get("do_normalize") is False:
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     return tuple(settings.get("image_mean", mean)), tuple(settings.get("image_std", std))

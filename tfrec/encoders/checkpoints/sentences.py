@@ -51,9 +51,7 @@ def load_sentence_pooling(checkpoint: Checkpoint, dim: int) -> SentencePooling:
         variables = {"projection.kernel": pooling.projection.kernel}
         if pooling.projection_bias:
             variables["projection.bias"] = pooling.projection.bias
-        fill(
-            variables, checkpoint.tensors(places["Dense"]), DENSE[: len(variables)], source=checkpoint.source
-        )
+        fill(variables, checkpoint.tensors(places["Dense"]), DENSE[: len(variables)], source=checkpoint.source)
     return pooling
 
 
@@ -74,9 +72,7 @@ def _dense(checkpoint: Checkpoint, folder: str) -> dict[str, Any]:
     config = checkpoint.json(f"{folder}/config.json")
     name = config.get("activation_function", "torch.nn.modules.activation.Tanh")
     if name not in ACTIVATIONS:
-        raise CheckpointError(
-            f"{checkpoint.source}: activation_function={name!r} of {folder} is not supported."
-        )
+        raise CheckpointError(f"{checkpoint.source}: activation_function={name!r} of {folder} is not supported.")
     return {
         "projection_dim": config["out_features"],
         "projection_bias": config.get("bias", True),

@@ -37,9 +37,7 @@ class Checkpoint:
         self.folder, self.source = folder, source
         self.config: dict[str, Any] = self.json("config.json")
         if not self.config:
-            raise CheckpointError(
-                f"{source}: {folder} has no config.json; give the folder that holds the model."
-            )
+            raise CheckpointError(f"{source}: {folder} has no config.json; give the folder that holds the model.")
 
     def json(self, name: str) -> Any:
         """Return the content of a JSON file of the folder, or an empty dict if there is none."""
@@ -84,9 +82,7 @@ def read_safetensors(path: Path) -> Tensors:
     tensors = {}
     for name, entry in entries:
         if entry["dtype"] not in DTYPES:
-            raise CheckpointError(
-                f"{path}: tensor {name!r} has type {entry['dtype']}; convert the model to float32."
-            )
+            raise CheckpointError(f"{path}: tensor {name!r} has type {entry['dtype']}; convert the model to float32.")
         array = np.frombuffer(entry["data"], DTYPES[entry["dtype"]]).reshape(entry["shape"])
         tensors[name] = array if entry["dtype"] == "I64" else array.astype(np.float32)
     return tensors

@@ -78,9 +78,7 @@ def fill(
     }
     if any(problems.values()):
         listed = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
-        raise CheckpointError(
-            f"{source}: the weights do not fit the encoder its config.json describes. {listed}."
-        )
+        raise CheckpointError(f"{source}: the weights do not fit the encoder its config.json describes. {listed}.")
     for row in rows:
         _assign(variables[row.ours], row, tensors[row.published], source)
     for name in zeros:
@@ -113,9 +111,7 @@ def first_layers(tensors: Tensors, pattern: str, layers: int) -> Tensors:
     """
     number = re.compile(re.escape(pattern).replace(r"\{n\}", r"(\d+)"))
     return {
-        name: tensor
-        for name, tensor in tensors.items()
-        if not (found := number.match(name)) or int(found[1]) < layers
+        name: tensor for name, tensor in tensors.items() if not (found := number.match(name)) or int(found[1]) < layers
     }
 
 
@@ -124,9 +120,7 @@ def checked_layers(layers: int | None, available: int, source: str) -> int:
     if layers is None:
         return available
     if not 1 <= layers <= available:
-        raise CheckpointError(
-            f"{source}: layers={layers}, but the model has {available}; give 1 to {available}."
-        )
+        raise CheckpointError(f"{source}: layers={layers}, but the model has {available}; give 1 to {available}.")
     return layers
 
 

@@ -1,0 +1,123 @@
+"""Fine-tuning a published encoder: which blocks train, and low-rank adaptation of the attention.
+
+Every encoder has a `stem` (what comes before its blocks) and `blocks`; both functions work on any of them.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import tensorflow as tf
+
+from tfrec.encoders.blocks import parts_of, projections_of
+
+
+def freeze(encoder: tf.keras.layers.Layer, train_last: int | None = 0) -> None:
+    """Keep an encoder's weights as they are, but for its last blocks.
+
+    Args:
+        encoder: An image or text encoder.
+        train_last: Number of blocks at the end that still train, with the final normalisation and projection behind
+            them; 0 freezes everything, None nothing.
+
+    Raises:
+        ValueError: The encoder has fewer blocks.
+    """
+    blocks = len(encoder.blocks)
+    if train_last is not None and not 0 <= train_last <= blocks:
+        raise ValueError(
+            f"train_last={train_last}, but {encoder.name} has {blocks} blocks; give 0 to {blocks} or None."
+        )
+    encoder.trainable = train_last != 0
+    if train_last:
+        for layer in [*encoder.stem, *encoder.blocks[: blocks - train_last]]:
+            layer.trainable = False
+
+
+@tf.keras.utils.register_keras_serializable("tfrec")
+class LoraProjection(tf.keras.layers.Layer):
+    """A frozen attention projection plus a trained low-rank one (LoRA, Hu et al., arXiv:2106.09685).
+
+    Args:
+        frozen: The built projection, its kernel `[D, heads, D/heads]`.
+        rank: Rank of the update.
+        alpha: The update is scaled by alpha / rank.
+    """
+
+    def __init__(self, frozen: tf.keras.layers.Layer, rank: int, alpha: float, **kwargs):
+        super().__init__(**kwargs)
+        self.frozen, self.rank, self.alpha = frozen, rank, alpha
+        frozen.trainable = False
+        width, *heads = frozen.kernel.shape
+        self.down = self.add_weight("lora_down", (width, rank), initializer=_down_initializer())
+        # Zeros: the adapted encoder starts as the published one.
+        self.up = self.add_weight("lora_up", (rank, *heads), initializer="zeros")
+
+    def call(self, tokens: tf.Tensor) -> tf.Tensor:
+        """Project tokens `[B, T, D]` to `[B, T, heads, D/heads]`."""
+        low = tf.einsum("btd,dr->btr", tokens, tf.cast(self.down, tokens.dtype))
+        update = tf.einsum("btr,rhk->bthk", low, tf.cast(self.up, tokens.dtype))
+        return self.frozen(tokens) + update * tf.cast(self.alpha / self.rank, tokens.dtype)
+
+    def merged(self) -> tf.keras.layers.Layer:
+        """Add the update to the frozen kernel and return that projection."""
+        update = tf.einsum("dr,rhk->dhk", self.down, self.up) * (self.alpha / self.rank)
+        self.frozen.kernel.assign_add(update)
+        return self.frozen
+
+    def get_config(self) -> dict:
+        """Return rank and alpha; the frozen projection belongs to the encoder, and `add_lora` puts both together."""
+        return {**super().get_config(), "rank": self.rank, "alpha": self.alpha}
+
+
+def add_lora(
+    encoder: tf.keras.layers.Layer,
+    *,
+    rank: int = 8,
+    alpha: float = 16.0,
+    targets: Sequence[str] = ("query", "value"),
+) -> None:
+    """Freeze a transformer encoder and give its attention trained low-rank updates.
+
+    The updates are part of the encoder's weights: to read a checkpoint of an adapted encoder, adapt it first.
+
+    Args:
+        encoder: A built transformer encoder.
+        rank: Rank of the updates.
+        alpha: The updates are scaled by alpha / rank.
+        targets: Which projections: `query`, `key`, `value`.
+
+    Raises:
+        ValueError: A target is no such projection, or the encoder is adapted already.
+    """
+    unknown = sorted(set(targets) - {"query", "key", "value"})
+    if unknown or not targets:
+        raise ValueError(f"targets={list(targets)}: give one or more of query, key and value.")
+    attentions = [parts_of(block).attention for block in encoder.blocks]
+    if any(isinstance(layer, LoraProjection) for attention in attentions for _, layer in _inputs(attention)):
+        raise ValueError(f"{encoder.name} has low-rank updates already; merge them first (merge_lora).")
+    encoder.trainable = True
+    for layer in encoder.submodules:
+        if isinstance(layer, tf.keras.layers.Layer) and not list(layer._flatten_layers(include_self=False)):
+            layer.trainable = False
+    for attention in attentions:
+        for name, layer in _inputs(attention):
+            if name in targets:
+                setattr(attention, f"_{name}_dense", LoraProjection(layer, rank, alpha, name=f"{name}_lora"))
+
+
+def merge_lora(encoder: tf.keras.layers.Layer) -> None:
+    """Add the low-rank updates to the weights: the plain encoder again, with the same outputs, for export."""
+    for block in encoder.blocks:
+        attention = parts_of(block).attention
+        for name, layer in _inputs(attention):
+            if isinstance(layer, LoraProjection):
+                setattr(attention, f"_{name}_dense", layer.merged())
+
+
+def _inputs(attention: tf.keras.layers.Layer) -> Iterator[tuple[str, tf.keras.layers.Layer]]:
+    """Yield the projections of the attention's inputs: query, key, value."""
+    return ((name, layer) for name, layer in projections_of(attention).items() if name != "output")
+
+
+def _down_initializer() -> tf.keras.initializers.Initializer:
+    """Return LoRA's initializer, a new one each time: one shared without a seed would repeat its values."""
+    return tf.keras.initializers.HeUniform()
