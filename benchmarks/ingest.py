@@ -33,9 +33,7 @@ def main(arguments: list[str] | None = None) -> dict:
     )
     parser.add_argument("--rows", type=int, default=2_000_000, help=f"transactions (H&M has {ALL_ROWS:,})")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each contender (default: 3)")
-    parser.add_argument(
-        "--folder", type=Path, help="where generated files are kept (default: a temporary folder)"
-    )
+    parser.add_argument("--folder", type=Path, help="where generated files are kept (default: a temporary folder)")
     args = parser.parse_args(arguments)
     contenders: dict[str, Callable] = {"tfrec": prepare_with_tfrec, "plain pandas": prepare_with_pandas}
     if importlib.util.find_spec("duckdb"):
@@ -46,13 +44,9 @@ def main(arguments: list[str] | None = None) -> dict:
         expected = runs["tfrec"].result
         for name, measured in runs.items():
             if measured.result != expected:
-                raise RuntimeError(
-                    f"{name} made other events than tfrec: {measured.result} against {expected}"
-                )
+                raise RuntimeError(f"{name} made other events than tfrec: {measured.result} against {expected}")
     print(f"{args.rows:,} transactions on {machine()}\n\n{table(runs, units=args.rows, unit='rows')}")
-    lead = {
-        name: measured.median / runs["tfrec"].median for name, measured in runs.items() if name != "tfrec"
-    }
+    lead = {name: measured.median / runs["tfrec"].median for name, measured in runs.items() if name != "tfrec"}
     return {"lead": lead, "peak_bytes": max(runs["tfrec"].peak_bytes), "seconds": runs["tfrec"].median}
 
 
@@ -79,16 +73,12 @@ def generate(folder: Path, *, rows: int) -> Path:
             size = rows * (day + 1) // DAYS - rows * day // DAYS
             columns = {
                 "t_dat": np.full(size, str(FIRST_DAY + day)),
-                "customer_id": customer_ids[
-                    np.repeat(np.sort(rng.integers(0, customers, size // 3 + 1)), 3)[:size]
-                ],
+                "customer_id": customer_ids[np.repeat(np.sort(rng.integers(0, customers, size // 3 + 1)), 3)[:size]],
                 "article_id": article_ids[(ARTICLES * rng.random(size) ** 2.2).astype(int)],
                 "price": prices[rng.integers(0, len(prices), size)],
                 "sales_channel_id": rng.integers(1, 3, size),
             }
-            csv.write_csv(
-                pa.table(columns), file, csv.WriteOptions(include_header=False, quoting_style="none")
-            )
+            csv.write_csv(pa.table(columns), file, csv.WriteOptions(include_header=False, quoting_style="none"))
     (folder / "transactions_train.part").rename(folder / "transactions_train.csv")
     return folder
 
@@ -131,9 +121,7 @@ def prepare_with_tfrec(raw: Path, out: Path) -> Callable[[], dict]:
 def prepare_with_pandas(raw: Path, out: Path) -> Callable[[], dict]:
     """What a notebook does: read, map ids, parse dates, sort, write."""
     customers = {key: row for row, key in enumerate(pd.read_csv(raw / "customers.csv")["customer_id"])}
-    articles = {
-        key: row for row, key in enumerate(pd.read_csv(raw / "articles.csv", dtype=str)["article_id"])
-    }
+    articles = {key: row for row, key in enumerate(pd.read_csv(raw / "articles.csv", dtype=str)["article_id"])}
 
     def work() -> dict:
         frame = pd.read_csv(raw / "transactions_train.csv", dtype={"article_id": str}, parse_dates=["t_dat"])

@@ -33,9 +33,7 @@ class Measurement:
         return statistics.median(self.seconds)
 
 
-def measure(
-    contenders: Mapping[str, Callable[..., Any]], *arguments: Any, repeats: int
-) -> dict[str, Measurement]:
+def measure(contenders: Mapping[str, Callable[..., Any]], *arguments: Any, repeats: int) -> dict[str, Measurement]:
     """Run every contender `repeats` times, in turns, so that a slow minute of the machine hits all of them.
 
     Args:

@@ -29,9 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         _top_parser().parse_args(arguments)  # prints help, or exits with 2 and the list of datasets
         return 2
     name = arguments[0]
-    module = importlib.import_module(
-        f"pipelines.{name}"
-    )  # only the chosen one: the others' imports cost seconds
+    module = importlib.import_module(f"pipelines.{name}")  # only the chosen one: the others' imports cost seconds
     parser = argparse.ArgumentParser(
         prog=f"python -m pipelines {name}",
         description=module.__doc__,
@@ -64,9 +62,7 @@ def _top_parser() -> argparse.ArgumentParser:
         epilog=f"datasets:\n{listing}\n\n`python -m pipelines DATASET --help` lists a dataset's options.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "dataset", metavar="DATASET", choices=list(DATASETS), help="one of those listed below"
-    )
+    parser.add_argument("dataset", metavar="DATASET", choices=list(DATASETS), help="one of those listed below")
     return parser
 
 

@@ -110,9 +110,7 @@ def read_customers(path: Path, *, writer: PreparedWriter, max_rejected: float) -
         "FN": _text_or_null(table["FN"]).str.removesuffix(".0"),
         "Active": _text_or_null(table["Active"]).str.removesuffix(".0"),
     }
-    frame = pd.DataFrame(
-        {"user_id": ids, **{ATTRIBUTE_PREFIX + name: values for name, values in fields.items()}}
-    )
+    frame = pd.DataFrame({"user_id": ids, **{ATTRIBUTE_PREFIX + name: values for name, values in fields.items()}})
     return frame[keep].reset_index(drop=True)
 
 

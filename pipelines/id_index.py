@@ -71,8 +71,7 @@ class GrowingIdIndex:
         if len(unknown):
             distinct = ids.take(pa.array(unknown)).dictionary_encode()
             numbers = [
-                self._added.setdefault(key, self._size + len(self._added))
-                for key in distinct.dictionary.to_pylist()
+                self._added.setdefault(key, self._size + len(self._added)) for key in distinct.dictionary.to_pylist()
             ]
             rows[unknown] = np.array(numbers, np.int32)[distinct.indices.to_numpy()]
         return rows

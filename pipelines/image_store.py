@@ -46,9 +46,7 @@ class ImageWriter:
         if key in self._rows:
             raise PreparedError(f"images: key {key!r} is stored already; give every photo its own key")
         if not jpeg_bytes:
-            raise PreparedError(
-                f"images: photo {key!r} has no bytes; leave it out of its item's `images` instead"
-            )
+            raise PreparedError(f"images: photo {key!r} has no bytes; leave it out of its item's `images` instead")
         if self._file is None:
             self._file = open(self._folder / BYTES_FILE, "wb", buffering=1 << 20)  # noqa: SIM115 (closed in `close`)
         self._file.write(jpeg_bytes)
@@ -103,8 +101,6 @@ class ImageStore:
         try:
             row = self._row[key]
         except KeyError:
-            raise KeyError(
-                f"no photo {key!r} in {self._folder}; its keys are the values of items.images"
-            ) from None
+            raise KeyError(f"no photo {key!r} in {self._folder}; its keys are the values of items.images") from None
         start = int(self._offset[row])
         return self._bytes[start : start + int(self._length[row])]

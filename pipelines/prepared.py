@@ -123,9 +123,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise PreparedError(f"{file} is not valid JSON ({error}); {PREPARE_AGAIN}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise PreparedError(
-            f"{file} is not the manifest of a prepared dataset (its 'format' is not {FORMAT!r})"
-        )
+        raise PreparedError(f"{file} is not the manifest of a prepared dataset (its 'format' is not {FORMAT!r})")
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise PreparedError(
             f"{file} has schema_version {manifest.get('schema_version')!r}, this tfrec reads "
@@ -153,8 +151,7 @@ def _check_file(file: Path, entry: dict[str, Any], *, verify: bool) -> None:
     size = file.stat().st_size
     if size != entry.get("bytes"):
         raise PreparedError(
-            f"{file} has {size} bytes, the manifest says {entry.get('bytes')}; "
-            f"copy the whole folder or {PREPARE_AGAIN}"
+            f"{file} has {size} bytes, the manifest says {entry.get('bytes')}; copy the whole folder or {PREPARE_AGAIN}"
         )
     if verify:
         with open(file, "rb") as stream:
@@ -174,9 +171,7 @@ def _check_table(file: Path, columns: dict[str, pa.DataType], rows: int) -> None
     for column, kind in columns.items():
         found = schema.field(column).type if column in schema.names else None
         if found != kind:
-            raise PreparedError(
-                f"{file}: column {column!r} is {found or 'absent'}, expected {kind}; {PREPARE_AGAIN}"
-            )
+            raise PreparedError(f"{file}: column {column!r} is {found or 'absent'}, expected {kind}; {PREPARE_AGAIN}")
     if metadata.num_rows != rows:
         raise PreparedError(f"{file} has {metadata.num_rows} rows, the manifest says {rows}; {PREPARE_AGAIN}")
 

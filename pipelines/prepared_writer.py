@@ -117,9 +117,7 @@ class PreparedWriter:
             source: the file to copy.
         """
         if Path(name).name != name or name in OWN_FILES or (self._folder.path / name).exists():
-            raise PreparedError(
-                f"extra file {name!r} is not a plain, unused file name; give one like 'oracle.npz'"
-            )
+            raise PreparedError(f"extra file {name!r} is not a plain, unused file name; give one like 'oracle.npz'")
         shutil.copyfile(source, self._folder.path / name)
 
     def reject(self, *, file: str, row: int, field: str, value: object, reason: str) -> None:
@@ -200,9 +198,7 @@ class PreparedWriter:
         self._fill_absent_tables()
         self._check_references()
         folder = self._folder.path
-        rejected = [
-            pa.array(self._rejected_rows[name], kind) for name, kind in schema.REJECTED_COLUMNS.items()
-        ]
+        rejected = [pa.array(self._rejected_rows[name], kind) for name, kind in schema.REJECTED_COLUMNS.items()]
         pq.write_table(pa.table(rejected, names=list(schema.REJECTED_COLUMNS)), folder / "rejected.parquet")
         files = sorted(folder.iterdir())
         with ThreadPoolExecutor() as pool:  # hashlib releases the interpreter lock
@@ -234,14 +230,10 @@ class PreparedWriter:
     def _check_references(self) -> None:
         for name, last in self._last_ids.items():
             if last >= self._counts[name]:
-                raise PreparedError(
-                    f"events refer to row {last} of {name}, which has {self._counts[name]} rows"
-                )
+                raise PreparedError(f"events refer to row {last} of {name}, which has {self._counts[name]} rows")
         for key in self._images_of_items.unique().to_pylist():
             if key not in self.images:
-                raise PreparedError(
-                    f"an item refers to photo {key!r}, which is not stored; add it or leave it out"
-                )
+                raise PreparedError(f"an item refers to photo {key!r}, which is not stored; add it or leave it out")
 
 
 def _sync_and_describe(file: Path) -> dict[str, Any]:

@@ -71,9 +71,7 @@ class RawCsv:
         self._writer, self._quoted_newlines = writer, quoted_newlines
         self._yielded = 0  # well-formed rows in all blocks handed out
         self._block_start = 0
-        self._malformed: list[
-            tuple[int, str]
-        ] = []  # 1-based row and text of rows with a wrong number of fields
+        self._malformed: list[tuple[int, str]] = []  # 1-based row and text of rows with a wrong number of fields
         self._reported = 0  # of the malformed rows
         self._check_header()
 
@@ -137,9 +135,7 @@ class RawCsv:
         """Parse one block ahead, on a thread of our own: Arrow's own threads would lose the rows' numbers."""
         reader = pacsv.open_csv(
             self.path,
-            read_options=pacsv.ReadOptions(
-                block_size=BLOCK_BYTES, use_threads=False, column_names=self.layout.names
-            ),
+            read_options=pacsv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False, column_names=self.layout.names),
             parse_options=pacsv.ParseOptions(
                 delimiter=self.layout.delimiter,
                 quote_char='"' if self.layout.quoted else False,
@@ -163,9 +159,7 @@ class RawCsv:
     def _report_malformed(self) -> None:
         """Reject the malformed rows met since the last block (on this thread, as the writer has no lock)."""
         for number, text in self._malformed[self._reported :]:
-            self._writer.reject(
-                file=self.path.name, row=number, field="", value=text, reason="wrong number of fields"
-            )
+            self._writer.reject(file=self.path.name, row=number, field="", value=text, reason="wrong number of fields")
             self._reported += 1
             self.rejected += 1
         self.rows = self._yielded + self._reported

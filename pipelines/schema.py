@@ -189,6 +189,4 @@ def _within(name: str, column: pa.ChunkedArray, field: str, low: int, high: int 
     seen = pc.min_max(column).as_py()
     if seen["min"] is not None and (seen["min"] < low or (high is not None and seen["max"] > high)):
         allowed = f">= {low}" if high is None else f"in {low}..{high}"
-        raise PreparedError(
-            f"{name}: column {field!r} spans {seen['min']}..{seen['max']}; it must be {allowed}"
-        )
+        raise PreparedError(f"{name}: column {field!r} spans {seen['min']}..{seen['max']}; it must be {allowed}")

@@ -39,9 +39,7 @@ def leave_last_out(user: np.ndarray, item: np.ndarray, *, min_items: int = 3) ->
         PreparedError: `min_items` is below 3, which would leave a user nothing to train on.
     """
     if min_items < 3:
-        raise PreparedError(
-            f"--min-items is {min_items}; leave-last-out needs at least 3 (train, val and test)"
-        )
+        raise PreparedError(f"--min-items is {min_items}; leave-last-out needs at least 3 (train, val and test)")
     if not len(user):
         return np.zeros(0, np.int8)
     pair = user.astype(np.int64) * (int(item.max()) + 1) + item
@@ -52,9 +50,7 @@ def leave_last_out(user: np.ndarray, item: np.ndarray, *, min_items: int = 3) ->
     lengths = np.diff(starts, append=len(user))
     before = np.repeat(met[starts] - 1, lengths)  # new items of all earlier users
     distinct: np.ndarray = np.repeat(met[starts + lengths - 1], lengths) - before
-    phase = np.maximum(
-        met - before - distinct + 2, TRAIN
-    )  # 1 from the last but one new item on, 2 from the last on
+    phase = np.maximum(met - before - distinct + 2, TRAIN)  # 1 from the last but one new item on, 2 from the last on
     phase = np.where(distinct >= min_items, phase, TRAIN)
     return np.where((phase > TRAIN) & (item != newest), DROPPED, phase).astype(np.int8)
 
@@ -104,9 +100,7 @@ def temporal_window(
     """
     if test_days < 1:
         raise PreparedError(f"--test-days is {test_days}; test at least 1 day")
-    first_day, last_day = (
-        datetime.date(1970, 1, 1) + datetime.timedelta(days=int(t) // DAY) for t in (first, last)
-    )
+    first_day, last_day = (datetime.date(1970, 1, 1) + datetime.timedelta(days=int(t) // DAY) for t in (first, last))
     if cutoff is None:
         cutoff = last_day - datetime.timedelta(days=test_days - 1)
     days_before = (cutoff - first_day).days

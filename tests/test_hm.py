@@ -59,9 +59,7 @@ PURCHASES = [
 ]
 
 
-def make_raw(
-    folder, purchases=PURCHASES, *, articles=None, customers=None, names=("{}.csv", "transactions_train.csv")
-):
+def make_raw(folder, purchases=PURCHASES, *, articles=None, customers=None, names=("{}.csv", "transactions_train.csv")):
     folder.mkdir(parents=True, exist_ok=True)
     for kind, frame in (("articles", articles), ("customers", customers)):
         frame = globals()[f"{kind[:-1]}_rows"]() if frame is None else frame
@@ -115,9 +113,7 @@ def test_articles_become_items_with_text_attributes_and_photos(tmp_path):
 
 def test_prices_are_the_median_of_training_only(tmp_path):
     data, _ = prepare(make_raw(tmp_path / "raw"), tmp_path / "out")
-    assert data.items["price"].tolist() == pytest.approx(
-        [0.03, float("nan"), float("nan"), 0.05, 0.05], nan_ok=True
-    )
+    assert data.items["price"].tolist() == pytest.approx([0.03, float("nan"), float("nan"), 0.05, 0.05], nan_ok=True)
 
 
 def test_customers_become_users_also_when_they_never_buy(tmp_path):
@@ -148,9 +144,7 @@ def test_purchases_become_events_in_order_with_their_split(tmp_path):
 
 def test_leave_last_out_drops_and_counts_later_repeats(tmp_path):
     repeated = [*PURCHASES, purchase(10, 0, 4), purchase(10, 0, 1)]
-    data, rejected = prepare(
-        make_raw(tmp_path / "raw", repeated), tmp_path / "out", "--split", "leave-last-out"
-    )
+    data, rejected = prepare(make_raw(tmp_path / "raw", repeated), tmp_path / "out", "--split", "leave-last-out")
     events = data.events()
     assert events["item"][events["user"] == 0].tolist() == [0, 4, 0, 2, 1, 1]
     assert events["split"][events["user"] == 0].tolist() == [0, 0, 0, 1, 2, 2]
@@ -188,9 +182,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("block_bytes", [400, 1 << 20])
-def test_bad_rows_are_set_aside_with_their_row_and_reason_and_the_rest_is_kept(
-    tmp_path, monkeypatch, block_bytes
-):
+def test_bad_rows_are_set_aside_with_their_row_and_reason_and_the_rest_is_kept(tmp_path, monkeypatch, block_bytes):
     monkeypatch.setattr(raw_csv, "BLOCK_BYTES", block_bytes)
     bad = [row.format(c=CUSTOMERS[0], a=ARTICLES[0]) for row in BAD]
     lines = [line for pair in zip(bad, PURCHASES * 2) for line in pair]
@@ -313,9 +305,7 @@ def test_many_blocks_give_what_plain_pandas_gives(tmp_path, monkeypatch):
             "articles.csv: column 'detail_desc' is missing",
         ),
         (
-            lambda raw: (raw / "transactions_train.csv").write_text(
-                "t_dat,customer_id,price,sales_channel_id\n"
-            ),
+            lambda raw: (raw / "transactions_train.csv").write_text("t_dat,customer_id,price,sales_channel_id\n"),
             "transactions_train.csv: column 'article_id' is missing",
         ),
         (
@@ -363,13 +353,9 @@ def test_the_command_line_lists_the_datasets_at_once_and_exits_with_2_on_a_wrong
         "try: main(sys.argv[1:])\n"
         "finally: assert not {'pandas', 'tensorflow', 'pyarrow'} & set(sys.modules)"
     )
-    helped = subprocess.run(
-        [sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True
-    )
+    helped = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
     assert all(name in helped.stdout for name in DATASETS)
-    wrong = subprocess.run(
-        [sys.executable, "-m", "pipelines", "hmm"], capture_output=True, text=True, check=False
-    )
+    wrong = subprocess.run([sys.executable, "-m", "pipelines", "hmm"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert "invalid choice: 'hmm'" in wrong.stderr
 

@@ -28,9 +28,7 @@ def test_growing_rows_equal_a_growing_dictionary(known, blocks):
     rows = {key: row for row, key in enumerate(known)}
     index = GrowingIdIndex(pa.array(known, pa.string()))
     for block in blocks:
-        assert index.rows(pa.array(block, pa.string())).tolist() == [
-            rows.setdefault(key, len(rows)) for key in block
-        ]
+        assert index.rows(pa.array(block, pa.string())).tolist() == [rows.setdefault(key, len(rows)) for key in block]
     assert [*known, *index.added] == list(rows)
 
 

@@ -166,9 +166,7 @@ def test_store_keeps_order_and_rejects_what_is_broken(tmp_path, threads):
     paths["gone"] = folder / "gone.jpg"
     with PreparedWriter(tmp_path / "out", dataset="test") as writer:
         stored = store_photos(paths, writer=writer, size=32, threads=threads)
-        writer.items(
-            pd.DataFrame({"item_id": list(paths), "images": [[k] if k in stored else [] for k in paths]})
-        )
+        writer.items(pd.DataFrame({"item_id": list(paths), "images": [[k] if k in stored else [] for k in paths]}))
     data = open_prepared(tmp_path / "out")
     assert data.images.keys == [key for key in paths if key not in ("003", "gone")]
     assert [decoded(data.images.read(key)).size for key in ("000", "039")] == [(26, 32), (32, 25)]

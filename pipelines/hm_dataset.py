@@ -1,0 +1,169 @@
+"""Puts H&M's prepared dataset together: items, users, events with their split, photos."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipelines.hm_tables import read_articles, read_customers
+from pipelines.hm_transactions import Transactions, read_transactions
+from pipelines.images import find_photos, store_photos
+from pipelines.prepared import Prepared, PreparedWriter, open_prepared
+from pipelines.schema import TRAIN, PreparedError
+from pipelines.splits import DROPPED, leave_last_out, temporal_window
+
+FILES = {
+    "articles": ("articles.csv", "articles_clean.csv"),
+    "customers": ("customers.csv", "customers_clean.csv"),
+    "transactions": ("transactions_train.csv", "transactions_train_clean.csv", "transactions_clean.csv"),
+}
+IMAGE_FOLDERS = ("images", "normalized_images")
+
+
+def prepare(args: argparse.Namespace, *, extras: Mapping[str, Path]) -> None:
+    """Prepare the dataset that the options describe.
+
+    Args:
+        args: the options of `pipelines.hm.add_arguments`.
+        extras: further files to keep in the dataset, by name (`PreparedWriter.extra`).
+
+    Raises:
+        PreparedError: a file or column is missing, too many rows are unusable, or the split leaves nothing.
+    """
+    _check(args)
+    files = {kind: _first_existing(args.raw, names) for kind, names in FILES.items()}
+    folder = _photo_folder(args)
+    source = {"raw": args.raw, **{kind: path.name for kind, path in files.items()}, "images": folder}
+    options = {name: value for name, value in vars(args).items() if name not in ("raw", "out", "images", "overwrite")}
+    with PreparedWriter(args.out, dataset="hm", source=source, options=options, overwrite=args.overwrite) as writer:
+        account = {"writer": writer, "max_rejected": args.max_rejected}
+        items = read_articles(files["articles"], **account)
+        users = read_customers(files["customers"], **account)
+        purchases, unknown = read_transactions(
+            files["transactions"], item_ids=items["item_id"], user_ids=users["user_id"], **account
+        )
+        writer.users(pd.concat([users, pd.DataFrame({"user_id": unknown}, dtype=str)], ignore_index=True))
+        writer.notes["users_only_in_transactions"] = len(unknown)
+        split = _Split(args, purchases)
+        writer.events(split.marked_frames(purchases))
+        split.report(writer, files["transactions"].name, items["item_id"])
+        items["price"] = split.median_prices(len(items))
+        items["images"] = _store_images(folder, items["item_id"], args, writer)
+        writer.notes["items_without_image"] = int((items["images"].str.len() == 0).sum())
+        writer.items(items)
+        for name, path in extras.items():
+            writer.extra(name, path)
+    print(_summary(open_prepared(args.out)))
+
+
+class _Split:
+    """Marks events on their way to the writer, and remembers what the manifest and the items need of them."""
+
+    def __init__(self, args: argparse.Namespace, purchases: Transactions):
+        if not len(purchases):
+            raise PreparedError(f"{args.raw}: no transaction is usable, so there is nothing to train on")
+        self._min_items = args.min_items
+        self._window = None
+        if args.split == "temporal":
+            self._window = temporal_window(
+                purchases.time.min(),
+                purchases.time.max(),
+                cutoff=args.cutoff,
+                test_days=args.test_days,
+                val_days=args.val_days,
+            )
+        self._dropped: list[pd.DataFrame] = []
+        self._train_prices: list[pd.DataFrame] = []
+
+    def marked_frames(self, purchases: Transactions) -> Iterator[pd.DataFrame]:
+        """Yield sorted frames with their `split`, without the events that the split drops."""
+        for frame in purchases.sorted_frames():
+            if self._window is not None:
+                mark = self._window.mark(frame["time"].to_numpy())
+            else:
+                mark = leave_last_out(frame["user"].to_numpy(), frame["item"].to_numpy(), min_items=self._min_items)
+            self._dropped.append(frame.loc[mark == DROPPED, ["row", "item"]])
+            self._train_prices.append(frame.loc[mark == TRAIN, ["item", "price"]])
+            frame["split"] = mark
+            yield frame[mark != DROPPED].drop(columns="row")
+
+    def report(self, writer: PreparedWriter, file: str, item_ids: pd.Series) -> None:
+        """Write the rule and what it dropped to the manifest."""
+        dropped = pd.concat(self._dropped)
+        if self._window is not None:
+            writer.split = {"kind": "temporal", **asdict(self._window)}
+            reason = "purchase after the last day of the test"
+        else:
+            writer.split = {"kind": "leave-last-out", "min_items": self._min_items}
+            reason = "repeat of an older purchase after a held-out one"
+        writer.split["dropped"] = len(dropped)
+        writer.reject_rows(
+            file=file,
+            rows=dropped["row"].to_numpy(),
+            field="article_id",
+            values=item_ids.to_numpy()[dropped["item"]],
+            reason=reason,
+        )
+
+    def median_prices(self, items: int) -> np.ndarray:
+        """Return each item's median price in training, `[items]`; NaN where it was not sold.
+
+        Held-out purchases stay out: that an item has a price at all would tell that it is going to be sold.
+        """
+        sold = pd.concat(self._train_prices, ignore_index=True)
+        return sold.groupby("item")["price"].median().reindex(range(items)).to_numpy(np.float32)
+
+
+def _check(args: argparse.Namespace) -> None:
+    if not args.raw.is_dir():
+        raise PreparedError(f"--raw {args.raw} is not a folder")
+    if args.image_size < 16:
+        raise PreparedError(f"--image-size is {args.image_size}; give at least 16 pixels")
+    if not 0 <= args.max_rejected <= 1:
+        raise PreparedError(f"--max-rejected is {args.max_rejected}; it is a share of rows, 0 to 1")
+
+
+def _first_existing(raw: Path, names: tuple[str, ...]) -> Path:
+    """Return the first of the names that exists; of none, the first, whose absence is then the error."""
+    return next((raw / name for name in names if (raw / name).is_file()), raw / names[0])
+
+
+def _photo_folder(args: argparse.Namespace) -> Path | None:
+    if args.no_images:
+        return None
+    if args.images is not None and not args.images.is_dir():
+        raise PreparedError(f"--images {args.images} is not a folder")
+    return args.images or next((args.raw / name for name in IMAGE_FOLDERS if (args.raw / name).is_dir()), None)
+
+
+def _store_images(
+    folder: Path | None, item_ids: pd.Series, args: argparse.Namespace, writer: PreparedWriter
+) -> list[list[str]]:
+    """Store each article's photo under its id; returns the image keys of every item.
+
+    Photos are looked up by their file names, so an id is never used as a path.
+    """
+    articles = item_ids.tolist()
+    if folder is None:
+        return [[] for _ in articles]
+    by_id: dict[str, Path] = {}
+    for path in find_photos(folder):
+        by_id.setdefault(path.stem.zfill(10), path)
+    paths = {article: by_id[article] for article in articles if article in by_id}
+    stored = store_photos(paths, writer=writer, size=args.image_size, threads=args.threads)
+    return [[article] if article in stored else [] for article in articles]
+
+
+def _summary(data: Prepared) -> str:
+    """Describe the result in a few lines."""
+    counts, split = data.manifest["counts"], data.manifest["split"]
+    lines = [f"{data.path}: {counts['items']:,} items ({counts['items_without_image']:,} without a photo), "]
+    lines[0] += f"{counts['users']:,} users, {counts['events']:,} events"
+    lines.append(f"split: {split}, events {counts['events_by_split']}")
+    lines += [f"rejected: {number:,} x {reason}" for reason, number in data.manifest["rejected"].items()]
+    return "\n".join(lines)
