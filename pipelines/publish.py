@@ -29,7 +29,8 @@ class HiddenFolder:
         parent = os.open(out.parent, os.O_RDONLY)
         try:  # the parent stays locked: no run shall clear a folder that another made but has not locked yet
             if _lock(parent, wait=True):
-                for stale in out.parent.glob(f".tmp-{glob.escape(out.name)}-*"):
+                # Eight digits and no less: `.tmp-demo-*` would also match what belongs to `demo-raw`.
+                for stale in out.parent.glob(f".tmp-{glob.escape(out.name)}-{'[0-9a-f]' * 8}*"):
                     _remove_if_abandoned(stale)
             self.path = out.parent / f".tmp-{out.name}-{secrets.token_hex(4)}"
             self.path.mkdir()
