@@ -94,10 +94,11 @@ def imported(folder):
     providers = packages_distributions()
     for path in sorted((ROOT / folder).rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
+        tries = [node for node in ast.walk(tree) if isinstance(node, ast.Try)]
         optional = {
             inner
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Try) and any("ImportError" in ast.unparse(h.type or h) for h in node.handlers)
+            for node in tries
+            if any("ImportError" in ast.unparse(handler.type or handler) for handler in node.handlers)
             for line in node.body
             for inner in ast.walk(line)
         }
