@@ -1,0 +1,3 @@
+"""The embedding laboratory: projections, clusterings, pictures and statistics behind `python -m
+tfrec.analyze`.
+"""

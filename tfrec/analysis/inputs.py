@@ -1,0 +1,192 @@
+"""What an analysis reads: vectors per item, perhaps those before fine-tuning, and the prepared dataset's
+items.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipelines.image_store import ImageStore
+from pipelines.prepared import Prepared, open_prepared
+
+VECTORS_FILE = "embeddings.npz"
+
+
+class AnalysisError(ValueError):
+    """An input of the analysis is missing or broken; the message says which and what to do."""
+
+
+@dataclass
+class Catalogue:
+    """Items with vectors.
+
+    Attributes:
+        name: what is analysed, for titles.
+        vectors: float32 `[N, D]`.
+        before: `[N, D']` vectors of the same items before fine-tuning, or None.
+        items: `[N]` rows of the dataset's items table, in the vectors' order.
+        images: the photos, or None.
+        folder: where the run's further files are (history, attention), or None.
+    """
+
+    name: str
+    vectors: np.ndarray
+    before: np.ndarray | None
+    items: pd.DataFrame
+    images: ImageStore | None
+    folder: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def titles(self, rows: np.ndarray) -> list[str]:
+        """One line per item: its title, or its id where it has none."""
+        chosen = self.items.iloc[rows]
+        return [title or item for title, item in zip(chosen["title"], chosen["item_id"])]
+
+    def photo(self, row: int) -> bytes | None:
+        """JPEG bytes of an item's first photo, or None."""
+        keys = self.items["images"].iloc[row]
+        return self.images.read(keys[0]) if self.images is not None and len(keys) else None
+
+
+def read_run(run: str | Path, data: str | None = None) -> Catalogue:
+    """Read a training run: `embeddings.npz` and the dataset that `config.yaml` names under `data`.
+
+    Args:
+        run: folder of a run. `embeddings.npz` holds `vectors [N, D]`, `item_id [N]` and optionally `before
+            [N, D']`.
+        data: another place of the prepared dataset.
+
+    Raises:
+        AnalysisError: a file or an array is missing, or does not fit the dataset.
+        PreparedError: the dataset cannot be opened.
+    """
+    run = Path(run)
+    file = run / VECTORS_FILE
+    if not file.is_file():
+        raise AnalysisError(f"{run} has no {VECTORS_FILE}; give the folder of a finished metric-learning run")
+    with np.load(file, allow_pickle=False) as arrays:
+        missing = [name for name in ("vectors", "item_id") if name not in arrays]
+        if missing:
+            raise AnalysisError(f"{file} has no array {missing[0]!r}; it has {arrays.files}")
+        vectors, ids = arrays["vectors"], arrays["item_id"].astype(str)
+        before = arrays.get("before")
+    prepared = open_prepared(data or _data_of(run))
+    return join(run.resolve().name, prepared, ids, vectors, before=before, folder=run)
+
+
+def join(
+    name: str,
+    prepared: Prepared,
+    item_ids: np.ndarray,
+    vectors: np.ndarray,
+    *,
+    before: np.ndarray | None = None,
+    folder: Path | None = None,
+) -> Catalogue:
+    """Bring vectors and items together by item id.
+
+    Args:
+        name: for titles.
+        prepared: the dataset.
+        item_ids: `[N]` strings.
+        vectors: `[N, D]`.
+        before: `[N, D']`, optional.
+        folder: the run's folder, optional.
+
+    Raises:
+        AnalysisError: lengths differ, a vector is not finite, or an id is not in the dataset.
+    """
+    for label, array in (("vectors", vectors), ("before", before)):
+        if array is None:
+            continue
+        if array.ndim != 2 or len(array) != len(item_ids):
+            raise AnalysisError(f"{label} has shape {array.shape} for {len(item_ids)} item ids; give one row per item")
+        if not np.isfinite(array).all():
+            raise AnalysisError(f"{label} holds NaN or infinity; the model that made it has diverged")
+    if len(vectors) < 3:
+        raise AnalysisError(f"{name} has {len(vectors)} items; an analysis needs at least 3")
+    row_of = pd.Series(np.arange(len(prepared.items)), index=prepared.items["item_id"].astype(str))
+    unknown = [item for item in item_ids if item not in row_of.index]
+    if unknown:
+        raise AnalysisError(
+            f"{len(unknown)} items of {name} are not in {prepared.path}, the first is {unknown[0]!r}; "
+            "give --data the dataset that the vectors were made from"
+        )
+    items = prepared.items.iloc[row_of[item_ids].to_numpy()].reset_index(drop=True)
+    return Catalogue(
+        name=name,
+        vectors=np.asarray(vectors, np.float32),
+        before=None if before is None else np.asarray(before, np.float32),
+        items=items,
+        images=prepared.images,
+        folder=folder,
+    )
+
+
+def labels_of(catalogue: Catalogue, by: str | None) -> tuple[str | None, np.ndarray | None]:
+    """The labels to judge by.
+
+    Args:
+        catalogue: the items.
+        by: `label`, an attribute field, or any other text column; None takes `label` where there is one.
+
+    Returns:
+        `(name, [N] strings)`; the first value of an attribute with several, "" where it is missing. `(None,
+        None)` when nothing was asked for and the items have no label.
+
+    Raises:
+        AnalysisError: no such column, or fewer than two values.
+    """
+    items = catalogue.items
+    if by is None:
+        if "label" not in items or items["label"].nunique() < 2:
+            return None, None
+        by = "label"
+    column = next((name for name in (by, f"attr.{by}") if name in items), None)
+    if column is None:
+        fields = [str(name).removeprefix("attr.") for name in items if str(name).startswith("attr.")]
+        known = [name for name in ("label", "group") if name in items] + fields
+        raise AnalysisError(f"--by {by} is no label or attribute of the items; they have {', '.join(known) or 'none'}")
+    values = np.array([_first(value) for value in items[column]], dtype=str)
+    if len(set(values) - {""}) < 2:
+        raise AnalysisError(f"--by {by} has fewer than two different values among the items; choose another one")
+    return by, values
+
+
+def read_history(folder: Path | None) -> pd.DataFrame | None:
+    """A run's training history (`history.csv`, or `history.jsonl` with one object a line), or None."""
+    if folder is None:
+        return None
+    if (folder / "history.csv").is_file():
+        return pd.read_csv(folder / "history.csv")
+    if (folder / "history.jsonl").is_file():
+        lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
+        return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
+    return None
+
+
+def _data_of(run: Path) -> str:
+    """The prepared dataset that a run's configuration names."""
+    import yaml
+
+    file = run / "config.yaml"
+    if not file.is_file():
+        raise AnalysisError(f"{file} is missing; name the prepared dataset with --data")
+    config = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    if not isinstance(config, dict) or not config.get("data"):
+        raise AnalysisError(f"{file} names no dataset under `data`; name it with --data")
+    return str(config["data"])
+
+
+def _first(value: object) -> str:
+    """A cell as one string: lists give their first value, missing ones ''."""
+    if isinstance(value, list | tuple | np.ndarray):
+        return str(value[0]) if len(value) else ""
+    return "" if value is None or value != value else str(value)

@@ -1,0 +1,318 @@
+"""`python -m tfrec.sweep`: run a grid of trainings from one YAML file; resumable, and what is done is
+skipped.
+
+    python -m tfrec.sweep --config sweep.yaml --out RUNS
+    python -m tfrec.analyze --runs RUNS --out REPORT
+
+The YAML file:
+
+    options: {recipe: compcars, data: prepared/cars, training.epochs: 10}    # of every run
+    axes:
+      task.loss: [arcface, contrastive, triplet]            # a list: the values of one option
+      views:                                                # named variants: any options each
+        front: {task.views: [front]}
+        front+rear: {task.views: [front, rear]}
+    seeds: [0, 1, 2]
+    metrics: [recall@1, map@r, knn_accuracy]                # the first one decides
+    command: [python, -m, tfrec.train]                      # the default
+
+Each run gets RUNS/runs/NAME and leaves RUNS/results/TIME_NAME.json; RUNS/results.csv has one row a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+KEYS = {"options", "axes", "seeds", "metrics", "command", "timeout_minutes"}
+TAIL = 4_000  # characters of a failed run's output that its result keeps
+
+
+class SweepError(ValueError):
+    """A sweep file is broken; the message names the key and what it should be."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of the grid.
+
+    Attributes:
+        axes: axis -> name of the variant.
+        seed: of the run.
+        options: every option that the command gets, without `out`.
+    """
+
+    axes: dict[str, str]
+    seed: int
+    options: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """A readable folder name that changes with any option."""
+        digest = hashlib.sha256(json.dumps(self.options, sort_keys=True).encode()).hexdigest()[:8]
+        parts = [*self.axes.values(), f"seed{self.seed}", digest]
+        return "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", part) for part in parts)
+
+
+@dataclass
+class Sweep:
+    """A parsed sweep file.
+
+    Attributes:
+        options: of every run.
+        axes: axis -> variant -> options.
+        seeds: each grid point runs once per seed.
+        metrics: what reports show; the first decides.
+        command: what is run.
+        timeout_minutes: after which a run counts as failed; None waits.
+    """
+
+    options: dict[str, Any]
+    axes: dict[str, dict[str, dict[str, Any]]]
+    seeds: list[int] = field(default_factory=lambda: [0])
+    metrics: list[str] = field(default_factory=list)
+    command: list[str] = field(default_factory=lambda: ["python", "-m", "tfrec.train"])
+    timeout_minutes: float | None = None
+
+    def trials(self) -> Iterator[Trial]:
+        """Every point of the grid with every seed, seeds innermost."""
+        for names in itertools.product(*(variants for variants in self.axes.values())):
+            axes = dict(zip(self.axes, names))
+            chosen = dict(self.options)
+            for axis, variant in axes.items():
+                chosen.update(self.axes[axis][variant])
+            for seed in self.seeds:
+                yield Trial(axes, seed, {**chosen, "seed": seed})
+
+
+def read_sweep(file: str | Path) -> Sweep:
+    """Parse a sweep file.
+
+    Raises:
+        SweepError: the file is missing, no YAML, or a key is unknown, missing or of the wrong kind.
+    """
+    import yaml
+
+    file = Path(file)
+    if not file.is_file():
+        raise SweepError(f"--config {file} is not a file")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise SweepError(f"{file} is not valid YAML: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("axes"), dict) or not content["axes"]:
+        raise SweepError(f"{file} has no `axes`; give at least one, such as `axes: {{task.loss: [arcface, triplet]}}`")
+    unknown = sorted(set(content) - KEYS)
+    if unknown:
+        raise SweepError(f"{file}: unknown key {unknown[0]!r}; known are {', '.join(sorted(KEYS))}")
+    axes: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, variants in content["axes"].items():
+        short = str(name).rsplit(".", 1)[-1] if isinstance(variants, list) else str(name)
+        if short in axes:
+            raise SweepError(f"{file}: two axes are called {short!r}; name one by variants instead of a list")
+        axes[short] = _variants(file, name, variants)
+    return Sweep(**{**content, "axes": axes, "options": dict(content.get("options") or {})})
+
+
+def run_sweep(sweep: Sweep, out: str | Path, *, jobs: int = 1, dry_run: bool = False) -> int:
+    """Run what is not done yet.
+
+    Args:
+        sweep: the grid.
+        out: folder for runs and results.
+        jobs: runs at a time.
+        dry_run: print the commands instead.
+
+    Returns:
+        How many runs failed.
+    """
+    out = Path(out)
+    (out / "results").mkdir(parents=True, exist_ok=True)
+    (out / "sweep.json").write_text(
+        json.dumps({"axes": {axis: list(names) for axis, names in sweep.axes.items()}, "metrics": sweep.metrics}) + "\n"
+    )
+    done = {result["name"] for result in read_results(out) if result["exit_code"] == 0}
+    trials = list(sweep.trials())
+    todo = [trial for trial in trials if trial.name not in done]
+    print(f"{len(trials)} runs, {len(trials) - len(todo)} done already", flush=True)
+    if dry_run:
+        for trial in todo:
+            print(" ".join(command_of(sweep, trial, out)))
+        return 0
+    failed = 0
+    with ThreadPoolExecutor(jobs) as pool:
+        for number, result in enumerate(pool.map(lambda trial: run_trial(sweep, trial, out), todo), start=1):
+            failed += result["exit_code"] != 0
+            write_csv(out)
+            state = "failed" if result["exit_code"] else _headline(result, sweep.metrics)
+            print(f"[{number}/{len(todo)}] {result['name']}: {state} ({result['seconds']:.0f} s)", flush=True)
+    write_csv(out)
+    return failed
+
+
+def run_trial(sweep: Sweep, trial: Trial, out: Path) -> dict[str, Any]:
+    """Run one command and write its result; an interrupted run is taken up where its folder can be."""
+    folder = out / "runs" / trial.name
+    if any(result["name"] == trial.name for result in read_results(out)):
+        shutil.rmtree(folder, ignore_errors=True)  # it failed before: begin afresh
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    started, clock = datetime.now(UTC), time.monotonic()
+    command = command_of(sweep, trial, out) + (["--resume"] if (folder / "config.yaml").is_file() else [])
+    exit_code, output = _execute(command, sweep.timeout_minutes)
+    result: dict[str, Any] = {
+        "name": trial.name,
+        "axes": trial.axes,
+        "seed": trial.seed,
+        "options": trial.options,
+        "command": command,
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - clock, 3),
+        "exit_code": exit_code,
+        "metrics": {},
+    }
+    metrics_file = folder / "metrics.json"
+    if exit_code == 0 and metrics_file.is_file():
+        result["metrics"] = flatten(json.loads(metrics_file.read_text(encoding="utf-8")))
+    elif exit_code == 0:
+        result.update(exit_code=1, error=f"the command ended well but wrote no {metrics_file}")
+    else:
+        result["error"] = output[-TAIL:]
+    stamp = started.strftime("%Y%m%dT%H%M%S.%fZ")
+    file = out / "results" / f"{stamp}_{trial.name}.json"
+    file.with_suffix(".tmp").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    file.with_suffix(".tmp").rename(file)
+    return result
+
+
+def command_of(sweep: Sweep, trial: Trial, out: Path) -> list[str]:
+    """The command line of one trial; `python` becomes the interpreter at hand."""
+    first, *rest = sweep.command
+    words = [sys.executable if first == "python" else first, *rest]
+    for name, value in {**trial.options, "out": str(out / "runs" / trial.name)}.items():
+        words += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
+    return words
+
+
+def read_results(out: str | Path) -> list[dict[str, Any]]:
+    """The latest result of every run, oldest first."""
+    latest: dict[str, dict[str, Any]] = {}
+    for file in sorted((Path(out) / "results").glob("*.json")):
+        result = json.loads(file.read_text(encoding="utf-8"))
+        latest.pop(result["name"], None)
+        latest[result["name"]] = result
+    return list(latest.values())
+
+
+def write_csv(out: Path) -> Path:
+    """Write `results.csv`, one row a successful run: axes, seed, metrics, seconds, start."""
+    import csv
+
+    results = [result for result in read_results(out) if result["exit_code"] == 0]
+    rows = [
+        {
+            "name": result["name"],
+            **result["axes"],
+            "seed": result["seed"],
+            **result["metrics"],
+            "seconds": result["seconds"],
+            "started": result["started"],
+        }
+        for result in sorted(results, key=lambda result: result["name"])
+    ]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with open(out / "results.csv", "w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    return out / "results.csv"
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of nested dicts under dotted names."""
+    flat: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        0 when every run succeeded, 1 when some failed, 2 when the sweep file is at fault, 130 when
+        interrupted.
+    """
+    from tfrec.command import run_command
+
+    args = _parser().parse_args(arguments)
+    return run_command(
+        lambda: min(1, run_sweep(read_sweep(args.config), args.out, jobs=args.jobs, dry_run=args.dry_run))
+    )
+
+
+def _variants(file: Path, name: object, variants: object) -> dict[str, dict[str, Any]]:
+    """One axis as variant -> options."""
+    if isinstance(variants, list) and variants:
+        return {value if isinstance(value, str) else json.dumps(value): {str(name): value} for value in variants}
+    if isinstance(variants, dict) and variants and all(isinstance(options, dict) for options in variants.values()):
+        return {str(variant): dict(options) for variant, options in variants.items()}
+    raise SweepError(f"{file}: axis {name!r} must be a list of values, or variants with options each; got {variants!r}")
+
+
+def _execute(command: list[str], minutes: float | None) -> tuple[int, str]:
+    """Run a command; returns its exit code (124 after a timeout) and the end of its output."""
+    try:
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=None if minutes is None else 60 * minutes,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        output = error.output or b""
+        text = output.decode(errors="replace") if isinstance(output, bytes) else output
+        return 124, f"{text}\nstopped after {minutes} minutes"
+    return done.returncode, done.stdout
+
+
+def _headline(result: dict[str, Any], metrics: list[str]) -> str:
+    """The first metric of a finished run, for the progress line."""
+    for wanted in metrics:
+        for name, value in result["metrics"].items():
+            if name == wanted or name.endswith(f".{wanted}"):
+                return f"{wanted} {value:.4f}"
+    return "done"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tfrec.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="the grid, as YAML")
+    parser.add_argument("--out", required=True, metavar="RUNS", help="folder for runs and results")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1)")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands that would run, and stop")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
