@@ -71,16 +71,18 @@ class AttributeEncoder(tf.keras.layers.Layer):
             training: Whether dropout applies.
 
         Returns:
-            Tokens `[B, F, D]` and their mask `[B, F]`; missing fields have a zero token and a false mask.
+            Tokens `[B, F, D]` and their mask `[B, F]`; a missing field has a token of its own and a false mask.
             With `alone`, one float32 unit vector `[B, output_dim]`.
         """
         present = tf.not_equal(values, MISSING)
+        known = tf.reduce_any(present, axis=2)  # (B, F)
         rows = self.table(values + self.offsets[:, None])  # (B, F, V, D)
-        weights = tf.cast(present, rows.dtype)
-        total = tf.einsum("bfvd,bfv->bfd", rows, weights)
-        tokens = total / tf.maximum(tf.reduce_sum(weights, axis=2), 1)[..., None]
+        # A missing field takes its own row 0, which is learned: zeros would look like data to the MLP.
+        taken = tf.concat([present[..., :1] | ~known[..., None], present[..., 1:]], axis=2)
+        weights = tf.cast(taken, rows.dtype)
+        tokens = tf.einsum("bfvd,bfv->bfd", rows, weights) / tf.reduce_sum(weights, axis=2)[..., None]
         if not self.alone:
-            return tokens, tf.reduce_any(present, axis=2)
+            return tokens, known
         flat = tf.reshape(tokens, [-1, len(self.sizes) * self.dim])
         hidden = self.hidden_dropout(self.hidden(flat), training=training)
         # The norm is taken in float32: half precision overflows or loses digits when squares are summed.
@@ -179,5 +181,5 @@ def _as_values(cell: Any) -> Sequence[str]:
     if isinstance(cell, str):
         return (cell,) if cell else ()
     if isinstance(cell, Iterable):
-        return [value for value in cell if value]
+        return [value for value in cell if isinstance(value, str) and value]
     return ()

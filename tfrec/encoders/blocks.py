@@ -4,6 +4,7 @@ The published-weight tables, low-rank adaptation and everything else that reache
 here, so that the libraries' attribute names stand in one place.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -78,7 +79,12 @@ def _of_layer(name: str, layer: tf.keras.layers.Layer) -> dict[str, tf.Variable]
 
 def build_block(block: tf.keras.layers.Layer, dim: int) -> None:
     """Create all weights of a block for tokens of width `dim`; by itself it waits for its first call."""
-    tokens = tf.TensorShape([None, None, dim])
+    with tf.name_scope(block.name):
+        _build_parts(block, tf.TensorShape([None, None, dim]))
+
+
+def _build_parts(block: tf.keras.layers.Layer, tokens: tf.TensorShape) -> None:
+    """Create the weights of a block's parts for tokens `[B, T, D]`."""
     if not block.built:
         block.build(tokens)
     parts = parts_of(block)
@@ -90,9 +96,15 @@ def build_block(block: tf.keras.layers.Layer, dim: int) -> None:
     shapes += [(layer, tokens) for layer in (parts.attention_norm, parts.feed_forward_norm, parts.feed_forward_in)]
     shapes += [(parts.feed_forward_out, tf.TensorShape([None, None, parts.feed_forward_in.units]))]
     for layer, shape in shapes:
-        if not layer.built:
+        build(layer, shape)
+
+
+def build(layer: tf.keras.layers.Layer, shape: Sequence[int | None] | tf.TensorShape | None) -> None:
+    """Create a layer's weights under its name, as its first call would."""
+    if not layer.built:
+        with tf.name_scope(layer.name):
             layer.build(shape)
-            layer.built = True
+        layer.built = True
 
 
 def bert_initializer() -> tf.keras.initializers.Initializer:

@@ -4,7 +4,7 @@ import keras_nlp
 import tensorflow as tf
 
 from tfrec.encoders.activations import activation as activation_named
-from tfrec.encoders.blocks import bert_initializer, build_block
+from tfrec.encoders.blocks import bert_initializer, build, build_block
 
 ARGUMENTS = (
     "vocabulary_size",
@@ -104,9 +104,8 @@ class ClipTextEncoder(tf.keras.layers.Layer):
 
     def build(self, input_shape) -> None:
         """Create all weights, so that published ones can be assigned before the first call."""
-        self.token_embedding.build(None)
-        for layer in (self.position_embedding, self.layer_norm):
-            layer.build((None, None, self.dim))
+        for layer in (*self.stem, self.layer_norm):
+            build(layer, (None, None, self.dim))
         for block in self.blocks:
             build_block(block, self.dim)
         super().build(input_shape)

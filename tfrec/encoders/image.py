@@ -8,10 +8,11 @@ ViT (Dosovitskiy et al., arXiv:2010.11929), CLIP's image tower (Radford et al., 
 from collections.abc import Sequence
 
 import keras_cv
+import numpy as np
 import tensorflow as tf
 
 from tfrec.encoders.activations import activation as activation_named
-from tfrec.encoders.blocks import build_block
+from tfrec.encoders.blocks import build, build_block
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -121,7 +122,6 @@ class ViTEncoder(tf.keras.layers.Layer):
         self.projection = None
         if self.projection_dim:
             self.projection = tf.keras.layers.Dense(self.projection_dim, use_bias=False, name="projection")
-            self.projection.build((None, self.pooled_dim))
 
     def _layer_norm(self, name: str) -> tf.keras.layers.Layer:
         return tf.keras.layers.LayerNormalization(epsilon=self.epsilon, name=name)
@@ -154,15 +154,15 @@ class ViTEncoder(tf.keras.layers.Layer):
     def build(self, input_shape) -> None:
         """Create all weights, so that published ones can be assigned before the first call."""
         photos = (None, *self.size, 3)
-        if not self.embedding.built:
-            self.embedding.build(photos)
-            self.embedding.built = True
-            self.embedding.projection.build(photos)
-            self.embedding.position_embedding.build((None,))
-            for block in self.blocks:
-                build_block(block, self.dim)
-            for norm in filter(None, (self.pre_layer_norm, self.layer_norm)):
-                norm.build((None, None, self.dim))
+        build(self.embedding, photos)
+        build(self.embedding.projection, photos)
+        build(self.embedding.position_embedding, None)
+        for norm in filter(None, (self.pre_layer_norm, self.layer_norm)):
+            build(norm, (None, None, self.dim))
+        for block in self.blocks:
+            build_block(block, self.dim)
+        if self.projection is not None:
+            build(self.projection, (None, self.pooled_dim))
         super().build(input_shape)
 
     def call(self, photos: tf.Tensor, training: bool | None = None) -> tf.Tensor:
@@ -186,6 +186,8 @@ class ViTEncoder(tf.keras.layers.Layer):
 
     def embed(self, photos: tf.Tensor) -> tf.Tensor:
         """Normalise photos `[B, H, W, 3]` and embed their patches: `[B, N, D]`."""
+        if not self.built:
+            self.build(None)
         photos = normalise_photos(photos, self.size, self.mean, self.std, self.compute_dtype)
         patches = self.embedding.projection(photos)  # (B, rows, columns, D)
         batch = tf.shape(patches)[0]
@@ -246,7 +248,11 @@ def pool_grid(tokens: tf.Tensor, grid: tuple[int, int], factor: int) -> tf.Tenso
     """
     if factor == 1:
         return tokens
-    dim, squares = tokens.shape[-1], -(-grid[0] // factor) * -(-grid[1] // factor)
-    maps = tf.reshape(tokens[:, 1:], [-1, *grid, dim])
-    maps = tf.nn.avg_pool2d(maps, ksize=factor, strides=factor, padding="SAME")
-    return tf.concat([tokens[:, :1], tf.reshape(maps, [-1, squares, dim])], axis=1)
+    dim, rows, columns = tokens.shape[-1], -(-grid[0] // factor), -(-grid[1] // factor)
+    # Padded at the end only, where avg_pool2d's "SAME" would shift the squares.
+    padding = [[0, 0], [0, rows * factor - grid[0]], [0, columns * factor - grid[1]], [0, 0]]
+    maps = tf.pad(tf.reshape(tokens[:, 1:], [-1, *grid, dim]), padding)
+    sums = tf.reduce_sum(tf.reshape(maps, [-1, rows, factor, columns, factor, dim]), axis=[2, 4])
+    sides = [np.minimum(factor, size - factor * np.arange(-(-size // factor))) for size in grid]
+    counts = tf.constant(np.outer(*sides)[..., None], sums.dtype)  # (rows, columns, 1)
+    return tf.concat([tokens[:, :1], tf.reshape(sums / counts, [-1, rows * columns, dim])], axis=1)

@@ -7,7 +7,7 @@ import keras_nlp
 import tensorflow as tf
 
 from tfrec.encoders.activations import activation as activation_named
-from tfrec.encoders.blocks import bert_initializer, build_block
+from tfrec.encoders.blocks import bert_initializer, build, build_block
 from tfrec.encoders.clip_text import ClipTextEncoder
 from tfrec.encoders.clip_tokenizer import ClipTokenizer
 from tfrec.encoders.pooling import SentencePooling
@@ -129,11 +129,8 @@ class BertEncoder(tf.keras.layers.Layer):
 
     def build(self, input_shape) -> None:
         """Create all weights, so that published ones can be assigned before the first call."""
-        tokens = (None, None, self.dim)
-        for layer in (self.token_embedding, self.segment_embedding):
-            layer.build(None)
-        for layer in (self.position_embedding, self.layer_norm):
-            layer.build(tokens)
+        for layer in self.stem:
+            build(layer, (None, None, self.dim))
         for block in self.blocks:
             build_block(block, self.dim)
         super().build(input_shape)

@@ -94,9 +94,11 @@ def add_lora(
     attentions = [parts_of(block).attention for block in encoder.blocks]
     if any(isinstance(layer, LoraProjection) for attention in attentions for _, layer in _inputs(attention)):
         raise ValueError(f"{encoder.name} has low-rank updates already; merge them first (merge_lora).")
+    # A layer trains only if those around it do, so the way down to the projections stays open.
     encoder.trainable = True
+    way = {id(layer) for layer in (*encoder.blocks, *attentions)}
     for layer in encoder.submodules:
-        if isinstance(layer, tf.keras.layers.Layer) and not list(layer._flatten_layers(include_self=False)):
+        if isinstance(layer, tf.keras.layers.Layer) and id(layer) not in way:
             layer.trainable = False
     for attention in attentions:
         for name, layer in _inputs(attention):
