@@ -1,8 +1,8 @@
 """Generate a small fashion shop in H&M's own raw format and prepare it through `pipelines hm`.
 
 Photos are drawn, texts are written, and customers have hidden tastes. One thing that decides purchases is
-visible only in the photos (a garment's block of contrast) and one is named only in the descriptions (its
-material). As the shop knows the probabilities its purchases were drawn from, it also knows the best
+visible only in the photos (where a garment has its block of accent colour) and one is named only in the
+descriptions (its material). As the shop knows the probabilities its purchases were drawn from, it also knows the best
 recall that any model can reach.
 """
 
@@ -103,9 +103,7 @@ def _prepare(raw: Path, args: argparse.Namespace) -> None:
     )
 
 
-def generate(
-    raw: str | Path, *, items: int, customers: int, seed: int = 0, overwrite: bool = False
-) -> Generated:
+def generate(raw: str | Path, *, items: int, customers: int, seed: int = 0, overwrite: bool = False) -> Generated:
     """Write a shop's raw files as Kaggle's H&M competition has them; equal arguments give equal bytes.
 
     Args:
@@ -148,9 +146,7 @@ def _check(raw: Path, items: int, customers: int, overwrite: bool) -> None:
     if not overwrite:
         raise PreparedError(f"{raw} exists; choose another --raw or pass --overwrite to replace it")
     if not (raw / ORACLE_FILE).is_file():
-        raise PreparedError(
-            f"{raw} is not a generated shop (it has no {ORACLE_FILE}), so --overwrite leaves it alone"
-        )
+        raise PreparedError(f"{raw} is not a generated shop (it has no {ORACLE_FILE}), so --overwrite leaves it alone")
 
 
 def _write_transactions(path: Path, catalog: Catalog, customers: Customers, seed: int) -> int:

@@ -1,8 +1,8 @@
 """The demo shop's catalogue: what its articles are, and how they read in H&M's `articles.csv`.
 
 An article is one level of each taste factor (`FACTORS`). Four of them have columns of their own. The
-*design*, a large colour block on the garment, can only be seen in the photo; the *material* can only be
-read in `detail_desc`.
+*design*, the place of a large block of accent colour, can only be seen in the photo; the *material* can
+only be read in `detail_desc`.
 """
 
 from dataclasses import dataclass
@@ -181,9 +181,9 @@ def make_catalog(items: int, *, seed: int) -> Catalog:
         ],
         axis=1,
     ).astype(np.int8)
-    cuts = np.stack(
-        [rng.integers(len(c), size=products)[product] for c in (NECKLINES, LENGTHS)], axis=1
-    ).astype(np.int8)
+    cuts = np.stack([rng.integers(len(c), size=products)[product] for c in (NECKLINES, LENGTHS)], axis=1).astype(
+        np.int8
+    )
     codes = np.sort(rng.choice(900_000, products, replace=False) + 100_000)
     article_ids = np.array([f"0{codes[p]}{v:03d}" for p, v in zip(product, variant)])
     return Catalog(

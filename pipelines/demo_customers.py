@@ -83,9 +83,7 @@ def make_customers(customers: int, *, seed: int) -> Customers:
     )
 
 
-def _likes(
-    name: str, customers: int, levels: int, liked: int, strength: float, rng: np.random.Generator
-) -> np.ndarray:
+def _likes(name: str, customers: int, levels: int, liked: int, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Let each customer like `liked` groups of a factor's levels, about `strength` much."""
     group = GROUPS.get(name, np.arange(levels))
     order = rng.random((customers, group.max() + 1)).argsort(axis=1)

@@ -1,8 +1,8 @@
 """Photos of the demo shop's garments, drawn with Pillow.
 
-Type, colour, pattern, cut and design are visible. The design (a large block of contrast) is visible
-nowhere else. Pose, light and background vary from photo to photo, so articles that agree in everything
-still look different.
+Type, colour, pattern, cut and design are visible. The design, the place of a large block in the shop's accent
+colour, is visible nowhere else. Pose, light and background vary from photo to photo, so articles that agree
+in everything still look different.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from pipelines.demo_garments import Garment, garment_of
 
 WIDTH, HEIGHT = 160, 200  # of a photo
 _BOX = 224  # pixels of the garment's own square, drawn a little larger than it appears
-_CREAM, _CHARCOAL = (244, 240, 228), (40, 37, 48)
+_ACCENT = (28, 184, 174)  # of every design; no garment has this colour
 JPEG_QUALITY = 88
 
 
@@ -45,7 +45,7 @@ def draw_photo(look: Look, rng: np.random.Generator) -> Image.Image:
     mask = _mask(garment)
     cloth = Image.new("RGB", mask.size, colour)
     _draw_pattern(ImageDraw.Draw(cloth), PATTERNS[look.pattern].name, colour, rng)
-    _draw_design(ImageDraw.Draw(cloth), DESIGNS[look.design], garment, _contrast(colour))
+    _draw_design(ImageDraw.Draw(cloth), DESIGNS[look.design], garment)
     _draw_details(ImageDraw.Draw(cloth), garment, _shade(colour, -46 if sum(colour) > 300 else 60))
     cloth = Image.composite(cloth, Image.new("RGB", mask.size, _shade(colour, -60)), _inner(mask))
     return _photograph(cloth, mask, rng)
@@ -87,11 +87,6 @@ def _clipped(rgb: np.ndarray) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _contrast(rgb: tuple[int, int, int]) -> tuple[int, int, int]:
-    red, green, blue = rgb
-    return _CREAM if 0.3 * red + 0.6 * green + 0.1 * blue < 140 else _CHARCOAL
-
-
 def _draw_pattern(
     draw: ImageDraw.ImageDraw, pattern: str, colour: tuple[int, int, int], rng: np.random.Generator
 ) -> None:
@@ -116,23 +111,21 @@ def _draw_pattern(
             draw.ellipse([x - size // 2, y - size, x + size // 2, y + size], fill=ink)
 
 
-def _draw_design(
-    draw: ImageDraw.ImageDraw, design: str, garment: Garment, colour: tuple[int, int, int]
-) -> None:
-    """Draw the large block of contrast that is the article's design."""
+def _draw_design(draw: ImageDraw.ImageDraw, design: str, garment: Garment) -> None:
+    """Draw the large block of accent colour whose place is the article's design."""
     left, top, right, bottom = (side * _BOX for side in garment.panel)
     across, down = right - left, bottom - top
     if design == "hem band":
-        draw.rectangle([0, top + 0.62 * down, _BOX, _BOX], fill=colour)
+        draw.rectangle([0, top + 0.62 * down, _BOX, _BOX], fill=_ACCENT)
     elif design == "yoke":
-        draw.rectangle([0, 0, _BOX, top + 0.36 * down], fill=colour)
+        draw.rectangle([0, 0, _BOX, top + 0.36 * down], fill=_ACCENT)
     elif design == "centre panel":
-        draw.rectangle([left + 0.32 * across, 0, right - 0.32 * across, _BOX], fill=colour)
+        draw.rectangle([left + 0.32 * across, 0, right - 0.32 * across, _BOX], fill=_ACCENT)
     elif design == "diagonal":
-        draw.polygon([(0, top), (left, top), (right, bottom), (right, _BOX), (0, _BOX)], fill=colour)
+        draw.polygon([(0, top), (left, top), (right, bottom), (right, _BOX), (0, _BOX)], fill=_ACCENT)
     elif design == "roundel":
         x, y, radius = (left + right) / 2, (top + bottom) / 2, 0.33 * min(across, down)
-        draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
+        draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=_ACCENT)
 
 
 def _draw_details(draw: ImageDraw.ImageDraw, garment: Garment, colour: tuple[int, int, int]) -> None:

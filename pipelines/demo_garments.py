@@ -43,9 +43,7 @@ def garment_of(type_name: str, neckline: str, length: str) -> Garment:
     return _OUTLINES[type_name](neckline, length)
 
 
-def _ellipse(
-    x: float, y: float, width: float, height: float, start: float = 0.0, end: float = 360.0
-) -> Shape:
+def _ellipse(x: float, y: float, width: float, height: float, start: float = 0.0, end: float = 360.0) -> Shape:
     """Return points along an ellipse, clockwise from the right."""
     angles = np.deg2rad(np.linspace(start, end, 25))
     return tuple((x + width * float(np.cos(a)), y + height * float(np.sin(a))) for a in angles)

@@ -150,9 +150,7 @@ def _rows(known_ids: np.ndarray, ids: np.ndarray) -> np.ndarray:
     wanted = np.asarray(ids, dtype=known_ids.dtype)
     rows = np.searchsorted(known_ids, wanted).clip(max=len(known_ids) - 1)
     if not np.array_equal(known_ids[rows], wanted):
-        raise PreparedError(
-            f"{ORACLE_FILE} does not know all ids of the dataset; prepare the demo shop again"
-        )
+        raise PreparedError(f"{ORACLE_FILE} does not know all ids of the dataset; prepare the demo shop again")
     return rows
 
 

@@ -86,9 +86,7 @@ class Shelves:
         self._mass = np.bincount(cell, weights, minlength=len(keys) * _BACK_LEVELS).reshape(len(keys), -1)
         self._front_levels = np.stack(np.unravel_index(keys, LEVELS[:_FRONT]), axis=1)
 
-    def choose(
-        self, tastes: np.ndarray, theme: np.ndarray, visit: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray:
+    def choose(self, tastes: np.ndarray, theme: np.ndarray, visit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Draw one article for each purchase.
 
         Args:

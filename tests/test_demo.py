@@ -262,9 +262,7 @@ class Shop:
             liked, strength = LIKED[name]
             assert liked == 1
             groups = GROUPS.get(name, np.arange(LEVELS[factor]))
-            taste = np.exp(
-                strength * (groups == np.arange(groups.max() + 1)[:, None])
-            )  # [hypotheses, levels]
+            taste = np.exp(strength * (groups == np.arange(groups.max() + 1)[:, None]))  # [hypotheses, levels]
             taste /= (taste @ base)[:, None]
             evidence = counts[self.users] @ np.log(taste).T
             belief = np.exp(evidence - evidence.max(axis=1, keepdims=True))
