@@ -37,7 +37,7 @@ SMALL = Work(queries=2_000, items=5_000, dim=32, sample=512)
 
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:
-    """Time the contenders, print the table; returns the two ratios."""
+    """Time the contenders, print the table; returns the ratios."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.evaluate",
         description=__doc__,
@@ -56,13 +56,17 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     contenders: dict[str, Callable] = {"tfrec": all_metrics, "tfrec, search": search_alone}
     if importlib.util.find_spec("faiss"):
         contenders["faiss IndexFlatIP"] = search_with_faiss
-    contenders["tfrs FactorizedTopK"] = factorized_top_k
+    contenders |= {"tfrs FactorizedTopK": factorized_top_k, "tfrs, larger batches": factorized_top_k_tuned}
     runs = measure(contenders, work, repeats=args.repeats)
     _agree(runs, work)
     queries = {name: work.sample if name.startswith("tfrs") else work.queries for name in runs}
     size = f"{work.queries:,} queries x {work.items:,} items x {work.dim}, top {max(KS)}"
     print(f"{size}, on {machine()}\n\n{_table(runs, queries)}\n")
-    pairs = (("tfrec", "tfrs FactorizedTopK"), ("tfrec, search", "faiss IndexFlatIP"))
+    pairs = (
+        ("tfrec", "tfrs FactorizedTopK"),
+        ("tfrec", "tfrs, larger batches"),
+        ("tfrec, search", "faiss IndexFlatIP"),
+    )
     ratios = {
         f"{ours} / {theirs}": _rate(runs, queries, ours) / _rate(runs, queries, theirs)
         for ours, theirs in pairs
@@ -120,19 +124,20 @@ def search_with_faiss(work: Work) -> Callable[[], float]:
     return lambda: _hit_rate(index.search(queries, max(KS))[1], target, work.sample)
 
 
-def factorized_top_k(work: Work) -> Callable[[], float]:
-    """The metric of TFRS's retrieval task, compiled, as `model.evaluate` runs it; tracing is not timed."""
+def factorized_top_k(work: Work, candidates_at_once: int = 128) -> Callable[[], float]:
+    """The metric of TFRS's retrieval task as its tutorials set it up; tracing is not timed.
+
+    Compiled, as `model.evaluate` runs it, with the tutorials' 4096 queries and 128 candidates a batch.
+    """
     import tfrec  # noqa: F401, I001  (chooses Keras 2 before TensorFlow is imported)
     import tensorflow as tf
     import tensorflow_recommenders as tfrs
 
     queries, items, target = generate(work)
-    candidates = tf.data.Dataset.from_tensor_slices(items).batch(4096).cache()
+    candidates = tf.data.Dataset.from_tensor_slices(items).batch(candidates_at_once).cache()
     metric = tfrs.metrics.FactorizedTopK(candidates=candidates, ks=KS)
     true = items[target[: work.sample]]
-    batches = tf.data.Dataset.from_tensor_slices((queries[: work.sample], true)).batch(
-        512, drop_remainder=True
-    )
+    batches = tf.data.Dataset.from_tensor_slices((queries[: work.sample], true)).batch(4096)
 
     @tf.function
     def update(query: tf.Tensor, candidate: tf.Tensor) -> None:
@@ -147,6 +152,11 @@ def factorized_top_k(work: Work) -> Callable[[], float]:
         return float(metric.result()[KS.index(20)])
 
     return run
+
+
+def factorized_top_k_tuned(work: Work) -> Callable[[], float]:
+    """The same with larger batches of candidates, which suit it better."""
+    return factorized_top_k(work, candidates_at_once=4096)
 
 
 def _hit_rate(ranked: np.ndarray, target: np.ndarray, sample: int) -> float:
@@ -177,9 +187,7 @@ def _table(runs: dict[str, Measurement], queries: dict[str, int]) -> str:
         rates = [queries[name] / seconds for seconds in measured.seconds]
         memory = f"{max(measured.peak_bytes) / 1e9:.2f} GB"
         spread = f"{min(rates):,.0f} - {max(rates):,.0f}"
-        lines.append(
-            f"| {name} | {statistics.median(rates):,.0f} | {spread} | {queries[name]:,} | {memory} |"
-        )
+        lines.append(f"| {name} | {statistics.median(rates):,.0f} | {spread} | {queries[name]:,} | {memory} |")
     return "\n".join(lines)
 
 

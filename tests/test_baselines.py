@@ -135,9 +135,7 @@ def test_tfidf_ranks_by_cosine_with_the_mean_history(tmp_path):
     rng = np.random.default_rng(1)
     words = np.array(["ant", "bee", "cat", "dog", "elk", "fox"])
     tokens = [list(rng.choice(words, 3)) for _ in range(300)]
-    events = [
-        (user, int(item), LONG_AGO, 0) for user in range(150) for item in rng.choice(300, 2, replace=False)
-    ]
+    events = [(user, int(item), LONG_AGO, 0) for user in range(150) for item in rng.choice(300, 2, replace=False)]
     events += [(user, 7, CUTOFF, 2) for user in range(150)]
     protocol = build_protocol(shop(tmp_path / "words", events, [""] * 300), "test")
     dense = TfidfVectorizer(analyzer=list, sublinear_tf=True).fit_transform(tokens).toarray()

@@ -150,9 +150,7 @@ def test_nothing_at_or_after_the_held_out_point_is_known(tmp_path, kind, split):
 
 
 def test_sampling_is_seeded_and_keeps_everything_aligned(tmp_path):
-    events = [
-        (user, item, CUTOFF + (item - 2) * DAY, 2 * (item >= 2)) for user in range(30) for item in range(3)
-    ]
+    events = [(user, item, CUTOFF + (item - 2) * DAY, 2 * (item >= 2)) for user in range(30) for item in range(3)]
     info = {"kind": "temporal", "cutoff": "2020-09-16", "val_days": 0}
     data = prepared_from(tmp_path / "many", events, n_items=3, n_users=30, split=info)
     first, again, other = (build_protocol(data, "test", max_users=10, seed=seed) for seed in (1, 1, 2))

@@ -144,9 +144,7 @@ def test_hostile_text_is_shown_as_text(run, data):
 
 def test_every_photo_has_an_alternative_text(run, data):
     page = Page(write_report(run, data).read_text(encoding="utf-8"))
-    assert "Shirt (section: Ladies; product type: Shirt; colour group: Red)" in {
-        i["alt"] for i in page.all("img")
-    }
+    assert "Shirt (section: Ladies; product type: Shirt; colour group: Red)" in {i["alt"] for i in page.all("img")}
     assert all(image["alt"] for image in page.all("img"))
     missing = [tag for tag in page.all("div") if tag.get("role") == "img"]
     assert missing

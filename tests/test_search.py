@@ -104,6 +104,4 @@ def test_errors_name_the_argument(queries, items, k, message):
 
 def test_exclude_needs_a_row_for_each_query():
     with pytest.raises(ValueError, match="exclude has 1 rows for 2 queries"):
-        exact_top_k(
-            np.ones((2, 1)), np.ones((3, 1)), 1, exclude=Csr.from_rows(np.array([0]), np.array([0]), 1)
-        )
+        exact_top_k(np.ones((2, 1)), np.ones((3, 1)), 1, exclude=Csr.from_rows(np.array([0]), np.array([0]), 1))

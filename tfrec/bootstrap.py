@@ -10,9 +10,7 @@ LEVEL = 0.95
 BATCH_CELLS = 8_000_000  # resampled counts held at once: 64 MB
 
 
-def bootstrap_means(
-    values: dict[str, np.ndarray], *, resamples: int = 1000, seed: int = 0
-) -> dict[str, Interval]:
+def bootstrap_means(values: dict[str, np.ndarray], *, resamples: int = 1000, seed: int = 0) -> dict[str, Interval]:
     """Percentile bootstrap of the mean of every metric, users drawn with replacement.
 
     Most users share their row of values with many others (no hit at all; one hit at position 3), so users

@@ -28,25 +28,16 @@ class Csr:
 
     def __post_init__(self) -> None:
         offsets = self.offsets
-        if (
-            len(offsets) == 0
-            or offsets[0] != 0
-            or offsets[-1] != len(self.items)
-            or np.any(np.diff(offsets) < 0)
-        ):
+        if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(self.items) or np.any(np.diff(offsets) < 0):
             raise ValueError(
                 f"offsets must rise from 0 to len(items) = {len(self.items)}; got {len(offsets)} offsets "
                 f"from {offsets[:1]} to {offsets[-1:]}"
             )
         if self.times is not None and len(self.times) != len(self.items):
-            raise ValueError(
-                f"times has {len(self.times)} entries for {len(self.items)} items; give one for each"
-            )
+            raise ValueError(f"times has {len(self.times)} entries for {len(self.items)} items; give one for each")
 
     @classmethod
-    def from_rows(
-        cls, rows: np.ndarray, items: np.ndarray, n_rows: int, times: np.ndarray | None = None
-    ) -> Csr:
+    def from_rows(cls, rows: np.ndarray, items: np.ndarray, n_rows: int, times: np.ndarray | None = None) -> Csr:
         """Build from parallel arrays; entries keep their order within a row.
 
         Args:

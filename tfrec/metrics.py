@@ -77,9 +77,7 @@ def _from_hits(hits: np.ndarray, n_targets: np.ndarray, ks: Sequence[int]) -> di
     return values
 
 
-def recall_of(
-    ranked: np.ndarray, targets: Csr, chosen: np.ndarray, ks: Sequence[int] = KS
-) -> dict[str, np.ndarray]:
+def recall_of(ranked: np.ndarray, targets: Csr, chosen: np.ndarray, ks: Sequence[int] = KS) -> dict[str, np.ndarray]:
     """Recall counted over some of the targets only, for the users who have any of them.
 
     Args:
@@ -241,9 +239,7 @@ def write_metrics(
 
 def _check(ranked: np.ndarray, targets: Csr, ks: Sequence[int]) -> None:
     if ranked.ndim != 2 or len(ranked) != len(targets) or len(ranked) == 0:
-        raise ValueError(
-            f"ranked {ranked.shape} must have a row for each of the {len(targets)} users, at least one"
-        )
+        raise ValueError(f"ranked {ranked.shape} must have a row for each of the {len(targets)} users, at least one")
     if not ks or min(ks) < 1 or max(ks) > ranked.shape[1]:
         raise ValueError(f"ks={tuple(ks)} must lie between 1 and the {ranked.shape[1]} items of a list")
     if (targets.lengths == 0).any():
@@ -252,6 +248,4 @@ def _check(ranked: np.ndarray, targets: Csr, ks: Sequence[int]) -> None:
         listed = np.sort(ranked[start : start + CHUNK_USERS], axis=1)
         twice = ((listed[:, 1:] == listed[:, :-1]) & (listed[:, 1:] >= 0)).any(axis=1)
         if twice.any():
-            raise ValueError(
-                f"ranked row {start + int(np.argmax(twice))} holds an item twice; lists must be distinct"
-            )
+            raise ValueError(f"ranked row {start + int(np.argmax(twice))} holds an item twice; lists must be distinct")

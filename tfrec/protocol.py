@@ -228,9 +228,7 @@ def _sample(users: np.ndarray, max_users: int | None, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(users, max_users, replace=False))
 
 
-def _query_times(
-    split_info: dict[str, Any], split: str, time: np.ndarray, first_held: np.ndarray
-) -> np.ndarray:
+def _query_times(split_info: dict[str, Any], split: str, time: np.ndarray, first_held: np.ndarray) -> np.ndarray:
     """int64 `[U]`: the window's start (temporal), or the time of the user's first held-out event."""
     if split_info.get("kind") != "temporal" or not split_info.get("cutoff"):
         return time[first_held]

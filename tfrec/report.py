@@ -47,9 +47,7 @@ METRIC_WORDS = {
 MAX_POINTS = 400  # of a learning curve
 
 
-def write_report(
-    run_dir: str | Path, prepared: Prepared, *, title: str | None = None, max_customers: int = 12
-) -> Path:
+def write_report(run_dir: str | Path, prepared: Prepared, *, title: str | None = None, max_customers: int = 12) -> Path:
     """Write `report.html` into the run's folder.
 
     Args:
@@ -69,9 +67,7 @@ def write_report(
     run_dir = Path(run_dir)
     path = run_dir / "metrics.json"
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing; evaluate first: python -m tfrec.evaluate --run {run_dir}"
-        )
+        raise FileNotFoundError(f"{path} is missing; evaluate first: python -m tfrec.evaluate --run {run_dir}")
     results = json.loads(path.read_text(encoding="utf-8"))
     examples_path = run_dir / EXAMPLES_FILE
     examples = json.loads(examples_path.read_text(encoding="utf-8")) if examples_path.is_file() else []
@@ -113,9 +109,7 @@ def metrics_view(results: dict[str, Any]) -> dict[str, Any]:
         "columns": list(columns),
         "main_rows": [_table_row(name, columns) for name in main],
         "all_rows": [_table_row(name, columns) for name in metrics],
-        "words": {
-            name: text for name, text in METRIC_WORDS.items() if any(_kind(m) == name for m in metrics)
-        },
+        "words": {name: text for name, text in METRIC_WORDS.items() if any(_kind(m) == name for m in metrics)},
         "cohorts": _cohorts(lead, results.get("cohorts") or {}),
     }
 
@@ -165,11 +159,7 @@ def learning_curves(path: Path) -> list[charts.LineChart]:
 def protocol_words(protocol: dict[str, Any]) -> list[str]:
     """The protocol as sentences a stranger understands."""
     get = protocol.get
-    days = (
-        f"the {get('test_days')} days from {get('cutoff')}"
-        if get("split") == "test"
-        else "the validation days"
-    )
+    days = f"the {get('test_days')} days from {get('cutoff')}" if get("split") == "test" else "the validation days"
     if get("split_kind") == "temporal":
         first = f"What customers bought in {days} is predicted from everything they bought before."
     else:

@@ -176,17 +176,13 @@ def _best_of_each(
     return ids, scores
 
 
-def _checked(
-    queries: np.ndarray, items: np.ndarray, k: int, exclude: Csr | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _checked(queries: np.ndarray, items: np.ndarray, k: int, exclude: Csr | None) -> tuple[np.ndarray, np.ndarray]:
     """Return contiguous float32 matrices, or say what doesn't fit."""
     if k < 1:
         raise ValueError(f"k={k} must be at least 1")
     queries, items = np.ascontiguousarray(queries, np.float32), np.ascontiguousarray(items, np.float32)
     if queries.ndim != 2 or items.ndim != 2 or queries.shape[1] != items.shape[1]:
-        raise ValueError(
-            f"queries {queries.shape} and items {items.shape} must be [U, D] and [N, D] of one D"
-        )
+        raise ValueError(f"queries {queries.shape} and items {items.shape} must be [U, D] and [N, D] of one D")
     for name, vectors in (("queries", queries), ("items", items)):
         if not np.isfinite(vectors).all():
             row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
