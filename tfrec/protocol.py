@@ -163,18 +163,10 @@ def build_protocol(
         raise ProtocolError(f"split={split!r} cannot be evaluated; choose 'val' or 'test'")
     code = SPLIT_CODES[split]
     frame = prepared.events(columns=["user", "item", "time", "split"])
-    user, item, time, part = (frame[name].to_numpy() for name in ("user", "item", "time", "split"))
+    log = Events(*(frame[name].to_numpy() for name in ("user", "item", "time")))
+    part = frame["split"].to_numpy()
     n_users, n_items = len(prepared.users), len(prepared.items)
-
-    earlier, held = part < code, part == code
-    first_held = np.full(n_users, -1, np.int64)  # position of each user's first held-out event
-    held_at = np.flatnonzero(held)
-    first_held[user[held_at][::-1]] = held_at[::-1]  # written backwards: the first one stays
-    # By position, not by time: a day-resolution log has many events at the held-out event's own time.
-    before = earlier & (np.arange(len(user)) < first_held[user])
-
-    history = Csr.from_rows(user[before], item[before], n_users, time[before])
-    targets = Csr.from_rows(user[held], item[held], n_users).distinct()
+    history, targets, first_held = _cut(log, part, code, n_users)
     repeat = _in_history(history, targets)
     if seen_filter:
         targets, repeat = targets.where(~repeat), repeat[~repeat]
@@ -183,15 +175,15 @@ def build_protocol(
     if not cold_users:
         eligible &= history.lengths > 0
     users = _sample(np.flatnonzero(eligible), max_users, seed)
+    earlier = part < code
     if len(users) == 0:
         raise ProtocolError(
             f"no user of {prepared.path} can be evaluated on split={split!r}: "
-            f"{int(held.sum())} held-out events, {int(earlier.sum())} earlier ones. "
+            f"{int((part == code).sum())} held-out events, {int(earlier.sum())} earlier ones. "
             "Prepare the data with a longer test period or more events."
         )
-    keep_target = np.isin(targets.rows, users)
     trained = np.zeros(n_items, bool)
-    trained[item[part == SPLIT_CODES["train"]]] = True
+    trained[log.item[part == SPLIT_CODES["train"]]] = True
     split_info = dict(prepared.manifest.get("split") or {})
     chosen = targets.take(users)
     return Protocol(
@@ -201,16 +193,41 @@ def build_protocol(
         users=users.astype(np.int32),
         history=history.take(users),
         targets=chosen,
-        query_time=_query_times(split_info, split, time, first_held[users]),
-        known=Events(user[earlier], item[earlier], time[earlier]),
+        query_time=_query_times(split_info, split, log.time[first_held[users]]),
+        known=Events(log.user[earlier], log.item[earlier], log.time[earlier]),
         n_items=n_items,
-        target_repeat=repeat[keep_target],
+        target_repeat=repeat[np.isin(targets.rows, users)],
         target_cold=~trained[chosen.items],
         seen_filter=seen_filter,
         eligible_users=int(eligible.sum()),
         max_users=max_users,
         seed=seed,
     )
+
+
+def _cut(log: Events, part: np.ndarray, code: int, n_users: int) -> tuple[Csr, Csr, np.ndarray]:
+    """Cut every user's events at the first held-out one.
+
+    By position, not by time: a log of days has many events at the held-out event's own time.
+
+    Args:
+        log: all events.
+        part: int8 `[E]`, the split of each.
+        code: the split that is held out.
+        n_users: rows of the result.
+
+    Returns:
+        Histories and distinct targets, a row for each user of the dataset, and int64 `[n_users]` the position of the
+        user's first held-out event, -1 without one.
+    """
+    held = np.flatnonzero(part == code)
+    users, first = np.unique(log.user[held], return_index=True)
+    first_held = np.full(n_users, -1, np.int64)
+    first_held[users] = held[first]
+    before = (part < code) & (np.arange(len(log)) < first_held[log.user])
+    history = Csr.from_rows(log.user[before], log.item[before], n_users, log.time[before])
+    targets = Csr.from_rows(log.user[held], log.item[held], n_users).distinct()
+    return history, targets, first_held
 
 
 def _in_history(history: Csr, targets: Csr) -> np.ndarray:
@@ -228,10 +245,10 @@ def _sample(users: np.ndarray, max_users: int | None, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(users, max_users, replace=False))
 
 
-def _query_times(split_info: dict[str, Any], split: str, time: np.ndarray, first_held: np.ndarray) -> np.ndarray:
-    """int64 `[U]`: the window's start (temporal), or the time of the user's first held-out event."""
+def _query_times(split_info: dict[str, Any], split: str, first_held: np.ndarray) -> np.ndarray:
+    """int64 `[U]`: the start of the held-out window (temporal), or the time `[U]` of the first held-out event."""
     if split_info.get("kind") != "temporal" or not split_info.get("cutoff"):
-        return time[first_held]
+        return first_held
     cutoff = int(datetime.fromisoformat(str(split_info["cutoff"])).replace(tzinfo=UTC).timestamp())
     start = cutoff if split == "test" else cutoff - int(split_info.get("val_days") or 0) * DAY
     return np.full(len(first_held), start, np.int64)
