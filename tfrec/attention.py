@@ -73,11 +73,12 @@ class Attention(tf.keras.layers.Layer):
     def _project(self, query, memory):
         kernel, offset = tf.cast(self.kernel, query.dtype), tf.cast(self.offset, query.dtype)
         if memory is None:
-            q, k, v = tf.split(tf.matmul(query, kernel) + offset, 3, axis=-1)
+            # tensordot, not matmul: the gradient of a broadcast matmul is a kernel for each row of the batch, then summed.
+            q, k, v = tf.split(tf.tensordot(query, kernel, 1) + offset, 3, axis=-1)
         else:
             d = self.dim
-            q = tf.matmul(query, kernel[:, :d]) + offset[:d]
-            k, v = tf.split(tf.matmul(memory, kernel[:, d:]) + offset[d:], 2, axis=-1)
+            q = tf.tensordot(query, kernel[:, :d], 1) + offset[:d]
+            k, v = tf.split(tf.tensordot(memory, kernel[:, d:], 1) + offset[d:], 2, axis=-1)
         return self._heads(q), self._heads(k), self._heads(v)
 
     def _heads(self, x):
