@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -116,3 +117,85 @@ class Run:
     def user_fields(self) -> int:
         """Number of customer fields that the query tower reads, G."""
         return len(self.user_vocabulary.fields) if self.user_vocabulary else 0
+
+
+POPULAR_DAYS = 7
+MAX_USER_TABLE = 200_000
+SAMPLE_QUERIES = 2_000
+
+
+def load_run(run_dir: Path) -> Run:
+    """Load a finished run as export needs it.
+
+    Args:
+        run_dir: the `--out` folder of a training.
+
+    Raises:
+        RunError: the folder holds no finished run of the retrieval system.
+    """
+    from tfrec.config import RetrievalConfig, load_config, plain
+
+    if not (run_dir / "config.yaml").is_file():
+        raise RunError(f"{run_dir}: no config.yaml there; name the --out folder of python -m tfrec.train")
+    config = load_config(run_dir / "config.yaml")
+    if not isinstance(config, RetrievalConfig):
+        raise RunError(f"{run_dir}: recipe {config.recipe} trains no retrieval model; only those can be exported")
+    from tfrec.retrieval import candidate_vectors, load_assembly
+    from tfrec.served_towers import ServedTowers
+
+    assembly = load_assembly(run_dir)
+    towers, prepared, assets = ServedTowers(assembly), assembly.prepared, assembly.assets
+    has = {"photo": config.model.image.enabled, "text": assets.tokenizer, "attributes": assets.attributes}
+    return Run(
+        name=run_dir.name,
+        towers=towers,
+        item_ids=list(prepared.items["item_id"]),
+        item_vectors=candidate_vectors(assembly),
+        popularity=recent_sales(prepared),
+        history_length=config.model.query.length,
+        config=plain(config),
+        query_kind=towers.query_kind,
+        modalities=frozenset(name for name, used in has.items() if used),
+        item_attributes={name: [list(v) for v in prepared.items[f"attr.{name}"]] for name in prepared.fields},
+        attributes=assets.attributes,
+        user_vocabulary=assets.users,
+        users=user_table(assembly),
+        sample_queries=sample_queries(assembly),
+    )
+
+
+def recent_sales(prepared) -> np.ndarray:
+    """Sales of each item in the last days of the data, float32 `[N]`, and a trace of all earlier ones."""
+    events = prepared.events(columns=["item", "time"])
+    items, times = events["item"].to_numpy(), events["time"].to_numpy()
+    count = len(prepared.items)
+    recent = items[times > times.max() - POPULAR_DAYS * 86_400] if len(times) else items
+    return (np.bincount(recent, minlength=count) + 1e-3 * np.bincount(items, minlength=count)).astype(np.float32)
+
+
+def user_table(assembly) -> UserTable | None:
+    """Known customers with their last purchases; None where there are too many to keep inside a model."""
+    from tfrec.histories import last_purchases
+
+    prepared = assembly.prepared
+    if len(prepared.users) > MAX_USER_TABLE:
+        return None
+    events = prepared.events(columns=["user", "item", "time"])
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(events["user"], minlength=len(prepared.users)))])
+    items, times = events["item"].to_numpy(), events["time"].to_numpy()
+    length, now = assembly.config.model.query.length, times.max(initial=0)
+    history, days_ago = last_purchases(items, times, offsets, length=length, now=now)
+    return UserTable(list(prepared.users["user_id"]), history, days_ago, assembly.user_fields)
+
+
+def sample_queries(assembly) -> np.ndarray | None:
+    """Query vectors of held-out customers float32 `[Q, D]`; None where there are none."""
+    from tfrec.protocol import ProtocolError, build_protocol
+    from tfrec.retrieval import protocol_histories, query_vectors
+
+    try:
+        protocol = build_protocol(assembly.prepared, "test", max_users=SAMPLE_QUERIES, seed=assembly.config.seed)
+    except ProtocolError:
+        return None
+    inputs = protocol_histories(protocol, assembly.config.model.query.length, assembly.user_fields)
+    return query_vectors(assembly.model, inputs)

@@ -1,0 +1,135 @@
+"""Histories and windows against plain Python; nothing of the future in a history; one integer is the whole state."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.batches import DAY, HistoryBatches, Purchases, cut_windows, drop_modalities, make_dataset
+from pipelines.content import ItemContent
+
+
+def purchases_of(lists, *, days=None):
+    """Purchases of one list of items a customer, a day apart each (or on the given days)."""
+    user = np.repeat(np.arange(len(lists)), [len(x) for x in lists])
+    item = np.array([i for x in lists for i in x], np.int32)
+    day = np.array([d for x in (days or [range(len(y)) for y in lists]) for d in x], np.int64)
+    return Purchases(user.astype(np.int32), item, day * DAY, len(lists))
+
+
+def batches_of(purchases, **options):
+    options = {"length": 3, "batch_size": 2, "seed": 0, "items": 50} | options
+    return HistoryBatches(purchases, user_fields=np.zeros((purchases.users, 0), np.int32), **options)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 40), max_size=12), min_size=1, max_size=8), st.integers(1, 5))
+def test_every_purchase_is_predicted_once_from_what_came_before(lists, length):
+    if not any(lists):
+        return
+    purchases = purchases_of(lists)
+    maker = batches_of(purchases, length=length, batch_size=1)
+    predicted = []
+    for window in range(len(maker.windows)):
+        batch = maker.histories(np.array([window]))
+        user, history, targets = int(batch["user"][0]), batch["history"][0], batch["targets"][0]
+        for place, target in enumerate(targets):
+            if target < 0:
+                continue
+            read = [int(i) for i in history[:place] if i >= 0]
+            bought = lists[user]
+            matches = [
+                n for n in range(len(bought)) if bought[n] == target and bought[max(0, n - len(read)) : n] == read
+            ]
+            assert matches, (bought, read, target)
+            predicted.append((user, int(target)))
+    assert sorted(predicted) == sorted((u, i) for u, x in enumerate(lists) for i in x)
+
+
+def test_windows_share_one_purchase_and_cover_all():
+    windows = cut_windows(np.array([0, 7, 7, 8]), 3)
+    spans = sorted(zip(windows.start, windows.end, windows.first))
+    assert spans == [(0, 4, True), (3, 7, False), (7, 8, True)]
+
+
+def test_no_history_reaches_past_its_own_moment():
+    rng = np.random.default_rng(0)
+    lists = [list(rng.integers(0, 50, rng.integers(1, 30))) for _ in range(40)]
+    days = [sorted(rng.integers(0, 10, len(x))) for x in lists]
+    purchases = purchases_of(lists, days=days)
+    moments = {(u, i): {d for j, d in zip(x, ds) if j == i} for u, (x, ds) in enumerate(zip(lists, days)) for i in x}
+    maker = batches_of(purchases, length=6, shuffle_days=True, batch_size=8)
+    for step in range(maker.steps_per_epoch):
+        batch = maker(step)
+        assert (batch["gaps"] >= 0).all()
+        for user, history, targets in zip(batch["user"], batch["history"], batch["targets"]):
+            for place, target in enumerate(targets):
+                if target >= 0:
+                    latest = max(moments[user, target])
+                    assert all(min(moments[user, i]) <= latest for i in history[:place] if i >= 0)
+
+
+def test_shuffling_days_moves_only_purchases_of_one_day():
+    purchases = purchases_of([[1, 2, 3, 4]], days=[[0, 0, 0, 5]])
+    orders = set()
+    for seed in range(30):
+        maker = batches_of(purchases, batch_size=1, shuffle_days=True, seed=seed)
+        batch = maker(0)
+        assert batch["targets"][0, -1] == 4
+        orders.add(tuple(batch["history"][0]))
+    assert len(orders) == 6
+
+
+def test_gaps_are_days_to_the_next_purchase():
+    batch = batches_of(purchases_of([[1, 2, 3]], days=[[0, 2, 7]]), batch_size=1)(0)
+    np.testing.assert_array_equal(batch["history"][0], [-1, 1, 2])
+    np.testing.assert_array_equal(batch["targets"][0], [1, -1, 2, 3])
+    np.testing.assert_allclose(batch["gaps"][0], [0, 2, 5])
+
+
+@pytest.mark.parametrize(("within", "kept"), [("never", [1, 1, 2, 1]), ("day", [1, 2, 1]), ("always", [1, 2])])
+def test_repeats_collapse(within, kept):
+    purchases = purchases_of([[1, 1, 2, 1]], days=[[0, 0, 0, 1]]).collapse_repeats(within)
+    np.testing.assert_array_equal(purchases.item, kept)
+
+
+def test_a_step_is_a_function_of_its_number():
+    rng = np.random.default_rng(3)
+    purchases = purchases_of([list(rng.integers(0, 50, 5)) for _ in range(20)])
+    content = ItemContent(50, {"tokens": np.arange(50)[:, None], "has_photo": np.ones(50, bool)})
+    options = {"content": content, "encode_items": 8, "negatives": 5, "modality_dropout": 0.2, "shuffle_days": True}
+    first, second = batches_of(purchases, **options), batches_of(purchases, **options)
+    for step in (0, 7, 23):
+        tf.nest.map_structure(np.testing.assert_array_equal, first(step), second(step))
+    whole = [b["history"].numpy() for b in make_dataset(first, 0, 12)]
+    resumed = [b["history"].numpy() for b in make_dataset(second, 5, 12)]
+    np.testing.assert_array_equal(whole[5:], resumed)
+    epoch = np.concatenate([b["user"].numpy() for b in make_dataset(first, 0, first.steps_per_epoch)])
+    assert sorted(epoch) == list(range(20))
+
+
+def test_candidates_are_distinct_and_hold_the_targets():
+    rng = np.random.default_rng(4)
+    purchases = purchases_of([list(rng.integers(0, 9, 6)) for _ in range(10)])
+    content = ItemContent(50, {"tokens": np.zeros((50, 1))})
+    batch = batches_of(purchases, negatives=7, content=content, encode_items=12, batch_size=4)(0)
+    targets = set(batch["targets"][batch["targets"] >= 0])
+    assert targets <= set(batch["candidates"])
+    assert len(set(batch["candidates"])) == len(batch["candidates"])
+    assert len(set(batch["encode_rows"])) == 12
+    assert targets <= set(batch["encode_rows"])  # fewer targets than places: all are encoded
+
+
+def test_one_modality_at_least_stays():
+    items = {"has_photo": np.ones(4000, bool), "tokens": np.ones((4000, 3), np.int32)}
+    dropped = drop_modalities(items, 0.2, np.random.default_rng(0))
+    text = dropped["tokens"].any(1)
+    assert (dropped["has_photo"] | text).all()
+    assert 0.17 < 1 - dropped["has_photo"].mean() < 0.23
+    assert 0.17 < 1 - text.mean() < 0.23
+
+
+def test_no_purchases_is_a_clear_error():
+    with pytest.raises(ValueError, match="no training purchases"):
+        batches_of(purchases_of([[]]))

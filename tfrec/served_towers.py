@@ -1,0 +1,81 @@
+"""The trained towers as export traces them: arrays or raw photos and texts in, vectors out, nothing else."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from pipelines.pixels import decode_photos
+from tfrec.assembly import RetrievalAssembly
+from tfrec.towers import UserTower
+
+
+class ServedTowers(tf.Module):
+    """The towers of a two-tower model (see `tfrec.runs.Towers`).
+
+    Args:
+        assembly: a trained model with its inputs.
+    """
+
+    def __init__(self, assembly: RetrievalAssembly):
+        super().__init__(name="towers")
+        self.model = assembly.model
+        self.tokenizer = assembly.assets.tokenizer
+        image = assembly.config.model.image
+        self.size = tuple(image.size) if image.enabled else None
+        self.fields = len(assembly.assets.attributes.sizes) if assembly.assets.attributes else 0
+
+    def query(self, history, days_ago, user_fields):
+        """Query vectors `[B, D]` of purchases int32 `[B, T]` (-1 = padding, most recent last), days since each
+        float32 `[B, T]`, and customer fields int32 `[B, G]`."""
+        following = tf.pad(days_ago[:, 1:], [[0, 0], [0, 1]])
+        gaps = tf.maximum(days_ago - following, 0.0)
+        return self.model.last_query({"history": history, "gaps": gaps, "user_fields": user_fields})
+
+    def user_query(self, user, user_fields):
+        """Query vectors `[B, D]` of known customers int32 `[B]` (-1 = unknown)."""
+        return self.model.last_query({"user": user, "user_fields": user_fields})
+
+    def similar_query(self, vectors):
+        """Candidate vectors `[B, D]` as queries for similar items, without the popularity bias."""
+        if not self.model.vectors.has_bias:
+            return vectors
+        return tf.concat([vectors[:, :-1], tf.zeros_like(vectors[:, -1:])], -1)
+
+    def item(self, photos, has_photo, tokens, attributes):
+        """Candidate vectors `[B, D]` from content alone: what a new item gets."""
+        inputs = {"has_photo": has_photo, "photos": photos, "tokens": tokens, "attributes": attributes}
+        return self.model.vectors.finish(self.model.item_tower(inputs, training=False))
+
+    def photo_query(self, photos):
+        """Query vectors `[B, D]` of photos uint8 `[B, H, W, 3]` alone."""
+        batch = tf.shape(photos)[0]
+        has = tf.ones([batch], tf.bool)
+        return self.similar_query(self.item(photos, has, self._no_tokens(batch), self._no_attributes(batch)))
+
+    def text_query(self, tokens):
+        """Query vectors `[B, D]` of token ids int32 `[B, T]` alone."""
+        batch = tf.shape(tokens)[0]
+        photos = tf.zeros([batch, *(self.size or (1, 1)), 3], tf.uint8)
+        has = tf.zeros([batch], tf.bool)
+        return self.similar_query(self.item(photos, has, tokens, self._no_attributes(batch)))
+
+    def pixels(self, images):
+        """Photo bytes string `[B]` to uint8 `[B, H, W, 3]`, and whether there was a photo, bool `[B]`."""
+        return decode_photos(images, self.size)
+
+    def tokens(self, texts):
+        """Texts string `[B]` to token ids int32 `[B, T]`; an empty text is all padding."""
+        ids = self.tokenizer(texts)
+        return tf.where((tf.strings.length(texts) > 0)[:, None], ids, self.tokenizer.pad_id)
+
+    def _no_tokens(self, batch):
+        length, pad = (self.tokenizer.sequence_length, self.tokenizer.pad_id) if self.tokenizer else (1, 0)
+        return tf.fill([batch, length], pad)
+
+    def _no_attributes(self, batch):
+        return tf.zeros([batch, self.fields, 1], tf.int32)
+
+    @property
+    def query_kind(self) -> str:
+        """`user` where customers are looked up, `history` where their purchases are read."""
+        return "user" if isinstance(self.model.query_tower, UserTower) else "history"
