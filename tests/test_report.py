@@ -205,8 +205,12 @@ def test_examples_are_seeded_item_rows_of_the_protocol(data):
         "history": [0],
         "targets": [1],
         "recommended": [[1, 0.5]],
+        "seen": [],
     }
-    assert by_user["<b>ben</b>"]["recommended"] == [[2, 0.4], [0, 0.3]]
+    ben = by_user["<b>ben</b>"]
+    assert (ben["recommended"], ben["seen"]) == ([[2, 0.4], [0, 0.3]], [0])
+    (short,) = sample_examples(protocol, ranked, scores, data.users["user_id"], n=1, k=1, max_history=1)
+    assert len(short["recommended"]) == 1
 
 
 def test_headline_compares_with_the_best_rule():

@@ -41,8 +41,9 @@ def sample_examples(
         reasons: `[U][K]` a word on why each item was recommended, if the model can say.
 
     Returns:
-        A list of `{"user_id", "history", "targets", "recommended", "purchases"[, "reasons"]}`: item rows,
-        oldest purchase first; `recommended` holds `[row, score]` pairs; `purchases` counts the whole history.
+        A list of `{"user_id", "purchases", "history", "targets", "recommended", "seen"[, "reasons"]}`: item rows,
+        oldest purchase first; `recommended` holds `[row, score]` pairs; `purchases` counts the whole history, and
+        `seen` names the recommended items in it.
     """
     ids = np.asarray(user_ids, dtype=object)
     rows = np.random.default_rng(seed).permutation(len(protocol.users))[:n]
@@ -56,6 +57,7 @@ def sample_examples(
             "history": history[-max_history:].tolist(),
             "targets": protocol.targets[row].tolist(),
             "recommended": [[int(ranked[row, place]), float(scores[row, place])] for place in shown],
+            "seen": np.intersect1d(ranked[row, shown], history).tolist(),
         }
         if reasons is not None:
             example["reasons"] = [str(reasons[row][place]) for place in shown]

@@ -55,11 +55,12 @@ def customers_page(prepared: Prepared, examples: list[dict[str, Any]]) -> list[C
 
 def _customer(example: dict[str, Any], card: Callable[..., Card]) -> Customer:
     history, targets = example["history"], example["targets"]
+    seen = example.get("seen", history)
     rows = [int(row) for row, _ in example["recommended"]]
     reasons = example.get("reasons") or [""] * len(rows)
     recommended = []
     for rank, (row, reason) in enumerate(zip(rows, reasons), 1):
-        marks = ("hit",) * (row in targets) + ("seen",) * (row in history)
+        marks = ("hit",) * (row in targets) + ("seen",) * (row in seen)
         recommended.append(card(row, rank=rank, marks=marks, reason=reason))
     found = [("hit",) if row in rows else () for row in targets]
     return Customer(
