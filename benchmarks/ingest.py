@@ -20,7 +20,7 @@ import pandas as pd
 
 from benchmarks.measure import machine, measure, table
 
-ALL_ROWS, ALL_CUSTOMERS, ARTICLES, DAYS = 31_788_324, 1_371_980, 105_542, 734
+ALL_ROWS, ALL_CUSTOMERS, ALL_ARTICLES, DAYS = 31_788_324, 1_371_980, 105_542, 734
 FIRST_DAY = np.datetime64("2018-09-20")
 
 
@@ -64,7 +64,7 @@ def generate(folder: Path, *, rows: int) -> Path:
     rng = np.random.default_rng(0)
     customers = max(1000, round(rows * ALL_CUSTOMERS / ALL_ROWS))
     customer_ids = _write_customers(folder / "customers.csv", rng.bytes(32 * customers))
-    article_ids = _write_articles(folder / "articles.csv")
+    article_ids = _write_articles(folder / "articles.csv", max(1000, round(rows * ALL_ARTICLES / ALL_ROWS)))
     prices = np.array([f"{number / 5900:.16g}" for number in range(1, 600)])
     header = "t_dat,customer_id,article_id,price,sales_channel_id\n"
     with open(folder / "transactions_train.part", "wb") as file:
@@ -74,7 +74,7 @@ def generate(folder: Path, *, rows: int) -> Path:
             columns = {
                 "t_dat": np.full(size, str(FIRST_DAY + day)),
                 "customer_id": customer_ids[np.repeat(np.sort(rng.integers(0, customers, size // 3 + 1)), 3)[:size]],
-                "article_id": article_ids[(ARTICLES * rng.random(size) ** 2.2).astype(int)],
+                "article_id": article_ids[(len(article_ids) * rng.random(size) ** 2.2).astype(int)],
                 "price": prices[rng.integers(0, len(prices), size)],
                 "sales_channel_id": rng.integers(1, 3, size),
             }
@@ -92,10 +92,10 @@ def _write_customers(path: Path, random: bytes) -> np.ndarray:
     return ids
 
 
-def _write_articles(path: Path) -> np.ndarray:
+def _write_articles(path: Path, articles: int) -> np.ndarray:
     from pipelines.hm_tables import ARTICLE_COLUMNS
 
-    ids = np.array([f"{108775015 + 7919 * row:010d}" for row in range(ARTICLES)])
+    ids = np.array([f"{108775015 + 7919 * row:010d}" for row in range(articles)])
     rest = {name: f"some {name}" for name in ARTICLE_COLUMNS[1:]}
     pd.DataFrame({"article_id": ids, **rest}).to_csv(path, index=False)
     return ids

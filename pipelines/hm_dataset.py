@@ -14,6 +14,7 @@ from pipelines.hm_tables import read_articles, read_customers
 from pipelines.hm_transactions import Transactions, read_transactions
 from pipelines.images import find_photos, store_photos
 from pipelines.prepared import Prepared, PreparedWriter, open_prepared
+from pipelines.raw_csv import RawCsv
 from pipelines.schema import TRAIN, PreparedError
 from pipelines.splits import DROPPED, leave_last_out, temporal_window
 
@@ -44,14 +45,14 @@ def prepare(args: argparse.Namespace, *, extras: Mapping[str, Path]) -> None:
         account = {"writer": writer, "max_rejected": args.max_rejected}
         items = read_articles(files["articles"], **account)
         users = read_customers(files["customers"], **account)
-        purchases, unknown = read_transactions(
+        purchases, unknown, raw = read_transactions(
             files["transactions"], item_ids=items["item_id"], user_ids=users["user_id"], **account
         )
         writer.users(pd.concat([users, pd.DataFrame({"user_id": unknown}, dtype=str)], ignore_index=True))
         writer.notes["users_only_in_transactions"] = len(unknown)
         split = _Split(args, purchases)
         writer.events(split.marked_frames(purchases))
-        split.report(writer, files["transactions"].name, items["item_id"])
+        split.report(writer, raw, items["item_id"])
         items["price"] = split.median_prices(len(items))
         items["images"] = _store_images(folder, items["item_id"], args, writer)
         writer.notes["items_without_image"] = int((items["images"].str.len() == 0).sum())
@@ -78,7 +79,7 @@ class _Split:
                 val_days=args.val_days,
             )
         self._dropped: list[pd.DataFrame] = []
-        self._train_prices: list[pd.DataFrame] = []
+        self._train_prices: list[tuple[np.ndarray, np.ndarray]] = []
 
     def marked_frames(self, purchases: Transactions) -> Iterator[pd.DataFrame]:
         """Yield sorted frames with their `split`, without the events that the split drops."""
@@ -87,12 +88,13 @@ class _Split:
                 mark = self._window.mark(frame["time"].to_numpy())
             else:
                 mark = leave_last_out(frame["user"].to_numpy(), frame["item"].to_numpy(), min_items=self._min_items)
-            self._dropped.append(frame.loc[mark == DROPPED, ["row", "item"]])
-            self._train_prices.append(frame.loc[mark == TRAIN, ["item", "price"]])
+            self._dropped.append(frame.loc[mark == DROPPED, ["position", "item"]])
+            train = mark == TRAIN
+            self._train_prices.append((frame["item"].to_numpy()[train], frame["price"].to_numpy()[train]))
             frame["split"] = mark
-            yield frame[mark != DROPPED].drop(columns="row")
+            yield frame[mark != DROPPED].drop(columns="position")
 
-    def report(self, writer: PreparedWriter, file: str, item_ids: pd.Series) -> None:
+    def report(self, writer: PreparedWriter, raw: RawCsv, item_ids: pd.Series) -> None:
         """Write the rule and what it dropped to the manifest."""
         dropped = pd.concat(self._dropped)
         if self._window is not None:
@@ -103,8 +105,8 @@ class _Split:
             reason = "repeat of an older purchase after a held-out one"
         writer.split["dropped"] = len(dropped)
         writer.reject_rows(
-            file=file,
-            rows=dropped["row"].to_numpy(),
+            file=raw.path.name,
+            rows=raw.rows_of_kept(dropped["position"].to_numpy()),
             field="article_id",
             values=item_ids.to_numpy()[dropped["item"]],
             reason=reason,
@@ -115,8 +117,30 @@ class _Split:
 
         Held-out purchases stay out: that an item has a price at all would tell that it is going to be sold.
         """
-        sold = pd.concat(self._train_prices, ignore_index=True)
-        return sold.groupby("item")["price"].median().reindex(range(items)).to_numpy(np.float32)
+        return median_by_item(*map(np.concatenate, zip(*self._train_prices)), items=items)
+
+
+def median_by_item(item: np.ndarray, price: np.ndarray, *, items: int) -> np.ndarray:
+    """Return the median price of each item, `[items]` float32; NaN for items without one.
+
+    One sort of 64-bit integers does it: the bits of floats that are not negative sort as the floats do.
+
+    Args:
+        item: `[E]` row numbers of items.
+        price: `[E]` float32, at least 0; NaN is missing and does not count.
+        items: how many items there are.
+    """
+    priced = ~np.isnan(price)
+    item, price = item[priced], price[priced]
+    keys = np.sort(item.astype(np.uint64) << np.uint64(32) | price.view(np.uint32))
+    prices = keys.astype(np.uint32).view(np.float32)  # by item, then price
+    counts = np.bincount(item, minlength=items)
+    first = np.cumsum(counts) - counts
+    middle = np.full(items, np.nan, np.float32)
+    sold = counts > 0
+    low, high = (first + (counts - 1) // 2)[sold], (first + counts // 2)[sold]
+    middle[sold] = (prices[low] + prices[high]) / 2
+    return middle
 
 
 def _check(args: argparse.Namespace) -> None:

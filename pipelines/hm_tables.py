@@ -54,8 +54,8 @@ def padded_article_ids(ids: pa.Array) -> pa.Array:
 
 def proper_customer_ids(ids: pa.Array) -> np.ndarray:
     """Return which ids can be a customer's, `[n]` bool."""
-    lengths = pc.binary_length(ids)
-    return as_mask(pc.and_(pc.greater(lengths, 0), pc.less_equal(lengths, LONGEST_CUSTOMER_ID)))
+    lengths = pc.binary_length(ids).to_numpy()
+    return (lengths > 0) & (lengths <= LONGEST_CUSTOMER_ID)
 
 
 def read_articles(path: Path, *, writer: PreparedWriter, max_rejected: float) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,39 +21,40 @@ from pipelines.raw_csv import RawCsv, as_mask
 
 COLUMNS = ("t_dat", "customer_id", "article_id", "price", "sales_channel_id")
 DATE = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2})?)?")
-CHANNEL = re.compile("[0-9]{1,2}")
 EVENTS_AT_ONCE = 1 << 20  # events of whole users in one output frame, about
 
 
 @dataclass
 class Transactions:
-    """Purchases in the file's order, `[E]` each: 25 bytes a purchase."""
+    """The kept purchases in the file's order, `[E]` each: 21 bytes a purchase."""
 
     user: np.ndarray  # int32, row of the users
     item: np.ndarray  # int32, row of the items
     time: np.ndarray  # int64, seconds since 1970
     price: np.ndarray  # float32
     channel: np.ndarray  # int8
-    row: np.ndarray  # int32, 1-based row of the raw file
 
     def __len__(self) -> int:
         return len(self.user)
 
     def sorted_frames(self) -> Iterator[pd.DataFrame]:
-        """Yield frames of whole users, about a million events, sorted by user, time, then file order."""
+        """Yield frames of whole users, about a million events, sorted by user, time, then file order.
+
+        Besides the columns they have `position`, the purchase's place in the file among those that were kept.
+        """
         order = _stable_order(self.user, self.time)
         ends = np.cumsum(np.bincount(self.user))  # where each user's events end in the sorted order
         start = 0
         while start < len(order):
             last = np.searchsorted(ends, min(start + EVENTS_AT_ONCE, len(order)))
             at = order[start : ends[last]]
-            yield pd.DataFrame({name: column[at] for name, column in vars(self).items()})
+            yield pd.DataFrame({"position": at, **{name: column[at] for name, column in vars(self).items()}})
             start = int(ends[last])
 
 
 def read_transactions(
     path: Path, *, item_ids: pd.Series, user_ids: pd.Series, writer: PreparedWriter, max_rejected: float
-) -> tuple[Transactions, list[str]]:
+) -> tuple[Transactions, list[str], RawCsv]:
     """Read the transactions and replace ids by row numbers.
 
     Rows with a bad date, price or channel, or of an article that articles.csv does not have, are rejected.
@@ -67,7 +68,8 @@ def read_transactions(
         max_rejected: largest share of rows that may be rejected.
 
     Returns:
-        The transactions, and the ids of unknown customers, which continue the numbering of `user_ids`.
+        The transactions; the ids of unknown customers, which continue the numbering of `user_ids`; and the file,
+        which knows the rows of what was kept.
     """
     raw = RawCsv(path, COLUMNS, writer=writer)
     articles = pd.Index(item_ids.astype(np.int64))
@@ -77,7 +79,7 @@ def read_transactions(
     columns = {}
     for name in Transactions.__dataclass_fields__:
         columns[name] = np.concatenate([block.pop(name) for block in blocks])
-    return Transactions(**columns), customers.added
+    return Transactions(**columns), customers.added, raw
 
 
 def _convert(
@@ -85,8 +87,8 @@ def _convert(
 ) -> dict[str, np.ndarray]:
     """Turn one block of strings into compact columns, without its rejected rows."""
     item, proper_id = _article_rows(block["article_id"], articles)
-    time, proper_time = _by_distinct_value(block["t_dat"], _seconds, np.int64)
-    channel, proper_channel = _by_distinct_value(block["sales_channel_id"], _channel, np.int8)
+    time, proper_time = _times(block["t_dat"])
+    channel, proper_channel = _channels(block["sales_channel_id"])
     price, proper_price = _prices(block["price"])
     proper_customer = proper_customer_ids(block["customer_id"])
     kept = np.ones(len(block), bool)
@@ -95,8 +97,8 @@ def _convert(
         ("customer_id", proper_customer, CUSTOMER_ID_REASON),
         ("article_id", proper_id, ARTICLE_ID_REASON),
         ("article_id", item >= 0, "article_id is not in the articles file"),
-        ("price", proper_price, "price is not a number"),
-        ("sales_channel_id", proper_channel, "sales_channel_id is not a small whole number"),
+        ("price", proper_price, "price is not a number of at least 0"),
+        ("sales_channel_id", proper_channel, "sales_channel_id is not a whole number from 0 to 127"),
     ):
         raw.reject(kept & ~proper, field, block[field], reason)
         kept &= proper
@@ -108,28 +110,24 @@ def _convert(
         "time": time[at],
         "price": price[at],
         "channel": channel[at],
-        "row": raw.raw_rows(at).astype(np.int32),
     }
 
 
 def _article_rows(ids: pa.Array, articles: pd.Index) -> tuple[np.ndarray, np.ndarray]:
     """Return articles' row numbers, `[n]` (-1: unknown), and which ids are proper; zeros may lead."""
-    is_short = pc.less_equal(pc.binary_length(ids), ARTICLE_DIGITS)
-    proper = pc.and_(is_short, pc.ascii_is_decimal(ids))
-    if not pc.all(proper).as_py():
-        ids = pc.if_else(proper, ids, "-1")
-    return articles.get_indexer(ids.cast(pa.int64()).to_numpy()), as_mask(proper)
+    proper = (pc.binary_length(ids).to_numpy() <= ARTICLE_DIGITS) & as_mask(pc.ascii_is_decimal(ids))
+    if not proper.all():
+        ids = pc.if_else(pa.array(proper), ids, "-1")
+    return articles.get_indexer(ids.cast(pa.int64()).to_numpy()), proper
 
 
-def _by_distinct_value(
-    column: pa.Array, convert: Callable[[str], int | None], kind: type
-) -> tuple[np.ndarray, np.ndarray]:
-    """Convert each distinct string of a column once; returns `[n]` values and whether they are proper."""
+def _times(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Parse each distinct date once; returns `[n]` seconds since 1970 and which are proper."""
     encoded = column.dictionary_encode()
-    values = [convert(text) for text in encoded.dictionary.to_pylist()]
+    values = [_seconds(text) for text in encoded.dictionary.to_pylist()]
     codes = encoded.indices.to_numpy()
     proper = np.array([value is not None for value in values], bool)
-    return np.array([value or 0 for value in values], kind)[codes], proper[codes]
+    return np.array([value or 0 for value in values], np.int64)[codes], proper[codes]
 
 
 @lru_cache(maxsize=1 << 16)
@@ -143,19 +141,26 @@ def _seconds(text: str) -> int | None:
         return None
 
 
-def _channel(text: str) -> int | None:
-    return int(text) if CHANNEL.fullmatch(text) else None
+def _channels(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Parse sales channels, whole numbers from 0 to 127; returns `[n]` int8 and which are proper."""
+    try:
+        channel = column.cast(pa.int8()).to_numpy()
+        return channel, channel >= 0
+    except pa.ArrowInvalid:  # some value is none: look at each
+        number = pd.to_numeric(column.to_pandas(), errors="coerce").to_numpy(np.float64)
+        proper = (number >= 0) & (number <= 127) & (number % 1 == 0)
+        return np.where(proper, number, 0).astype(np.int8), proper
 
 
 def _prices(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Parse prices; an empty one is NaN (missing), which is proper."""
+    """Parse prices; an empty one is NaN (missing), which is proper. Returns `[n]` float32 and which are proper."""
     try:
         price = column.cast(pa.float32()).to_numpy()
-        return price, np.isfinite(price)
+        return price, np.isfinite(price) & (price >= 0)
     except pa.ArrowInvalid:  # some value is empty or no number: look at each
         text = column.to_pandas().str.strip()
         price = pd.to_numeric(text, errors="coerce").to_numpy(np.float32)
-        return price, np.isfinite(price) | (text == "").to_numpy()
+        return price, (np.isfinite(price) & (price >= 0)) | (text == "").to_numpy()
 
 
 def _stable_order(user: np.ndarray, time: np.ndarray) -> np.ndarray:
@@ -164,8 +169,10 @@ def _stable_order(user: np.ndarray, time: np.ndarray) -> np.ndarray:
     NumPy sorts 16-bit keys by counting, in linear time: two such passes over the user's halves beat one
     comparison sort. The file is in order of time as a rule, so that pass is usually free.
     """
-    order = np.argsort(time, kind="stable") if (time[1:] < time[:-1]).any() else np.arange(len(time))
-    for shift in (0, 16):
-        half = (user >> shift).astype(np.uint16)
-        order = order[np.argsort(half[order], kind="stable")]
-    return order
+    low, high = user.astype(np.uint16), (user >> 16).astype(np.uint16)
+    if (time[1:] < time[:-1]).any():
+        order = np.argsort(time, kind="stable")
+        order = order[np.argsort(low[order], kind="stable")]
+    else:
+        order = np.argsort(low, kind="stable")
+    return order[np.argsort(high[order], kind="stable")]

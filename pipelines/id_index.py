@@ -85,9 +85,9 @@ def _padded(ids: pa.Array, width: int) -> tuple[np.ndarray, np.ndarray]:
 
     Longer ids cannot be known; they count as empty ones, lest a single huge one make the whole array huge.
     """
-    lengths = pc.binary_length(ids)
-    if (pc.max(lengths).as_py() or 0) > width:
-        ids = pc.if_else(pc.greater(lengths, width), "", ids)
+    lengths = pc.binary_length(ids).to_numpy()
+    if lengths.max(initial=0) > width:
+        ids = pc.if_else(pa.array(lengths > width), "", ids)
     _, offsets, data = ids.buffers()
     ends = np.frombuffer(offsets, np.int32)[ids.offset : ids.offset + len(ids) + 1]
     flat = np.frombuffer(data or b"", np.uint8)[ends[0] : ends[-1]]

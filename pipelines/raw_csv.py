@@ -73,6 +73,7 @@ class RawCsv:
         self._block_start = 0
         self._malformed: list[tuple[int, str]] = []  # 1-based row and text of rows with a wrong number of fields
         self._reported = 0  # of the malformed rows
+        self._rejected_rows: list[np.ndarray] = []  # the other rejected ones
         self._check_header()
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
@@ -110,10 +111,11 @@ class RawCsv:
         at = np.flatnonzero(mask)
         if len(at):
             self.rejected += len(at)
+            malformed = np.array([number for number, _ in self._malformed], np.int64)  # these are in no block
+            rows = _rows_without(self._block_start + at, malformed)
             shown = values.take(pa.array(at)).to_pylist()
-            self._writer.reject_rows(
-                file=self.path.name, rows=self.raw_rows(at), field=field, values=shown, reason=reason
-            )
+            self._writer.reject_rows(file=self.path.name, rows=rows, field=field, values=shown, reason=reason)
+            self._rejected_rows.append(rows)
 
     def settle(self, max_rejected: float) -> None:
         """Write the file's account to the manifest, and refuse a file of which too much was rejected.
@@ -164,13 +166,10 @@ class RawCsv:
             self.rejected += 1
         self.rows = self._yielded + self._reported
 
-    def raw_rows(self, at: np.ndarray) -> np.ndarray:
-        """Return the 1-based rows in the file of positions in the block at hand."""
-        ordinal = self._block_start + at
-        first = self.layout.first_row
-        malformed = np.array([number - first for number, _ in self._malformed], np.int64)
-        skipped = np.searchsorted(malformed - np.arange(len(malformed)), ordinal, side="right")
-        return ordinal + skipped + first
+    def rows_of_kept(self, positions: np.ndarray) -> np.ndarray:
+        """Return the 1-based rows in the file of kept rows, given their places among the kept ones, `[n]` int64."""
+        rejected = np.concatenate([*self._rejected_rows, [number for number, _ in self._malformed]])
+        return _rows_without(positions, np.sort(rejected.astype(np.int64)))
 
     def _check_header(self) -> None:
         if not self.path.is_file():
@@ -185,6 +184,12 @@ class RawCsv:
                     f"{self.path}: column {column!r} is missing (found {', '.join(header)}); "
                     "restore it from the original file, or add it with empty values where they are unknown"
                 )
+
+
+def _rows_without(positions: np.ndarray, absent: np.ndarray) -> np.ndarray:
+    """Return the 1-based rows of a file at places that do not count the header and the rows `absent`, sorted."""
+    before = np.searchsorted(absent - 2 - np.arange(len(absent)), positions, side="right")
+    return positions + before + 2
 
 
 def as_mask(booleans: pa.BooleanArray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """`python -m pipelines hm` on good and bad files: what is kept, what is set aside, and that it adds up."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -7,11 +8,15 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from pipelines import hm_transactions, raw_csv
 from pipelines.__main__ import DATASETS, main
+from pipelines.hm_dataset import median_by_item
 from pipelines.hm_tables import ARTICLE_COLUMNS
+from pipelines.hm_transactions import Transactions
 from pipelines.prepared import open_prepared
 
 ARTICLES = ["0108775015", "0108775044", "0110065001", "0111565001", "0123173001"]
@@ -172,10 +177,12 @@ BAD = {
         "article_id is not a number of at most 10 digits",
     ),
     "2020-09-01,{c},0999999999,0.1,2": ("article_id", "0999999999", "article_id is not in the articles file"),
-    "2020-09-01,{c},{a},cheap,2": ("price", "cheap", "price is not a number"),
-    "2020-09-01,{c},{a},inf,2": ("price", "inf", "price is not a number"),
-    "2020-09-01,{c},{a},0.1,web": ("sales_channel_id", "web", "sales_channel_id is not a small whole number"),
-    "2020-09-01,{c},{a},0.1,999": ("sales_channel_id", "999", "sales_channel_id is not a small whole number"),
+    "2020-09-01,{c},{a},cheap,2": ("price", "cheap", "price is not a number of at least 0"),
+    "2020-09-01,{c},{a},inf,2": ("price", "inf", "price is not a number of at least 0"),
+    "2020-09-01,{c},{a},-1,2": ("price", "-1", "price is not a number of at least 0"),
+    "2020-09-01,{c},{a},0.1,1.5": ("sales_channel_id", "1.5", "sales_channel_id is not a whole number from 0 to 127"),
+    "2020-09-01,{c},{a},0.1,web": ("sales_channel_id", "web", "sales_channel_id is not a whole number from 0 to 127"),
+    "2020-09-01,{c},{a},0.1,999": ("sales_channel_id", "999", "sales_channel_id is not a whole number from 0 to 127"),
     "2020-09-01,{c},{a},0.1": ("", None, "wrong number of fields"),
     "2020-09-01,{c},{a},0.1,2,extra": ("", None, "wrong number of fields"),
 }
@@ -190,10 +197,10 @@ def test_bad_rows_are_set_aside_with_their_row_and_reason_and_the_rest_is_kept(t
     data, rejected = prepare(raw, tmp_path / "out", "--max-rejected", "0.6")
     clean, _ = prepare(make_raw(tmp_path / "clean", lines[1::2]), tmp_path / "out2")
     pd.testing.assert_frame_equal(data.events(), clean.events())
-    assert account(data) == {"rows": 24, "kept": 12, "rejected": 12}
-    assert sorted(rejected["row"]) == list(range(2, 26, 2))
+    assert account(data) == {"rows": 28, "kept": 14, "rejected": 14}
+    assert sorted(rejected["row"]) == list(range(2, 30, 2))
     found = rejected.set_index("row").sort_index()
-    for row, (field, value, reason) in zip(range(2, 26, 2), BAD.values()):
+    for row, (field, value, reason) in zip(range(2, 30, 2), BAD.values()):
         assert (found.loc[row, "field"], found.loc[row, "reason"]) == (field, reason)
         assert value is None or found.loc[row, "value"] == value
 
@@ -290,6 +297,41 @@ def test_many_blocks_give_what_plain_pandas_gives(tmp_path, monkeypatch):
     for name in ("user", "item", "time"):
         assert events[name].tolist() == plain[name].tolist()
     assert events["price"].tolist() == pytest.approx(plain["price"].tolist())
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_sorting_is_stable_for_more_users_than_16_bits_hold(monkeypatch, in_order):
+    monkeypatch.setattr(hm_transactions, "EVENTS_AT_ONCE", 100)
+    rng = np.random.default_rng(0)
+    user = rng.choice(rng.integers(0, 1_400_000, 300), 3000).astype(np.int32)
+    time = rng.integers(0, 9, 3000)
+    time = np.sort(time) if in_order else time
+    place = np.arange(3000)
+    purchases = Transactions(user, place, time, place, place)
+    frames = list(purchases.sorted_frames())
+    assert all(first["user"].iloc[-1] < second["user"].iloc[0] for first, second in itertools.pairwise(frames))
+    assert pd.concat(frames)["position"].tolist() == np.lexsort((place, time, user)).tolist()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.floats(0, 1e6, width=32) | st.just(float("nan"))), max_size=40))
+def test_median_by_item_equals_numpy_per_item(sales):
+    item = np.array([item for item, _ in sales], np.int32)
+    price = np.array([price for _, price in sales], np.float32)
+    medians = median_by_item(item, price, items=5)
+    for number in range(5):
+        own = price[(item == number) & ~np.isnan(price)]
+        assert medians[number] == pytest.approx(np.median(own) if len(own) else np.nan, nan_ok=True)
+
+
+def test_dropped_rows_are_named_by_their_row_in_the_file_also_after_rejected_ones(tmp_path):
+    lines = ["yesterday,x,y,1,2", PURCHASES[0], "too,few", PURCHASES[1], "yesterday,x,y,1,2", purchase(20, 1, 0)]
+    raw = make_raw(tmp_path / "raw", lines)
+    options = ("--cutoff", "2020-09-02", "--val-days", "0", "--max-rejected", "0.9")
+    _, rejected = prepare(make_raw(raw, [*lines, purchase(2, 0, 0)]), tmp_path / "out", *options)
+    dropped = rejected[rejected["reason"] == "purchase after the last day of the test"]
+    assert dropped["row"].tolist() == [7]
+    assert sorted(rejected["row"]) == [2, 4, 6, 7]
 
 
 @pytest.mark.parametrize(
