@@ -22,6 +22,7 @@ from pipelines.photo_crops import Shot, store_crops
 from pipelines.prepared import PreparedError, PreparedWriter
 from pipelines.progress import Progress
 from pipelines.ratio_splits import check_shares, random_split
+from pipelines.summary import print_summary
 
 HELP = "K-Fashion: JSON labels (category, style, fit, material, detail ...) and photos, one item a garment"
 Box = tuple[float, float, float, float]
@@ -85,6 +86,7 @@ def run(args: argparse.Namespace) -> None:
             "kind": "random-by-photo",
             **{name: getattr(args, name) for name in ("test_share", "val_share", "seed")},
         }
+    print_summary(args.out)
 
 
 def crop_box(box: Box, padding: float, declared: tuple[float, float], actual: tuple[int, int]) -> Box:
@@ -169,16 +171,12 @@ def _items_of(
     declared = (label.width, label.height)
     items = []
     for garment in garments:
-        item_id = f"{label.image_id}_{garment.category}" + (
-            f"_{garment.number + 1}" if garment.number else ""
-        )
+        item_id = f"{label.image_id}_{garment.category}" + (f"_{garment.number + 1}" if garment.number else "")
         try:
             frame = [real if said != said else said for real, said in zip(size, declared)]
             left, top, right, bottom = crop_box(garment.box(*frame), padding, declared, size)
         except PreparedError as error:
-            writer.reject(
-                file=file.name, row=0, field=garment.category, value=error, reason="broken rectangle"
-            )
+            writer.reject(file=file.name, row=0, field=garment.category, value=error, reason="broken rectangle")
             continue
         # A Shot's box counts pixels from 1, both ends included.
         shot = Shot(item_id, photo, (left + 1, top + 1, right, bottom), file=file.name, row=0)

@@ -22,6 +22,7 @@ from pipelines.movielens_ratings import Log, keep_core, read_ratings
 from pipelines.prepared import PreparedWriter
 from pipelines.ratio_splits import check_shares, random_split, random_split_by_user, split_at, time_edges
 from pipelines.splits import DROPPED, leave_last_out, temporal_window
+from pipelines.summary import print_summary
 
 HELP = "MovieLens ratings, movies and users, in GroupLens' or RecBole's files"
 SPLITS = ("leave-last-out", "temporal", "time-ratio", "random", "random-by-user")
@@ -40,9 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "random-by-user: drawn within each user, RecBole's default protocol (default: %(default)s)",
     )
     parser.add_argument("--cutoff", type=_date, metavar="YYYY-MM-DD", help="temporal: first day of the test")
-    parser.add_argument(
-        "--test-days", type=int, default=7, help="temporal: days tested (default: %(default)s)"
-    )
+    parser.add_argument("--test-days", type=int, default=7, help="temporal: days tested (default: %(default)s)")
     parser.add_argument("--val-days", type=int, help="temporal: days validated before the cutoff")
     parser.add_argument("--test-share", type=float, help="share tested (default: 0.1; time-ratio: 0.2)")
     parser.add_argument("--val-share", type=float, help="share validated (default: 0.1; time-ratio: 0.08)")
@@ -79,9 +78,7 @@ def run(args: argparse.Namespace) -> None:
             writer.reject(file=file, row=row, field="", value=value, reason=reason)
         user_ids, item_ids = list(source.users), list(source.movies)
         users, items = (GrowingIdIndex(pa.array(ids, pa.string())) for ids in (user_ids, item_ids))
-        log = read_ratings(
-            source.ratings, users=users, items=items, writer=writer, max_rejected=args.max_rejected
-        )
+        log = read_ratings(source.ratings, users=users, items=items, writer=writer, max_rejected=args.max_rejected)
         user_ids, item_ids = user_ids + users.added, item_ids + items.added
         writer.notes["movies_without_metadata"] = len(items.added)
         if args.min_interactions > 1:
@@ -94,6 +91,7 @@ def run(args: argparse.Namespace) -> None:
         writer.items(_items_frame(item_ids, source.movies))
         writer.users(_users_frame(user_ids, source.users))
         writer.events(_event_frames(log, split))
+    print_summary(args.out)
 
 
 def split_log(log: Log, args: argparse.Namespace) -> tuple[np.ndarray, dict[str, Any]]:
@@ -117,8 +115,7 @@ def split_log(log: Log, args: argparse.Namespace) -> tuple[np.ndarray, dict[str,
         return window.mark(log.time), {"kind": kind, "cutoff": str(window.cutoff), **days}
     by_default = (0.2, 0.08) if kind == "time-ratio" else (0.1, 0.1)
     test, val = (
-        default if share is None else share
-        for share, default in zip((args.test_share, args.val_share), by_default)
+        default if share is None else share for share, default in zip((args.test_share, args.val_share), by_default)
     )
     check_shares(test, val)
     shares = {"test_share": test, "val_share": val}
@@ -146,9 +143,7 @@ def _items_frame(item_ids: list[str], movies: dict[str, Movie]) -> pd.DataFrame:
 def _users_frame(user_ids: list[str], profiles: dict[str, dict[str, str]]) -> pd.DataFrame:
     frame = pd.DataFrame({"user_id": user_ids}, dtype="str")
     for name in sorted({name for profile in profiles.values() for name in profile}):
-        frame[f"attr.{name}"] = pd.Series(
-            [profiles.get(user, {}).get(name) or None for user in user_ids], dtype="str"
-        )
+        frame[f"attr.{name}"] = pd.Series([profiles.get(user, {}).get(name) or None for user in user_ids], dtype="str")
     return frame
 
 

@@ -18,6 +18,7 @@ import pandas as pd
 from pipelines.arguments import add_paths
 from pipelines.prepared import PreparedError, PreparedWriter
 from pipelines.schema import TEST, TRAIN, VAL
+from pipelines.summary import print_summary
 
 HELP = "item sequences, one line a user in time order (Amazon Beauty, Toys ... as S3-Rec publishes them)"
 ATTRIBUTES_SUFFIX = "_item2attributes.json"
@@ -71,6 +72,7 @@ def run(args: argparse.Namespace) -> None:
             writer.reject(
                 file=str(options["attributes"]), row=0, field="item", value=item, reason="item in no sequence"
             )
+    print_summary(args.out)
 
 
 def read_sequences(path: Path) -> Sequences:
@@ -95,9 +97,7 @@ def read_sequences(path: Path) -> Sequences:
                 found.user.extend([index] * len(items))
                 found.item.extend(found.items.setdefault(item, len(found.items)) for item in items)
     except UnicodeDecodeError as error:
-        raise PreparedError(
-            f"{path} is not UTF-8 text ({error}); --raw wants lines of `user item item ...`"
-        ) from error
+        raise PreparedError(f"{path} is not UTF-8 text ({error}); --raw wants lines of `user item item ...`") from error
     if not found.item:
         raise PreparedError(f"{path} has no interactions; --raw wants lines of `user item item ...`")
     return found
@@ -114,9 +114,7 @@ def read_attributes(path: Path) -> dict[str, list[str]]:
     except (OSError, ValueError) as error:
         raise PreparedError(f"--attributes {path}: cannot be read as JSON ({error})") from error
     if not isinstance(table, dict):
-        raise PreparedError(
-            f"--attributes {path}: expected an object (item -> list), found {type(table).__name__}"
-        )
+        raise PreparedError(f"--attributes {path}: expected an object (item -> list), found {type(table).__name__}")
     for item, values in table.items():
         if not isinstance(values, list) or not all(isinstance(value, str | int) for value in values):
             raise PreparedError(f"--attributes {path}: item {item!r} has {values!r}; expected a list of ids")

@@ -134,6 +134,13 @@ def test_bad_rows_are_rejected_with_their_row_and_the_rest_is_kept(tmp_path):
     assert len(data.events()) == len(RATINGS) + 1
 
 
+def test_the_command_says_what_it_wrote(tmp_path, capsys):
+    prepare(tmp_path)
+    said = capsys.readouterr().out
+    assert "3 items, 2 users, 5 events" in said
+    assert "events: 3 train, 1 val, 1 test" in said
+
+
 def test_too_many_bad_rows_are_an_error(tmp_path, capsys):
     raw = tmp_path / "raw"
     raw.mkdir()
@@ -268,10 +275,7 @@ def test_every_split_is_recorded(tmp_path, split):
 @pytest.mark.real_data
 def test_movielens_100k_has_its_published_size(tmp_path, real_data):
     out = tmp_path / "out"
-    assert (
-        main(["movielens", "--raw", str(real_data("ml_100k")), "--out", str(out), "--min-interactions", "5"])
-        == 0
-    )
+    assert main(["movielens", "--raw", str(real_data("ml_100k")), "--out", str(out), "--min-interactions", "5"]) == 0
     data = open_prepared(out)
     assert len(data.users) == 943
     assert len(data.items) == 1349  # the 5-core
