@@ -1,5 +1,8 @@
 """One check for every layer: shape, configuration, mixed precision, saving and restoring."""
 
+import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
+
+# isort: split
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,14 +1,14 @@
 """The attribute encoder and its vocabulary."""
 
+import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
+
+# isort: split
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
-
-import tfrec  # noqa: F401
-
-import tensorflow as tf  # isort: skip
 
 from tests.layer_checks import check_layer
 from tfrec.encoders.attributes import AttributeEncoder, AttributeVocabulary

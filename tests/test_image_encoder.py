@@ -1,11 +1,11 @@
 """The image encoders: tokens of photos, pooling, freezing and low-rank adaptation."""
 
+import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
+
+# isort: split
 import numpy as np
 import pytest
-
-import tfrec  # noqa: F401
-
-import tensorflow as tf  # isort: skip
+import tensorflow as tf
 
 from tests.layer_checks import check_layer
 from tfrec.encoders.image import ViTEncoder, pool_grid

@@ -1,11 +1,11 @@
 """The text encoders, their tokenizers and their pooling."""
 
+import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
+
+# isort: split
 import numpy as np
 import pytest
-
-import tfrec  # noqa: F401
-
-import tensorflow as tf  # isort: skip
+import tensorflow as tf
 
 from tests.layer_checks import check_layer
 from tfrec.encoders.clip_tokenizer import END, START, byte_symbols

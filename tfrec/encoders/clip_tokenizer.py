@@ -14,6 +14,7 @@ START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 SPACES = r"[\s\x{B}\x{85}\p{Z}]+"
 MAX_BYTES = 512  # of one word; what stands beyond is cut, far behind the 77 ids a text may have
+SHORT = 24  # bytes
 EMPTY = -1
 
 
@@ -80,6 +81,14 @@ class ClipTokenizer:
 
     def _encode_words(self, words: tf.Tensor) -> tf.RaggedTensor:
         """Return the ids of each distinct word: ragged `[W, (pieces)]` int32."""
+        # Long words apart: one of them would make the table of all the others as wide, and as many steps.
+        is_short = tf.strings.length(words) <= SHORT
+        groups = [tf.where(is_short)[:, 0], tf.where(~is_short)[:, 0]]
+        pieces = tf.concat([self._encode_group(tf.gather(words, group)) for group in groups], axis=0)
+        return tf.gather(pieces, tf.math.invert_permutation(tf.concat(groups, axis=0)))
+
+    def _encode_group(self, words: tf.Tensor) -> tf.RaggedTensor:
+        """Return the ids of words of similar length: ragged `[W, (pieces)]` int32."""
         letters = tf.strings.bytes_split(tf.strings.substr(words, 0, MAX_BYTES))
         values = tf.reshape(tf.cast(tf.io.decode_raw(letters.flat_values, tf.uint8), tf.int32), [-1])
         symbols = letters.with_values(tf.gather(self._middle, values)).to_tensor(EMPTY)
