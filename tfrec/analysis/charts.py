@@ -35,7 +35,7 @@ def palette(labels: Sequence[str]) -> dict[str, str]:
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    commonest = [name for name, _ in Counter(labels).most_common(MAX_COLOURS) if name != ""]
+    commonest = [name for name, _ in Counter(name for name in labels if name != "").most_common(MAX_COLOURS)]
     map_name = "tab10" if len(commonest) <= 10 else "tab20"
     return {**{name: to_hex(colormaps[map_name](n)) for n, name in enumerate(commonest)}, OTHER: GREY}
 

@@ -97,22 +97,23 @@ def _rank(one: Clustering) -> float:
 
 def _judge(reduced: np.ndarray, clusters: np.ndarray, labels: np.ndarray | None, seed: int) -> dict[str, float]:
     clustered = clusters != NOISE
-    score = silhouette(reduced, clusters, seed=seed)
+    score = silhouette(reduced, clusters, max_rows=SILHOUETTE_ROWS, seed=seed)
     metrics = {"silhouette": score, "score": -1.0 if np.isnan(score) else score * float(clustered.mean())}
     if labels is not None:
         return {**metrics, **clustering_metrics(labels, clusters)}
     return {**metrics, "clusters": len(np.unique(clusters[clustered])), "noise": float(1 - clustered.mean())}
 
 
-def _counts(rows: int) -> list[int]:
-    """Numbers of clusters to try."""
-    return [k for k in (2, 5, 10, 15, 20, 30, 50, 100, 200) if k <= max(2, rows // 5)]
+def _counts(reduced: np.ndarray) -> list[int]:
+    """Numbers of clusters to try: small ones, up to a fifth of the rows, never more than there are different rows."""
+    most = min(max(2, len(reduced) // 5), len(np.unique(reduced.round(6), axis=0)))
+    return [k for k in (2, 5, 10, 15, 20, 30, 50, 100, 200) if k <= most] or [1]
 
 
 def _kmeans(reduced: np.ndarray, seed: int) -> Settings:
     from sklearn.cluster import KMeans, MiniBatchKMeans
 
-    for k in _counts(len(reduced)):
+    for k in _counts(reduced):
         if len(reduced) > 10_000:
             model = MiniBatchKMeans(k, n_init=3, batch_size=4096, random_state=seed)
         else:
@@ -125,7 +126,7 @@ def _agglomerative(reduced: np.ndarray, seed: int) -> Settings:
 
     for method in ("ward", "average"):
         tree = linkage(reduced, method)  # once; every number of clusters is a cut through it
-        for k in _counts(len(reduced)):
+        for k in _counts(reduced):
             yield {"linkage": method, "clusters": k}, cut_tree(tree, k)[:, 0]
 
 
@@ -178,4 +179,5 @@ ALGORITHMS: dict[str, Callable[[np.ndarray, int], Settings]] = {
     "hdbscan": _hdbscan,
     "optics": _optics,
 }
+SILHOUETTE_ROWS = 2_000  # it is computed for every setting
 LIMITS = {"kmeans": 20_000, "agglomerative": 4_000, "dbscan": 4_000, "hdbscan": 4_000, "optics": 2_000}

@@ -116,7 +116,7 @@ def join(
     unknown = [item for item in item_ids if item not in row_of.index]
     if unknown:
         raise AnalysisError(
-            f"{len(unknown)} items of {name} are not in {prepared.path}, the first is {unknown[0]!r}; "
+            f"{len(unknown)} items of {name} are not in {prepared.path}, the first is {str(unknown[0])!r}; "
             "give --data the dataset that the vectors were made from"
         )
     items = prepared.items.iloc[row_of[item_ids].to_numpy()].reset_index(drop=True)

@@ -96,11 +96,13 @@ def _pca(reduced: np.ndarray, seed: int) -> np.ndarray:
 
 def _tsne(reduced: np.ndarray, seed: int) -> np.ndarray:
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
-    perplexity = min(30.0, (len(reduced) - 1) / 3)
-    return TSNE(
-        2, perplexity=perplexity, init="random" if reduced.shape[1] < 2 else "pca", random_state=seed
-    ).fit_transform(reduced)
+    start = "pca" if min(reduced.shape) >= 2 else "random"
+    model = TSNE(2, perplexity=min(30.0, (len(reduced) - 1) / 3), init=start, random_state=seed)
+    # Each of its thousand steps waits for all threads; on few points waking them costs more than they bring.
+    with threadpool_limits(1 if len(reduced) < 1000 else None):
+        return model.fit_transform(reduced)
 
 
 def _umap(reduced: np.ndarray, seed: int) -> np.ndarray:

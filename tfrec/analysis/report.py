@@ -82,4 +82,5 @@ def cell(value: object) -> str:
         return cell(number()) if callable(number) and not isinstance(value, str) else str(value)
     if value != value:
         return "–"
-    return f"{value:,}" if isinstance(value, int) or (value.is_integer() and abs(value) > 1) else f"{value:.4f}"
+    whole = isinstance(value, int) or (value.is_integer() and abs(value) > 1)
+    return f"{int(value):,}" if whole else f"{value:.4f}"

@@ -1,0 +1,194 @@
+"""Sweeps: the grid, resuming, failures, statistics against closed forms, and the report of the comparison."""
+
+import itertools
+import json
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tfrec.analysis import statistics
+from tfrec.analysis.inputs import AnalysisError
+from tfrec.analyze import main as analyze
+from tfrec.sweep import SweepError, flatten, main, read_results, read_sweep
+
+# Stands for the training command: its recall is known, and `--fail` makes it fail.
+TRAINER = """
+import json, pathlib, sys
+options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+out = pathlib.Path(options["--out"]); out.mkdir(parents=True, exist_ok=True)
+with open(out.parent.parent / "calls.txt", "a") as calls: calls.write(out.name + "\\n")
+if options.get("--task.loss") == "broken" and not (out.parent.parent / "mended").exists(): sys.exit("diverged at step
+3") views = json.loads(options["--views"])
+recall = 0.4 + 0.2 * len(views) + 0.05 * (options["--task.loss"] == "arcface") + 0.001 * int(options["--seed"])
+(out / "metrics.json").write_text(json.dumps({"test": {"recall@1": recall, "map@r": recall / 2}, "name": "x"}))
+(out / "history.csv").write_text("step,loss\\n1,3\\n2,1\\n")
+"""
+
+
+def _sweep_file(folder, losses=("arcface", "triplet")):
+    (folder / "trainer.py").write_text(TRAINER)
+    file = folder / "sweep.yaml"
+    file.write_text(
+        f"""
+command: [python, {folder / "trainer.py"}]
+options: {{recipe: compcars}}
+axes:
+  task.loss: [{", ".join(losses)}]
+  views:
+    front: {{views: [front]}}
+    front+rear: {{views: [front, rear]}}
+seeds: [0, 1, 2]
+metrics: [recall@1, map@r]
+"""
+    )
+    return file
+
+
+def _calls(out):
+    return (out / "calls.txt").read_text().split()
+
+
+def test_grid_runs_once_and_becomes_one_table(tmp_path):
+    out = tmp_path / "runs"
+    assert main(["--config", str(_sweep_file(tmp_path)), "--out", str(out)]) == 0
+    assert len(_calls(out)) == len(set(_calls(out))) == 12
+    assert main(["--config", str(_sweep_file(tmp_path)), "--out", str(out)]) == 0
+    assert len(_calls(out)) == 12
+    table = pd.read_csv(out / "results.csv")
+    assert len(table) == 12
+    row = table[(table["loss"] == "arcface") & (table["views"] == "front+rear") & (table["seed"] == 2)].iloc[0]
+    assert row["test.recall@1"] == pytest.approx(0.852)
+    result = read_results(out)[0]
+    assert result["command"][0] == sys.executable
+    assert result["options"]["seed"] in (0, 1, 2)
+    assert len(list((out / "results").glob("2*Z_*.json"))) == 12
+
+
+def test_new_values_run_only_what_is_new(tmp_path):
+    out = tmp_path / "runs"
+    main(["--config", str(_sweep_file(tmp_path, ["arcface"])), "--out", str(out)])
+    main(["--config", str(_sweep_file(tmp_path)), "--out", str(out), "--jobs", "2"])
+    assert sorted(_calls(out)) == sorted({*_calls(out)})
+    assert len(_calls(out)) == 12
+
+
+def test_failed_runs_are_kept_and_tried_again(tmp_path):
+    out = tmp_path / "runs"
+    file = _sweep_file(tmp_path, ["arcface", "broken"])
+    assert main(["--config", str(file), "--out", str(out)]) == 1
+    failed = [result for result in read_results(out) if result["exit_code"]]
+    assert len(failed) == 6
+    assert "diverged at step 3" in failed[0]["error"]
+    assert len(pd.read_csv(out / "results.csv")) == 6
+    runs = statistics.read_runs(out)
+    assert runs.failed["last line"].tolist() == ["diverged at step 3"] * 6
+    (out / "mended").touch()
+    assert main(["--config", str(file), "--out", str(out)]) == 0
+    assert len(_calls(out)) == 18
+    assert len(pd.read_csv(out / "results.csv")) == 12
+
+
+def test_dry_run_prints_and_runs_nothing(tmp_path, capsys):
+    out = tmp_path / "runs"
+    assert main(["--config", str(_sweep_file(tmp_path)), "--out", str(out), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("trainer.py") == 12
+    assert '--views ["front", "rear"]' in printed
+    assert not (out / "calls.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("options: {}", "no `axes`"),
+        ("axes: {loss: []}", "axis 'loss'"),
+        ("axes: {loss: {a: 3}}", "axis 'loss'"),
+        ("axes: {a.loss: [1], b.loss: [2]}", "two axes"),
+        ("axes: {loss: [a]}\nsede: 1", "'sede'"),
+        ("axes: [", "not valid YAML"),
+    ],
+)
+def test_broken_sweep_files(tmp_path, text, message):
+    (tmp_path / "sweep.yaml").write_text(text)
+    with pytest.raises(SweepError, match=message):
+        read_sweep(tmp_path / "sweep.yaml")
+
+
+def test_flatten():
+    assert flatten({"a": 1, "b": {"c": 2.5, "d": "x", "e": True}}) == {"a": 1, "b.c": 2.5}
+
+
+def test_report_states_what_the_numbers_say(tmp_path):
+    out = tmp_path / "runs"
+    main(["--config", str(_sweep_file(tmp_path)), "--out", str(out)])
+    assert analyze(["--runs", str(out), "--out", str(tmp_path / "report")]) == 0
+    content = json.loads((tmp_path / "report" / "analysis.json").read_text())
+    assert content["main"] == "test.recall@1"
+    assert content["best"][0]["loss"] == "arcface"
+    assert content["best"][0]["views"] == "front+rear"
+    assert content["best"][0]["test.recall@1"] == pytest.approx(0.851)
+    (views,) = content["tests"]["views"]
+    assert (views["better"], views["worse"], views["pairs"], views["wins"]) == ("front+rear", "front", 6, 6)
+    assert views["difference"] == pytest.approx(0.2)
+    assert views["p"] == pytest.approx(2 / 2**6)
+    assert any("front+rear beats front by 0.2000" in line for line in content["findings"])
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "front+rear beats front" in page
+    for name in ("ranking", "by_loss", "heat_loss_views", "curves"):
+        assert (tmp_path / "report" / f"{name}.svg").is_file()
+
+
+def test_report_of_no_sweep(tmp_path, capsys):
+    assert analyze(["--runs", str(tmp_path), "--out", str(tmp_path / "report")]) == 2
+    assert "tfrec.sweep" in capsys.readouterr().err
+    (tmp_path / "sweep.json").write_text('{"axes": {}, "metrics": []}')
+    (tmp_path / "results").mkdir()
+    with pytest.raises(AnalysisError, match="succeeded"):
+        statistics.read_runs(tmp_path)
+
+
+def test_sign_flip_test_equals_enumeration():
+    rng = np.random.default_rng(0)
+    differences = rng.normal(0.3, 1.0, 8)
+    means = [abs(np.mean(np.array(signs) * differences)) for signs in itertools.product((1, -1), repeat=8)]
+    expected = np.mean([mean >= abs(differences.mean()) - 1e-12 for mean in means])
+    assert statistics.sign_flip_test(differences, rng) == pytest.approx(expected)
+    assert statistics.sign_flip_test(np.ones(30), rng) < 0.001
+    assert statistics.sign_flip_test(np.array([1.0, -1.0] * 15), rng) > 0.9
+    assert statistics.sign_flip_test(np.zeros(5), rng) == 1.0
+
+
+def test_holm_known_case():
+    np.testing.assert_allclose(statistics.holm(np.array([0.04, 0.01, 0.03])), [0.06, 0.03, 0.06])
+    np.testing.assert_allclose(statistics.holm(np.array([0.9, 0.8])), [1.0, 1.0])
+
+
+def test_bootstrap_interval_covers_the_mean():
+    rng = np.random.default_rng(0)
+    low, high = statistics.bootstrap_interval(rng.normal(1.0, 1.0, 400), rng)
+    assert 0.8 < low < 1.0 < high < 1.2
+    assert np.isnan(statistics.bootstrap_interval(np.array([1.0]), rng)[0])
+
+
+def _runs(frame, axes):
+    failed = pd.DataFrame(columns=["last line"])
+    return statistics.Runs(frame, axes, ["m"], failed)
+
+
+def test_no_difference_is_not_called_one():
+    rng = np.random.default_rng(0)
+    rows = [{"a": a, "seed": s, "m": rng.normal(), "seconds": 1.0} for a in "xy" for s in range(10)]
+    runs = _runs(pd.DataFrame(rows), ["a"])
+    tests = {"a": statistics.paired_tests(runs, "a")}
+    assert tests["a"]["p"].iloc[0] > 0.05
+    assert any("no two variants differ" in line for line in statistics.findings(runs, tests))
+
+
+def test_incomplete_pairs_are_left_out():
+    rows = [{"a": a, "seed": s, "m": s + (a == "x"), "seconds": 1.0} for a in "xy" for s in range(4)]
+    runs = _runs(pd.DataFrame(rows[:-1]), ["a"])
+    table = statistics.paired_tests(runs, "a")
+    assert table["pairs"].tolist() == [3]
+    assert table["difference"].tolist() == [1.0]
