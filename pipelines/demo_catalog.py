@@ -18,7 +18,7 @@ WEEKS = 40  # length of the shop's history; the last week is the test week
 SHARE_AT_OPENING = 0.2  # of the articles; the others come in collections
 WEEKS_BETWEEN_COLLECTIONS = 2
 SHARE_WITHOUT = 0.01  # of the articles lack a photo, as many a description
-POPULARITY_SPREAD = 0.4  # standard deviation of the log popularity: a long tail
+POPULARITY_SPREAD = 0.3  # standard deviation of the log popularity: a long tail
 
 
 class Segment(NamedTuple):

@@ -27,7 +27,7 @@ GROUPS = {  # levels that are liked together; of the other factors each level is
 REPEAT_SHARE = 0.06  # mean share of purchases that repeat on purpose; favourites come again by choice, too
 VISITS = (6.0, 0.045)  # shape and scale of the customers' mean visits a week
 SHARE_OF_IDLE = 0.02  # of the customers registered, but buy nothing
-SHARE_AT_OPENING = 0.85  # of the customers; the others come later
+SHARE_EARLY = 0.95  # of the customers know the shop from its first week; the others come later
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def make_customers(customers: int, *, seed: int) -> Customers:
     )
     idle = rng.random(customers) < SHARE_OF_IDLE
     visits = np.where(idle, 0.0, rng.gamma(*VISITS, customers))
-    since = np.where(rng.random(customers) < SHARE_AT_OPENING, 0, rng.integers(0, WEEKS, customers))
+    since = np.where(rng.random(customers) < SHARE_EARLY, 0, rng.integers(0, WEEKS, customers))
     return Customers(
         customer_ids=ids,
         tastes=tastes.astype(np.float16),

@@ -10,8 +10,8 @@ from pipelines.demo_catalog import FACTORS, LEVELS, MATERIALS, TYPES, Catalog
 from pipelines.demo_customers import taste_columns, theme_shares
 
 FIRST_DAY = np.datetime64("2019-12-18")  # so that the last week is H&M's: 2020-09-16 .. 2020-09-22
-THEME_BONUS = 1.8  # how much likelier articles of the visit's colour are
-SEASON_STRENGTH = 0.2  # log odds between a type's or material's best day and an average one
+THEME_BONUS = 1.5  # how much likelier articles of the visit's colour are
+SEASON_STRENGTH = 0.1  # log odds between a type's or material's best day and an average one
 NOVELTY, NOVELTY_WEEKS = 0.5, 2.0  # new articles sell half as much again, for some weeks
 FADED, FADING_WEEKS = 0.6, 26.0  # old ones fall to this share in the end
 _COLOUR = FACTORS.index("colour")
