@@ -69,7 +69,9 @@ def load_bert(checkpoint: Checkpoint, *, layers: int | None = None, dropout: flo
         name="text_encoder",
     )
     encoder.build(None)
-    tensors = first_layers(_modern_names(checkpoint.tensors()), "encoder.layer.{n}.", layers)
+    tensors = first_layers(
+        _modern_names(checkpoint.tensors()), "encoder.layer.{n}.", layers, config["num_hidden_layers"]
+    )
     fill(
         named_variables(encoder),
         tensors,

@@ -110,7 +110,7 @@ def load_clip_image(
     rows = with_blocks(IMAGE, IMAGE_BLOCK, layers)
     if projected:
         rows.append(Row(VISUAL_PROJECTION, "projection.kernel", linear))
-    tensors = first_layers(tensors, "vision_model.encoder.layers.{n}.", layers)
+    tensors = first_layers(tensors, "vision_model.encoder.layers.{n}.", layers, config["num_hidden_layers"])
     fill(named_variables(encoder), tensors, rows, source=source, ignored=NOT_IMAGE, zeros=["patch.bias"])
     return encoder
 
@@ -142,7 +142,7 @@ def load_clip_text(
         pooling.build((None, None, config["hidden_size"]))
         (variables["projection.kernel"],) = pooling.weights
         rows.append(Row(TEXT_PROJECTION, "projection.kernel", linear))
-    tensors = first_layers(tensors, "text_model.encoder.layers.{n}.", layers)
+    tensors = first_layers(tensors, "text_model.encoder.layers.{n}.", layers, config["num_hidden_layers"])
     fill(variables, tensors, rows, source=source, ignored=NOT_TEXT)
     return encoder, pooling
 

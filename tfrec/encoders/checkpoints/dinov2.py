@@ -86,7 +86,9 @@ def load_dinov2(
         name="image_encoder",
     )
     encoder.build(None)
-    tensors = first_layers(without_prefix(checkpoint.tensors(), "dinov2."), "encoder.layer.{n}.", layers)
+    tensors = first_layers(
+        without_prefix(checkpoint.tensors(), "dinov2."), "encoder.layer.{n}.", layers, config["num_hidden_layers"]
+    )
     _fold_layer_scales(tensors, layers, source)
     if POSITIONS in tensors:
         tensors[POSITIONS] = resize_positions(tensors[POSITIONS], grid_of(config), encoder.grid)

@@ -91,7 +91,9 @@ def load_bert_preset(
         name="text_encoder",
     )
     encoder.build(None)
-    tensors = first_layers(_read_weights(folder / "model.weights.h5"), "transformer_layer_{n}/", layers)
+    tensors = first_layers(
+        _read_weights(folder / "model.weights.h5"), "transformer_layer_{n}/", layers, config["num_layers"]
+    )
     rows = with_blocks(EMBEDDINGS, BLOCK, layers)
     fill(named_variables(encoder), tensors, rows, source=name, ignored=IGNORED)
     return (

@@ -1,6 +1,5 @@
 """Tables of names: which published tensor goes into which variable; nothing may be left over."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -101,18 +100,17 @@ def without_prefix(tensors: Tensors, prefix: str) -> Tensors:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
-def first_layers(tensors: Tensors, pattern: str, layers: int) -> Tensors:
-    """Return the tensors without those of blocks from number `layers` on.
+def first_layers(tensors: Tensors, pattern: str, layers: int, available: int) -> Tensors:
+    """Return the tensors without those of the blocks that are not wanted.
 
     Args:
         tensors: Published tensors by name.
         pattern: Beginning of a block's names, with `{n}` for the number: `encoder.layer.{n}.`.
         layers: Number of blocks to keep.
+        available: Number of blocks the config says; what the file has beyond them stays, to be found left over.
     """
-    number = re.compile(re.escape(pattern).replace(r"\{n\}", r"(\d+)"))
-    return {
-        name: tensor for name, tensor in tensors.items() if not (found := number.match(name)) or int(found[1]) < layers
-    }
+    unwanted = tuple(pattern.format(n=number) for number in range(layers, available))
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(unwanted)}
 
 
 def checked_layers(layers: int | None, available: int, source: str) -> int:

@@ -69,7 +69,9 @@ def load_vit(
         name="image_encoder",
     )
     encoder.build(None)
-    tensors = first_layers(without_prefix(checkpoint.tensors(), "vit."), "encoder.layer.{n}.", layers)
+    tensors = first_layers(
+        without_prefix(checkpoint.tensors(), "vit."), "encoder.layer.{n}.", layers, config["num_hidden_layers"]
+    )
     if POSITIONS in tensors:
         tensors[POSITIONS] = resize_positions(tensors[POSITIONS], grid_of(config), encoder.grid)
     fill(
