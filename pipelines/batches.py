@@ -112,7 +112,7 @@ class HistoryBatches:
         user_fields: int32 `[users, G]`.
         content: what the item tower reads; None where items are ids alone.
         encode_items: items encoded in each step E.
-        candidates: whether the batch lists its candidates (in-batch softmax).
+        candidates: whether the batch lists its distinct items, the candidates of an in-batch softmax.
         negatives: uniform draws among the candidates.
         modality_dropout: chance that an encoded item loses its photo, and that it loses its text.
         recency_days: half-life of an example's weight; 0: all weigh 1.
@@ -157,7 +157,8 @@ class HistoryBatches:
         Returns:
             `history` int32 `[B, T]` (-1 padded on the left), `gaps` float32 `[B, T]` (days to the moment that the
             prediction at this place is for), `targets` int32 `[B, T + 1]` (-1: none), `weights` float32 `[B, T + 1]`,
-            `user` int32 `[B]`, `user_fields` int32 `[B, G]`; `candidates` int32 `[C]`; `encode_rows` int32 `[E]` and
+            `user` int32 `[B]`, `user_fields` int32 `[B, G]`; `rows` int32 `[R]`, the distinct items of histories and targets and those drawn;
+            `encode_rows` int32 `[E]` and
             `items` with their content.
         """
         # Sorted by length, so that the model can read short histories without their padding.
@@ -166,11 +167,10 @@ class HistoryBatches:
         chosen = chosen[np.argsort(self.windows.end[chosen] - self.windows.start[chosen], kind="stable")]
         rng = np.random.default_rng([self.seed, 1, step])
         batch = self.histories(chosen, rng if self.shuffle_days else None)
-        sold = np.unique(batch["targets"])
-        sold = sold[sold >= 0]
+        sold = distinct(batch["targets"])
         if self.candidates:
             drawn = rng.integers(0, self.items, self.negatives, dtype=np.int32)
-            batch["candidates"] = np.union1d(sold, drawn).astype(np.int32)
+            batch["rows"] = distinct(np.concatenate([batch["history"].ravel(), sold, drawn]))
         if self.content is not None:
             batch["encode_rows"] = self.encode_rows(sold, rng)
             batch["items"] = drop_modalities(self.content.gather(batch["encode_rows"]), self.modality_dropout, rng)
@@ -224,6 +224,12 @@ class HistoryBatches:
         if not self.recency_days:
             return np.ones(len(time), np.float32)
         return (0.5 ** ((time.max() - time) / DAY / self.recency_days)).astype(np.float32)
+
+
+def distinct(rows: np.ndarray) -> np.ndarray:
+    """The different items among `rows` (-1: none), rising, int32."""
+    found = np.unique(rows)
+    return found[found >= 0].astype(np.int32)
 
 
 def shuffle_days(place: np.ndarray, inside: np.ndarray, time: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -46,7 +46,8 @@ def decode_photo(photo, size: tuple[int, int]):
 
 def png_shape(photo):
     """Height and width from a PNG's header, int32 `[2]`."""
-    header = tf.io.decode_raw(tf.strings.substr(photo, 16, 8), tf.uint8)
+    # Padded, so that a header that is cut short reads as no size at all, and the decoder names the fault.
+    header = tf.io.decode_raw(tf.strings.substr(photo + "\0" * 24, 16, 8), tf.uint8)
     number = tf.reshape(tf.cast(header, tf.int32), [2, 4])
     width_height = tf.reduce_sum(number * [1 << 24, 1 << 16, 1 << 8, 1], 1)
     return tf.abs(tf.reverse(width_height, [0]))

@@ -106,17 +106,17 @@ def test_a_step_is_a_function_of_its_number():
     resumed = [b["history"].numpy() for b in make_dataset(second, 5, 12)]
     np.testing.assert_array_equal(whole[5:], resumed)
     epoch = np.concatenate([b["user"].numpy() for b in make_dataset(first, 0, first.steps_per_epoch)])
-    assert sorted(epoch) == list(range(20))
+    assert sorted(epoch) == sorted(2 * list(range(20)))  # five purchases make two windows of three
 
 
-def test_candidates_are_distinct_and_hold_the_targets():
+def test_rows_are_distinct_and_hold_histories_and_targets():
     rng = np.random.default_rng(4)
     purchases = purchases_of([list(rng.integers(0, 9, 6)) for _ in range(10)])
     content = ItemContent(50, {"tokens": np.zeros((50, 1))})
     batch = batches_of(purchases, negatives=7, content=content, encode_items=12, batch_size=4)(0)
     targets = set(batch["targets"][batch["targets"] >= 0])
-    assert targets <= set(batch["candidates"])
-    assert len(set(batch["candidates"])) == len(batch["candidates"])
+    assert targets | set(batch["history"][batch["history"] >= 0]) <= set(batch["rows"])
+    assert len(set(batch["rows"])) == len(batch["rows"])
     assert len(set(batch["encode_rows"])) == 12
     assert targets <= set(batch["encode_rows"])  # fewer targets than places: all are encoded
 

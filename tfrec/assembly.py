@@ -16,7 +16,7 @@ from tfrec.encoders.image import ViTEncoder
 from tfrec.encoders.text import BertEncoder, WordPiece, train_vocabulary
 from tfrec.fusion import CrossAttentionFusion
 from tfrec.models import ItemVectors, TwoTower
-from tfrec.towers import HistoryTower, ItemTower, UserTower
+from tfrec.towers import HistoryTower, ItemTower, ShallowTower, UserTower
 
 ENCODE_BATCH = 256
 
@@ -132,6 +132,19 @@ def build_item_tower(model: ModelConfig, assets: Assets) -> ItemTower | None:
     )
 
 
+def build_shallow_tower(dim: int, assets: Assets) -> ShallowTower | None:
+    """The shallow tower over attributes and words; None where items have neither."""
+    if not (assets.tokenizer or assets.attributes):
+        return None
+    return ShallowTower(
+        dim,
+        attributes=AttributeEncoder(assets.attributes.sizes, dim) if assets.attributes else None,
+        vocabulary=len(assets.tokenizer) if assets.tokenizer else 0,
+        pad_id=assets.tokenizer.pad_id if assets.tokenizer else 0,
+        name="shallow",
+    )
+
+
 def build_image_encoder(model: ModelConfig) -> ViTEncoder:
     """A ViT of the configured size, with random weights."""
     image = model.image
@@ -233,10 +246,18 @@ class RetrievalAssembly:
             self.config.model.item,
             self.config.model.query,
         )
+        shallow, inputs = None, {}
+        if item.shallow and self.content is not None:
+            shallow = build_shallow_tower(item.dim, self.assets)
+            inputs = {
+                name: self.content.arrays[name] for name in ("tokens", "attributes") if name in self.content.arrays
+            }
         vectors = ItemVectors(
             len(self.prepared.items),
             item.dim,
             content=self.content is not None,
+            shallow=shallow,
+            inputs=inputs,
             id_embedding=item.id_embedding,
             id_dropout=item.id_dropout,
             bias=item.bias,

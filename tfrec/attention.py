@@ -5,15 +5,35 @@ stays in float32 under mixed precision, and the scores can be read back to expla
 """
 
 import math
+import random
 
 import tensorflow as tf
 
 MASKED = -1e9
 
 
-def resumable_dropout(rate: float):
-    """A dropout layer whose random generator is a variable, so that a checkpoint resumes it where it was."""
-    return tf.keras.layers.Dropout(rate, force_generator=True, rng_type="stateful")
+class ResumableDropout(tf.keras.layers.Layer):
+    """Dropout whose random state is in the checkpoint, so that a resumed training draws what it would have drawn.
+
+    Keras's own layer keeps its generator out of checkpoints.
+
+    Args:
+        rate: share of the values that are dropped.
+    """
+
+    def __init__(self, rate: float, **kwargs):
+        super().__init__(**kwargs)
+        self.rate = rate
+        self.generator = tf.random.Generator.from_seed(random.randint(1, 2**31 - 1))
+
+    def call(self, x, training=None):
+        """`x` of any shape; unchanged outside training."""
+        if not training or not self.rate:
+            return x
+        return tf.nn.experimental.stateless_dropout(x, self.rate, seed=self.generator.make_seeds(1)[:, 0])
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate}
 
 
 class Attention(tf.keras.layers.Layer):
@@ -36,7 +56,7 @@ class Attention(tf.keras.layers.Layer):
         if rotary and (dim // heads) % 2:
             raise ValueError(f"rotary positions need an even head size, got dim / heads = {dim // heads}")
         self.dim, self.heads, self.dropout_rate, self.rotary = dim, heads, dropout, rotary
-        self.dropout = resumable_dropout(dropout)
+        self.dropout = ResumableDropout(dropout)
         self.project_out = tf.keras.layers.Dense(dim, name="out")
 
     def build(self, input_shape):
@@ -120,7 +140,7 @@ class FeedForward(tf.keras.layers.Layer):
         self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
         self.widen = tf.keras.layers.Dense(int(dim * ratio), activation="gelu", name="widen")
         self.narrow = tf.keras.layers.Dense(dim, name="narrow")
-        self.dropout = resumable_dropout(dropout)
+        self.dropout = ResumableDropout(dropout)
 
     def call(self, x, training=None):
         hidden = self.dropout(self.widen(self.norm(x)), training=training)

@@ -119,6 +119,7 @@ class ItemConfig:
         id_dropout: chance that an item loses that vector in a training step, so that content must do without.
         bias: learn a popularity bias per item, served as one more dimension.
         normalize: compare by cosine (divided by the temperature) instead of inner product.
+        shallow: also sum up attributes and words without attention, afresh wherever an item is read.
         tie: the history reads the candidate vectors themselves instead of tables of its own.
     """
 
@@ -127,6 +128,7 @@ class ItemConfig:
     id_dropout: float = 0.3
     bias: bool = False
     normalize: bool = True
+    shallow: bool = True
     tie: bool = False
 
 

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tfrec.attention import Attention, FeedForward, resumable_dropout
+from tfrec.attention import Attention, FeedForward, ResumableDropout
 
 
 class CrossAttentionBlock(tf.keras.layers.Layer):
@@ -21,7 +21,7 @@ class CrossAttentionBlock(tf.keras.layers.Layer):
         self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
         self.memory_norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="memory_norm")
         self.attention = Attention(dim, heads, dropout=dropout, name="attention")
-        self.dropout = resumable_dropout(dropout)
+        self.dropout = ResumableDropout(dropout)
         self.feed_forward = FeedForward(dim, ratio=ratio, dropout=dropout, name="feed_forward")
 
     def call(self, x, memory, memory_mask=None, training=None):

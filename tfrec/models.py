@@ -3,63 +3,69 @@
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from tfrec.attention import resumable_dropout
+from tfrec.attention import ResumableDropout
 from tfrec.losses import own_items, sampling_log_probability, softmax_loss
-from tfrec.towers import HistoryTower, ItemTower, UserTower, normal
+from tfrec.towers import HistoryTower, ItemTower, ShallowTower, UserTower, normal
 
 SHORT_PART = 4  # histories up to T / SHORT_PART purchases are read apart from longer ones
 
 
 class ItemVectors(tf.keras.layers.Layer):
-    """Every item's vectors: the bank of content vectors, and the tables of item ids.
+    """Every item's vectors: the bank of content vectors, what is cheap to compute anew, and the tables of item ids.
 
     The bank holds each item's content vector as of the last time it was encoded (cross-batch memory, Wang et al. 2020,
     https://arxiv.org/abs/1912.06798). A step encodes a few items afresh; wherever one of them is read in that step, its
-    fresh vector is used, and gradient flows into the towers.
+    fresh vector is used, and gradient flows into the towers. The shallow tower is cheap enough to be fresh everywhere.
 
     Args:
         items: size of the catalogue N.
         dim: width D.
         content: whether items have content vectors (a bank).
+        shallow: attributes and words of items in a few operations; None where there are neither.
+        inputs: what the shallow tower reads of every item, name -> `[N, ...]`.
         id_embedding: whether items have vectors of their own.
         id_dropout: chance that an item loses that vector in a training step.
         bias: whether items have a popularity bias, carried as one more dimension.
         normalize: L2-normalise candidate vectors.
-        tie: histories read candidate vectors instead of a projection and a table of their own.
+        tie: histories read the items' vectors themselves instead of a projection and a table of their own.
     """
 
     def __init__(
         self,
-        items,
-        dim,
+        items: int,
+        dim: int,
         *,
-        content,
-        id_embedding,
-        id_dropout=0.0,
-        bias=False,
-        normalize=True,
-        tie=False,
-        **kw,
+        content: bool,
+        id_embedding: bool,
+        shallow: ShallowTower | None = None,
+        inputs: dict | None = None,
+        id_dropout: float = 0.0,
+        bias: bool = False,
+        normalize: bool = True,
+        tie: bool = False,
+        **kwargs,
     ):
-        super().__init__(dtype="float32", **kw)
+        super().__init__(dtype="float32", **kwargs)
         if not content and not id_embedding:
             raise ValueError("items need content (photo, text or attributes) or an id embedding; both are switched off")
         self.items, self.dim, self.content, self.id_embedding = items, dim, content, id_embedding
         self.id_dropout, self.has_bias, self.normalize, self.tie = id_dropout, bias, normalize, tie
-        self.dropout = resumable_dropout(id_dropout)
+        self.shallow = shallow
+        self._inputs = {name: tf.constant(array) for name, array in (inputs or {}).items()}
+        self.dropout = ResumableDropout(id_dropout)
         self.history_in = tf.keras.layers.Dense(dim, name="history_in", dtype="float32")
-
         self.build(None)  # it is read through methods, never called as a whole
 
     def build(self, input_shape):
         """Create the bank and the tables."""
         init = normal(0.05 if self.content else self.dim**-0.5)
+        shape = (self.items, self.dim)
         if self.content:
-            self.bank = self.add_weight(name="bank", shape=(self.items, self.dim), initializer="zeros", trainable=False)
+            self.bank = self.add_weight(name="bank", shape=shape, initializer="zeros", trainable=False)
         if self.id_embedding:
-            self.item_ids = self.add_weight(name="item_ids", shape=(self.items, self.dim), initializer=init())
+            self.item_ids = self.add_weight(name="item_ids", shape=shape, initializer=init())
             if not self.tie:
-                self.history_ids = self.add_weight(name="history_ids", shape=(self.items, self.dim), initializer=init())
+                self.history_ids = self.add_weight(name="history_ids", shape=shape, initializer=init())
         # An item that training never sold has an untrained id vector: it counts as 0.
         self.warm = self.add_weight(name="warm", shape=(self.items,), initializer="ones", trainable=False)
         if self.has_bias:
@@ -67,20 +73,25 @@ class ItemVectors(tf.keras.layers.Layer):
         super().build(input_shape)
 
     def slots(self, rows):
-        """Where each item stands in `rows` `[E]`: int32 `[N]`, -1 for items that are not in it."""
+        """Where each item stands in `rows` `[R]`: int32 `[N]`, -1 for items that are not in it."""
         return tf.tensor_scatter_nd_update(tf.fill([self.items], -1), rows[:, None], tf.range(tf.shape(rows)[0]))
 
-    def contents(self, rows, fresh=None, slots=None):
-        """Content vectors of `rows` `[...]`: the fresh one where there is one, else the bank's. `[..., D]`."""
-        stored = tf.stop_gradient(tf.gather(self.bank, rows))
-        if fresh is None:
-            return stored
-        slot = tf.gather(slots, rows)
-        return tf.where((slot >= 0)[..., None], tf.gather(fresh, tf.maximum(slot, 0)), stored)
+    def vectors(self, rows, fresh=None, fresh_slots=None, training=False):
+        """What items are, before normalisation: content, shallow features and id, summed.
 
-    def candidates(self, rows, contents=None, training=False):
-        """Candidate vectors of `rows` `[C]` with their `contents` `[C, D]`: `[C, D]`, or `[C, D + 1]` with a bias."""
-        vectors = contents if self.content else 0.0
+        Args:
+            rows: distinct item rows `[R]`.
+            fresh: content vectors `[E, D]` encoded in this step; None: the bank alone.
+            fresh_slots: where each item has one, int32 `[N]`, -1: nowhere.
+
+        Returns:
+            `[R, D]`.
+        """
+        vectors = tf.zeros([tf.shape(rows)[0], self.dim])
+        if self.content:
+            vectors += self._contents(rows, fresh, fresh_slots)
+        if self.shallow is not None:
+            vectors += self.shallow({name: tf.gather(array, rows) for name, array in self._inputs.items()})
         if self.id_embedding:
             ids = tf.gather(self.item_ids, rows) * tf.gather(self.warm, rows)[:, None]
             if training and self.id_dropout and self.content:
@@ -89,27 +100,38 @@ class ItemVectors(tf.keras.layers.Layer):
                 )  # no rescaling: serving adds them whole
                 ids *= tf.cast(kept, ids.dtype)
             vectors += ids
-        return self.finish(vectors, tf.gather(self.bias, rows) if self.has_bias else None)
+        return vectors
 
-    def finish(self, vectors, bias=None):
-        """Normalise vectors `[C, D]` as candidates are, and append the bias `[C]` (zeros where None) if items have one."""
+    def _contents(self, rows, fresh, slots):
+        """Content vectors of `rows` `[R]`: the fresh one where there is one, else the bank's. `[R, D]`."""
+        stored = tf.stop_gradient(tf.gather(self.bank, rows))
+        if fresh is None:
+            return stored
+        slot = tf.gather(slots, rows)
+        return tf.where((slot >= 0)[:, None], tf.gather(fresh, tf.maximum(slot, 0)), stored)
+
+    def new_vectors(self, contents, inputs):
+        """Vectors of items that training never saw, from their content `[R, D]` and the shallow tower's inputs: `[R, D]`."""
+        return contents if self.shallow is None else contents + self.shallow(inputs)
+
+    def finish(self, vectors, rows=None):
+        """Candidate vectors `[R, D]`, or `[R, D + 1]` with the bias of `rows` `[R]` (0 where None)."""
         if self.normalize:
             vectors = tf.math.l2_normalize(vectors, -1)
         if self.has_bias:
-            bias = tf.zeros_like(vectors[:, 0]) if bias is None else bias
+            bias = tf.zeros_like(vectors[:, 0]) if rows is None else tf.gather(self.bias, rows)
             vectors = tf.concat([vectors, bias[:, None]], -1)
         return vectors
 
-    def history(self, rows, contents=None):
-        """Vectors of purchases for the history tower. `rows` `[B, T]`, `contents` `[B, T, D]` -> `[B, T, D]`."""
-        warm = tf.gather(self.warm, rows)[..., None]
+    def history(self, rows, vectors):
+        """Purchases as the history tower reads them: `rows` `[B, T]` with their `vectors` `[B, T, D]` -> `[B, T, D]`."""
+        read = tf.math.l2_normalize(vectors, -1) if self.normalize else vectors
         if self.tie:
-            vectors = (contents if self.content else 0.0) + (
-                tf.gather(self.item_ids, rows) * warm if self.id_embedding else 0.0
-            )
-            return tf.math.l2_normalize(vectors, -1) if self.normalize else vectors
-        vectors = self.history_in(tf.math.l2_normalize(contents, -1)) if self.content else 0.0
-        return vectors + (tf.gather(self.history_ids, rows) * warm if self.id_embedding else 0.0)
+            return read
+        read = self.history_in(read)
+        if self.id_embedding:
+            read += tf.gather(self.history_ids, rows) * tf.gather(self.warm, rows)[..., None]
+        return read
 
 
 class TwoTower(tfrs.Model):
@@ -167,50 +189,56 @@ class TwoTower(tfrs.Model):
             return None
         return self.item_tower(batch["items"], training=training)
 
-    def queries(self, batch, fresh=None, slots=None, training=False):
-        """Query vectors at every position of the batch's histories.
+    def queries(self, batch, vectors, slots=None, training=False):
+        """Query vectors at every place of the batch's histories.
 
         Args:
             batch: `history` int32 `[B, T]` (-1 padded on the left), `gaps` float32 `[B, T]` days, `user_fields` int32
                 `[B, G]`; with a user tower `user` int32 `[B]`.
-            fresh, slots: fresh content vectors `[E, D]` and where each item has one `[N]`.
+            vectors: items' vectors `[R, D]`, as `ItemVectors.vectors` gives them.
+            slots: where each item stands among them `[N]`; None where they are all items in order.
 
         Returns:
             `[B, T + 1, D]` (`[B, 1, D]` with a user tower), normalised where items are, with the 1 that reads a bias.
         """
         if isinstance(self.query_tower, UserTower):
-            states = self.query_tower(batch["user"], batch["user_fields"])[:, None]
-        else:
-            mask = batch["history"] >= 0
-            rows = tf.maximum(batch["history"], 0)
-            contents = self.vectors.contents(rows, fresh, slots) if self.vectors.content else None
-            items = tf.cast(self.vectors.history(rows, contents), self.query_tower.compute_dtype)
-            states = self.query_tower(items, mask, batch["gaps"], batch["user_fields"], training=training)
+            return self._finish(self.query_out(self.query_tower(batch["user"], batch["user_fields"])[:, None]))
+        mask, rows = batch["history"] >= 0, tf.maximum(batch["history"], 0)
+        bought = tf.gather(vectors, rows if slots is None else tf.maximum(tf.gather(slots, rows), 0))
+        items = tf.cast(self.vectors.history(rows, bought), self.query_tower.compute_dtype)
+        states = self.query_tower(items, mask, batch["gaps"], batch["user_fields"], training=training)
         queries = self.query_out(tf.cast(states, tf.float32))
         if self.shortcut:
-            queries = self.strength * queries + self._mean_of_history(rows, contents, mask, training)
+            queries = self.strength * queries + self._mean_of_history(bought, mask)
+        return self._finish(queries)
+
+    def _finish(self, queries):
         if self.vectors.normalize:
             queries = tf.math.l2_normalize(queries, -1) / self.temperature
         if self.vectors.has_bias:
             queries = tf.concat([queries, tf.ones_like(queries[..., :1])], -1)
         return queries
 
-    def _mean_of_history(self, rows, contents, mask, training):
-        """Mean candidate vector of the purchases read so far: `[B, T + 1, D]`, zeros at the start token.
+    def _mean_of_history(self, bought, mask):
+        """Mean candidate vector of the purchases `[B, T, D]` read so far: `[B, T + 1, D]`, zeros at the start token.
 
         It makes "more like what was bought" the starting point, from which the decoder learns to differ.
         """
-        shape = tf.shape(rows)
-        flat = None if contents is None else tf.reshape(contents, [-1, self.vectors.dim])
-        vectors = self.vectors.candidates(tf.reshape(rows, [-1]), flat, training)[:, : self.vectors.dim]
+        vectors = tf.math.l2_normalize(bought, -1) if self.vectors.normalize else bought
         weight = tf.cast(mask, tf.float32)[..., None]
-        total = tf.cumsum(tf.reshape(vectors, [shape[0], shape[1], self.vectors.dim]) * weight, 1)
-        mean = total / tf.maximum(tf.cumsum(weight, 1), 1.0)
+        mean = tf.cumsum(vectors * weight, 1) / tf.maximum(tf.cumsum(weight, 1), 1.0)
         return tf.pad(mean, [[0, 0], [1, 0], [0, 0]])
 
-    def last_query(self, batch):
-        """The query that predicts the next purchase: `[B, D]`. An empty history is read at the start token."""
-        queries = self.queries(batch)
+    def all_vectors(self):
+        """Vectors of all items, from the bank as it is: `[N, D]`."""
+        return self.vectors.vectors(tf.range(self.vectors.items))
+
+    def last_query(self, batch, vectors):
+        """The query that predicts the next purchase, given all items' `vectors` `[N, D]`: `[B, D]`.
+
+        An empty history is read at the start token.
+        """
+        queries = self.queries(batch, vectors)
         if isinstance(self.query_tower, UserTower):
             return queries[:, 0]
         known = tf.reduce_any(batch["history"] >= 0, 1)
@@ -223,20 +251,19 @@ class TwoTower(tfrs.Model):
 
         Args:
             inputs: a batch of `pipelines.batches`: what `queries` reads, and `targets` int32 `[B, T + 1]` (-1: none),
-                `weights` float32 `[B, T + 1]`, `encode_rows` int32 `[E]`, `items` (their content), and with in-batch
-                candidates `candidates` int32 `[C]`, distinct, holding every target.
+                `weights` float32 `[B, T + 1]`, `rows` int32 `[R]`, the distinct items of histories and targets and those
+                drawn; `encode_rows` int32 `[E]` and `items` (their content).
             fresh: content vectors `[E, D]` of `encode_rows`; encoded here where None.
         """
-        slots = None
+        fresh_slots = None
         if self.vectors.content:
             fresh = self.encode(inputs, training) if fresh is None else fresh
-            slots = self.vectors.slots(inputs["encode_rows"])
-        rows = inputs["candidates"] if self.candidate_kind == "in_batch" else tf.range(self.vectors.items)
-        contents = self.vectors.contents(rows, fresh, slots) if self.vectors.content else None
-        candidates = self.vectors.candidates(rows, contents, training)
-        columns = self.vectors.slots(rows)  # candidate column of every item
+            fresh_slots = self.vectors.slots(inputs["encode_rows"])
+        rows = inputs["rows"] if self.candidate_kind == "in_batch" else tf.range(self.vectors.items)
+        vectors = self.vectors.vectors(rows, fresh, fresh_slots, training)
+        candidates, columns = self.vectors.finish(vectors, rows), self.vectors.slots(rows)
         parts = [
-            self._examples(part, self.queries(part, fresh, slots, training), columns, tf.shape(rows)[0])
+            self._examples(part, self.queries(part, vectors, columns, training), columns, tf.shape(rows)[0])
             for part in self._parts(inputs)
         ]
         queries, labels, weights, *masked = (tf.concat(piece, 0) for piece in zip(*parts, strict=True))

@@ -14,7 +14,7 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
         beta_1, beta_2, epsilon: of Adam.
         decay: decoupled weight decay of kernels (not of embedding tables, biases and norms).
         rates: name prefix of a variable -> multiple of the learning rate; 0 leaves the variable as it is.
-        clip: bound on the global norm of the gradients; 0: none.
+        global_clipnorm: bound on the global norm of the gradients; 0: none.
         rate_cut: a variable that multiplies the learning rate, for those who lower it as training goes.
     """
 
@@ -27,15 +27,16 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
         epsilon: float = 1e-7,
         decay: float = 0.0,
         rates: dict[str, float] | None = None,
-        clip: float = 0.0,
+        global_clipnorm: float | None = None,
         rate_cut: tf.Variable | None = None,
         name: str = "LazyAdamW",
         **kwargs,
     ):
-        super().__init__(name=name, global_clipnorm=clip or None, jit_compile=False, **kwargs)
+        kwargs.pop("jit_compile", None)  # XLA has no sparse updates
+        super().__init__(name=name, global_clipnorm=global_clipnorm or None, jit_compile=False, **kwargs)
         self._learning_rate = self._build_learning_rate(learning_rate)
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
-        self.decay, self.rates, self.clip = decay, dict(rates or {}), clip
+        self.decay, self.rates = decay, dict(rates or {})
         self.rate_cut = 1.0 if rate_cut is None else rate_cut
 
     def build(self, var_list):

@@ -86,9 +86,8 @@ def candidate_vectors(assembly) -> np.ndarray:
     """The vectors of all candidates, float32 `[N, D]`, from the bank as it is."""
     import tensorflow as tf
 
-    vectors = assembly.model.vectors
-    rows = tf.range(vectors.items)
-    return vectors.candidates(rows, vectors.contents(rows) if vectors.content else None).numpy()
+    model = assembly.model
+    return model.vectors.finish(model.all_vectors(), tf.range(model.vectors.items)).numpy()
 
 
 def protocol_histories(protocol: Protocol, length: int, user_fields: np.ndarray) -> dict[str, np.ndarray]:
@@ -107,7 +106,8 @@ def query_vectors(model, inputs: dict[str, np.ndarray]) -> np.ndarray:
     """Query vectors float32 `[U, D]` in batches."""
     import tensorflow as tf
 
-    run = tf.function(model.last_query, reduce_retracing=True)
+    vectors = model.all_vectors()
+    run = tf.function(lambda batch: model.last_query(batch, vectors), reduce_retracing=True)
     count, parts = len(inputs["user"]), []
     for start in range(0, count, QUERY_BATCH):
         batch = {name: tf.convert_to_tensor(x[start : start + QUERY_BATCH]) for name, x in inputs.items()}
@@ -181,13 +181,10 @@ def evaluate(
 
 def best_reachable(prepared, protocol: Protocol, ks: list[int]) -> dict | None:
     """Metrics of the generator's own probabilities, where the dataset is generated and carries them."""
+    from pipelines.demo_oracle import best_lists
     from tfrec.metrics import summarize_protocol
 
-    try:
-        from pipelines.demo import best_reachable as oracle
-    except ImportError:
-        return None
-    lists = oracle(prepared, protocol.users, max(ks))
+    lists = best_lists(prepared, protocol.users, time=protocol.query_time, k=max(ks))
     return None if lists is None else summarize_protocol(protocol, lists, ks=ks)[0]
 
 

@@ -37,9 +37,7 @@ class Towers(Protocol):
         one.
         """
 
-    def item(
-        self, photos: tf.Tensor, has_photo: tf.Tensor, tokens: tf.Tensor, attributes: tf.Tensor
-    ) -> tf.Tensor:
+    def item(self, photos: tf.Tensor, has_photo: tf.Tensor, tokens: tf.Tensor, attributes: tf.Tensor) -> tf.Tensor:
         """Candidate vectors `[B, D]` from content alone: uint8 `[B, H, W, 3]`, bool `[B]`, int32 `[B, T]`
         (all padding = no text), int32 `[B, F, V]` (0 = missing)."""
 

@@ -19,6 +19,7 @@ class ServedTowers(tf.Module):
     def __init__(self, assembly: RetrievalAssembly):
         super().__init__(name="towers")
         self.model = assembly.model
+        self.vectors = tf.Variable(self.model.all_vectors(), trainable=False, name="item_vectors")
         self.tokenizer = assembly.assets.tokenizer
         image = assembly.config.model.image
         self.size = tuple(image.size) if image.enabled else None
@@ -29,11 +30,11 @@ class ServedTowers(tf.Module):
         float32 `[B, T]`, and customer fields int32 `[B, G]`."""
         following = tf.pad(days_ago[:, 1:], [[0, 0], [0, 1]])
         gaps = tf.maximum(days_ago - following, 0.0)
-        return self.model.last_query({"history": history, "gaps": gaps, "user_fields": user_fields})
+        return self.model.last_query({"history": history, "gaps": gaps, "user_fields": user_fields}, self.vectors)
 
     def user_query(self, user, user_fields):
         """Query vectors `[B, D]` of known customers int32 `[B]` (-1 = unknown)."""
-        return self.model.last_query({"user": user, "user_fields": user_fields})
+        return self.model.last_query({"user": user, "user_fields": user_fields}, self.vectors)
 
     def similar_query(self, vectors):
         """Candidate vectors `[B, D]` as queries for similar items, without the popularity bias."""
@@ -44,7 +45,8 @@ class ServedTowers(tf.Module):
     def item(self, photos, has_photo, tokens, attributes):
         """Candidate vectors `[B, D]` from content alone: what a new item gets."""
         inputs = {"has_photo": has_photo, "photos": photos, "tokens": tokens, "attributes": attributes}
-        return self.model.vectors.finish(self.model.item_tower(inputs, training=False))
+        contents = self.model.item_tower(inputs, training=False)
+        return self.model.vectors.finish(self.model.vectors.new_vectors(contents, inputs))
 
     def photo_query(self, photos):
         """Query vectors `[B, D]` of photos uint8 `[B, H, W, 3]` alone."""

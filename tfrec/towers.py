@@ -7,7 +7,7 @@ import math
 
 import tensorflow as tf
 
-from tfrec.attention import Attention, FeedForward, resumable_dropout
+from tfrec.attention import Attention, FeedForward, ResumableDropout
 from tfrec.fusion import CrossAttentionFusion
 
 GAP_BUCKETS = 16
@@ -106,6 +106,52 @@ class ItemTower(tf.keras.layers.Layer):
         return tf.concat([placeholder, tokens], 1), tf.concat([absent, mask], 1)
 
 
+class ShallowTower(tf.keras.layers.Layer):
+    """An item's attributes and words as one vector, without attention: the wide part beside the deep one.
+
+    The mean of word embeddings and the sum of attribute embeddings, and what a small perceptron adds to it (Wide & Deep,
+    Cheng et al. 2016, https://arxiv.org/abs/1606.07792). A step can afford it for every item that it reads.
+
+    Args:
+        dim: width D.
+        attributes: attribute encoder, `[R, F, V]` -> tokens `[R, F, D]` and mask `[R, F]`; None where not used.
+        vocabulary: number of token ids; 0 where texts are not used.
+        pad_id: token id of padding.
+        word_dim: width of the word embeddings.
+    """
+
+    def __init__(self, dim, *, attributes=None, vocabulary=0, pad_id=0, word_dim=64, **kwargs):
+        super().__init__(dtype="float32", **kwargs)
+        self.dim, self.attributes, self.vocabulary, self.pad_id, self.word_dim = (
+            dim,
+            attributes,
+            vocabulary,
+            pad_id,
+            word_dim,
+        )
+        self.words_out = tf.keras.layers.Dense(dim, name="words_out", dtype="float32")
+        self.feed_forward = FeedForward(dim, ratio=2.0, name="feed_forward", dtype="float32")
+
+    def build(self, input_shape):
+        if self.vocabulary:
+            shape = (self.vocabulary, self.word_dim)
+            self.words = self.add_weight(name="word_embeddings", shape=shape, initializer=normal(0.05)())
+        super().build(input_shape)
+
+    def call(self, inputs: dict):
+        """`attributes` int32 `[R, F, V]` and `tokens` int32 `[R, T]`, those that are used -> `[R, D]`."""
+        vector = 0.0
+        if self.attributes is not None:
+            fields, _ = self.attributes(inputs["attributes"])  # missing fields are zeros
+            vector += tf.reduce_sum(tf.cast(fields, tf.float32), 1)
+        if self.vocabulary:
+            words = tf.gather(self.words, inputs["tokens"])
+            weight = tf.cast(inputs["tokens"] != self.pad_id, tf.float32)[..., None]
+            mean = tf.reduce_sum(words * weight, 1) / tf.maximum(tf.reduce_sum(weight, 1), 1.0)
+            vector += self.words_out(mean * 8.0)  # a mean of many small vectors is small
+        return vector + self.feed_forward(vector)
+
+
 class DecoderBlock(tf.keras.layers.Layer):
     """Pre-norm causal transformer block.
 
@@ -121,7 +167,7 @@ class DecoderBlock(tf.keras.layers.Layer):
         super().__init__(**kwargs)
         self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
         self.attention = Attention(dim, heads, dropout=dropout, rotary=rotary, name="attention")
-        self.dropout = resumable_dropout(dropout)
+        self.dropout = ResumableDropout(dropout)
         self.feed_forward = FeedForward(dim, ratio=ratio, dropout=dropout, name="feed_forward")
 
     def call(self, x, mask, training=None):
@@ -166,7 +212,7 @@ class HistoryTower(tf.keras.layers.Layer):
             DecoderBlock(dim, heads, ratio=ratio, dropout=dropout, rotary=positions == "rotary", name=f"block_{i}")
             for i in range(layers)
         ]
-        self.dropout = resumable_dropout(dropout)
+        self.dropout = ResumableDropout(dropout)
         self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
 
     def build(self, input_shape):

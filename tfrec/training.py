@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfrec.config import TrainingConfig
+from tfrec.config import ConfigError, TrainingConfig
 from tfrec.optimizers import LazyAdamW
 
 log = logging.getLogger("tfrec")
@@ -131,7 +131,7 @@ class Trainer:
         optimizer = LazyAdamW(
             schedule,
             decay=options.weight_decay,
-            clip=options.clip_norm,
+            global_clipnorm=options.clip_norm,
             rates=rates,
             rate_cut=self.progress.rate_cut,
         )
@@ -169,7 +169,7 @@ class Trainer:
             loss = self.model.compute_loss(batch, training=True, fresh=fresh)
             scaled = self._scale(loss)
         back, *gradients = tape.gradient(scaled, [fresh, *self.variables])
-        start = 0
+        back, start = tf.convert_to_tensor(back), 0
         for part in parts:
             with tf.GradientTape() as tape:
                 vectors = self.model.encode({"items": part}, training=True)
@@ -248,7 +248,7 @@ class Trainer:
     def _validate(self, step: int, metrics: dict[str, float]) -> bool:
         """Log metrics, keep the weights if they are the best, and tell whether to stop."""
         if self.options.monitor not in metrics:
-            raise KeyError(f"training.monitor={self.options.monitor} is not among the metrics {sorted(metrics)}")
+            raise ConfigError(f"training.monitor={self.options.monitor} is not among the metrics {sorted(metrics)}")
         value = metrics[self.options.monitor]
         self._emit(step, {f"val_{name}": v for name, v in metrics.items()})
         log.info("step %d: %s", step, "  ".join(f"{name} {v:.4f}" for name, v in metrics.items()))

@@ -1,0 +1,65 @@
+"""Options: layers of files and overrides, errors that name what is wrong, recipes that all parse."""
+
+from pathlib import Path
+
+import pytest
+
+from tfrec.config import RECIPES, SYSTEMS, ConfigError, load_config, parse_config, read_yaml, recipe_path, save_config
+from tfrec.train import configure
+
+
+def test_later_layers_win():
+    layers = [{"model": {"image": {"size": [64, 48], "patch": 4}}}, {"model": {"image": {"patch": 8}}}]
+    config, _ = parse_config("retrieval", layers, ["--model.image.dim", "32", "--training.batch_size", "auto"])
+    assert config.model.image.size == (64, 48)
+    assert (config.model.image.patch, config.model.image.dim, config.training.batch_size) == (8, 32, "auto")
+
+
+@pytest.mark.parametrize(
+    ("layer", "arguments", "named"),
+    [
+        ({"model": {"image": {"sise": 3}}}, [], "sise"),
+        ({"model": {"image": {"size": "big"}}}, [], "model.image.size"),
+        ({"task": {"candidates": "some"}}, [], "task.candidates"),
+        ({}, ["--model.text.dimm", "3"], "model.text.dimm"),
+        ({}, ["--training.epochs", "many"], "training.epochs"),
+    ],
+)
+def test_unknown_and_mistyped_options_are_named(layer, arguments, named):
+    with pytest.raises(ConfigError, match=named):
+        parse_config("retrieval", [layer], arguments)
+
+
+def test_saved_options_read_back_equal(tmp_path):
+    config, _ = parse_config("retrieval", [], ["--seed", "7", "--model.attributes.fields", "[colour]"])
+    save_config(config, tmp_path / "c.yaml")
+    assert load_config(tmp_path / "c.yaml") == config
+
+
+@pytest.mark.parametrize("recipe", sorted(p.stem for p in RECIPES.glob("*.yaml")))
+def test_every_recipe_parses(recipe):
+    config, _ = configure(["--recipe", recipe])
+    assert config.recipe == recipe
+    assert type(config) in SYSTEMS.values()
+
+
+def test_missing_recipes_and_broken_files_say_so(tmp_path):
+    with pytest.raises(ConfigError, match="Known: .*demo"):
+        recipe_path("nonesuch")
+    (tmp_path / "x.yaml").write_text("a: [1,")
+    with pytest.raises(ConfigError, match="x.yaml"):
+        read_yaml(tmp_path / "x.yaml")
+    (tmp_path / "y.yaml").write_text("- 1")
+    with pytest.raises(ConfigError, match="holds list"):
+        read_yaml(tmp_path / "y.yaml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_yaml(Path(tmp_path / "absent.yaml"))
+
+
+def test_print_config_prints_yaml_that_config_reads(tmp_path, capsys):
+    config, _ = configure(["--recipe", "hm", "--print-config", "--seed", "3"])
+    assert config is None
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    again, _ = configure(["--recipe", "demo", "--config", str(tmp_path / "printed.yaml")])
+    assert again.seed == 3
+    assert again.model.image.dim == 768

@@ -1,0 +1,184 @@
+"""The step and the loop: accumulation, loss scaling, schedules, checkpoints that survive a kill."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.layer_checks import global_policy
+from tests.test_models import make_batch, make_model
+from tfrec.config import TrainingConfig
+from tfrec.training import (
+    History,
+    Trainer,
+    WarmupCosine,
+    automatic_batch_size,
+    compute_precision,
+    restore_weights,
+    split_items,
+)
+
+
+def options(**changes):
+    defaults = {"learning_rate": 0.01, "warmup": 0.0, "schedule": "constant", "evaluations": 2, "clip_norm": 0.0}
+    return TrainingConfig(**defaults | changes)
+
+
+def make_trainer(path: Path, model=None, *, steps=6, **changes) -> Trainer:
+    model = model or make_model()
+    model.compute_loss(make_batch())
+    return Trainer(model, options=options(**changes), steps=steps, run_dir=path)
+
+
+def gradients(trainer, batch):
+    """The gradients of one step, by the way that the options choose."""
+    if trainer.options.accumulate > 1:
+        loss, found, _ = trainer._cached_gradients(batch)
+    else:
+        with tf.GradientTape() as tape:
+            loss = trainer.model.compute_loss(batch, training=True, fresh=trainer.model.encode(batch, training=True))
+        found = tape.gradient(loss, trainer.variables)
+    dense = [None if g is None else tf.convert_to_tensor(g).numpy() for g in found]
+    return float(loss), dense
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5])
+def test_accumulation_equals_the_whole_batch(tmp_path, parts):
+    batch = make_batch()
+    model = make_model()
+    whole_loss, whole = gradients(make_trainer(tmp_path / "a", model), batch)
+    loss, cut = gradients(make_trainer(tmp_path / "b", model, accumulate=parts), batch)
+    assert loss == pytest.approx(whole_loss, rel=1e-5)
+    for a, b in zip(whole, cut, strict=True):
+        if a is not None:
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_splitting_keeps_every_item():
+    parts = split_items({"a": tf.range(7), "b": tf.range(14)[::2]}, 3)
+    assert [len(p["a"]) for p in parts] == [2, 2, 3]
+    np.testing.assert_array_equal(tf.concat([p["a"] for p in parts], 0), range(7))
+
+
+class Faint(tf.keras.Model):
+    """A model whose true gradient is 1e-7: float16 rounds it to 0 unless the loss is scaled."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = self.add_weight(name="weight", shape=(), dtype="float32", initializer="zeros")
+
+    def encode(self, batch, training=False):
+        return None
+
+    def compute_loss(self, batch, training=False, fresh=None):
+        small = tf.cast(tf.cast(self.weight, tf.float16) * tf.constant(1e-3, tf.float16), tf.float32)
+        return small * 1e-4
+
+    def remember(self, batch, fresh):
+        pass
+
+
+def test_float16_scales_the_loss(tmp_path):
+    with global_policy("mixed_float16"):
+        model = Faint()
+        trainer = Trainer(model, options=options(), steps=1, run_dir=tmp_path)
+        assert isinstance(trainer.optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
+        trainer.train_step({"x": tf.zeros([1])})
+    first = trainer.optimizer.inner_optimizer._first[0].numpy()
+    assert first == pytest.approx(1e-8, rel=0.02)  # a tenth of the true gradient
+
+
+def losses_of(trainer) -> list[float]:
+    trainer.history.flush()
+    return [row["loss"] for _, row in sorted(trainer.history.rows.items()) if "loss" in row]
+
+
+def dataset(start, stop):
+    return tf.data.Dataset.range(start, stop).map(lambda step: make_batch())
+
+
+def test_an_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path):
+    """Dropout, moments, bank and logged losses: all continue where the last checkpoint stood."""
+    whole = make_trainer(tmp_path / "whole", make_model(id_dropout=0.4))
+    whole.fit(dataset, None)
+
+    first = make_trainer(tmp_path / "cut", make_model(id_dropout=0.4))
+    first.resume()
+    for batch in dataset(0, 3):
+        first._log_loss(first._advance(first.train_step(batch)))
+    first._save()
+    for batch in dataset(3, 5):  # these steps are lost with the process
+        first._log_loss(first._advance(first.train_step(batch)))
+
+    second = make_trainer(tmp_path / "cut", make_model(id_dropout=0.4))
+    second.fit(dataset, None)
+    assert losses_of(second) == losses_of(whole)
+    for a, b in zip(whole.model.variables, second.model.variables, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_early_stopping_restores_the_best_weights(tmp_path):
+    trainer = make_trainer(tmp_path, steps=8, evaluations=8, patience=2, monitor="recall@20")
+    scores, seen = iter([0.1, 0.5, 0.4, 0.3, 0.9]), []
+
+    def evaluate():
+        seen.append(trainer.model.vectors.item_ids.numpy())
+        return {"recall@20": next(scores)}
+
+    trainer.fit(dataset, evaluate)
+    assert int(trainer.progress.step) == 4
+    np.testing.assert_array_equal(trainer.model.vectors.item_ids, seen[1])
+    other = make_model()
+    other.compute_loss(make_batch())
+    restore_weights(other, tmp_path)
+    np.testing.assert_array_equal(other.vectors.item_ids, seen[1])
+
+
+def test_a_plateau_halves_the_rate(tmp_path):
+    trainer = make_trainer(tmp_path, steps=4, evaluations=4, schedule="plateau")
+    trainer.fit(dataset, lambda: {"recall@20": 0.5})
+    assert float(trainer.progress.rate_cut) == pytest.approx(1 / 8)
+
+
+def test_a_loss_that_is_no_number_stops_with_advice(tmp_path):
+    trainer = make_trainer(tmp_path)
+    with pytest.raises(FloatingPointError, match="lower training.learning_rate"):
+        trainer._advance(tf.constant(math.nan))
+
+
+def test_an_unknown_monitor_is_named(tmp_path):
+    trainer = make_trainer(tmp_path, monitor="recal")
+    with pytest.raises(ValueError, match="training.monitor=recal"):
+        trainer._validate(1, {"recall@20": 0.1})
+
+
+def test_unfinished_runs_have_no_weights(tmp_path):
+    with pytest.raises(FileNotFoundError, match="--resume"):
+        restore_weights(make_model(), tmp_path)
+
+
+def test_the_schedule_rises_and_falls():
+    schedule = WarmupCosine(1.0, steps=100, warmup=10)
+    values = [float(schedule(step)) for step in (0, 9, 10, 55, 100)]
+    np.testing.assert_allclose(values, [0.1, 1.0, 1.0, 0.5, 0.0], atol=1e-6)
+    assert float(WarmupCosine(1.0, steps=100, warmup=10, fall=False)(90)) == 1.0
+
+
+def test_history_keeps_rows_up_to_the_step(tmp_path):
+    history = History(tmp_path / "h.csv")
+    for step in (1, 2, 3):
+        history.write(step, {"loss": step / 7})
+    history.write(2, {"val_recall@20": 0.5})
+    history.flush()
+    again = History(tmp_path / "h.csv")
+    again.load(up_to=2)
+    assert again.rows == {1: {"loss": 1 / 7}, 2: {"loss": 2 / 7, "val_recall@20": 0.5}}
+
+
+def test_precision_and_batch_size_follow_the_machine():
+    assert compute_precision("mixed_float16") == "mixed_float16"
+    assert compute_precision("auto") in ("float32", "mixed_bfloat16", "mixed_float16")
+    assert automatic_batch_size(1) == 1024
+    assert automatic_batch_size(1 << 60) == 1
