@@ -7,13 +7,14 @@ SHELL := /bin/bash
 VENV ?= .venv
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+BENCH ?= $(shell grep -l '__main__' benchmarks/*.py | xargs -n1 basename | sed 's/\.py$$//')
 PY := $(VENV)/bin/python
 IS_3_11 := -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'
 # The first interpreter that really is a 3.11 (a pyenv shim of that name may exist and not run).
 PYTHON ?= $(shell for p in python3.11 python3 python; do $$p $(IS_3_11) 2>/dev/null && echo $$p && break; done)
 # Packages that come as sources are built with the locked setuptools too (pip < 25.3 reads the first, later ones the second).
 PIP := PIP_CONSTRAINT=requirements.txt PIP_BUILD_CONSTRAINT=requirements.txt \
-	$(PY) -m pip --disable-pip-version-check --no-input install $(PIP_ARGS)
+	$(PY) -m pip --disable-pip-version-check --no-input install --no-compile $(PIP_ARGS)
 
 DEMO_DATA := data/demo
 DEMO_RUN := runs/demo
@@ -84,8 +85,8 @@ lint: $(VENV)/.installed-dev ## ruff: rules and format
 types: $(VENV)/.installed-dev ## mypy
 	$(PY) -m mypy
 
-bench: $(VENV)/.installed-dev ## the benchmarks; prints their tables
-	$(PY) -m benchmarks
+bench: $(VENV)/.installed-dev ## the benchmarks' tables (all: hours); some: make bench BENCH="photos index"
+	@for name in $(BENCH); do echo "== $$name"; $(PY) -m benchmarks.$$name; done
 
 # ---- upkeep ----------------------------------------------------------------------------------------------------
 
