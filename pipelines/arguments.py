@@ -13,9 +13,5 @@ def add_paths(parser: argparse.ArgumentParser, raw: str) -> None:
         raw: what `--raw` names, for its help.
     """
     parser.add_argument("--raw", required=True, help=raw)
-    parser.add_argument(
-        "--out", required=True, metavar="PREPARED", help="the prepared dataset's folder to make"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace an existing prepared dataset at --out"
-    )
+    parser.add_argument("--out", required=True, metavar="PREPARED", help="the prepared dataset's folder to make")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing prepared dataset at --out")

@@ -157,7 +157,8 @@ class HistoryBatches:
         Returns:
             `history` int32 `[B, T]` (-1 padded on the left), `gaps` float32 `[B, T]` (days to the moment that the
             prediction at this place is for), `targets` int32 `[B, T + 1]` (-1: none), `weights` float32 `[B, T + 1]`,
-            `user` int32 `[B]`, `user_fields` int32 `[B, G]`; `rows` int32 `[R]`, the distinct items of histories and targets and those drawn;
+            `user` int32 `[B]`, `user_fields` int32 `[B, G]`;
+            `rows` int32 `[R]`, the distinct items of histories and targets and those drawn;
             `encode_rows` int32 `[E]` and
             `items` with their content.
         """
@@ -166,7 +167,7 @@ class HistoryBatches:
         chosen = self.order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
         chosen = chosen[np.argsort(self.windows.end[chosen] - self.windows.start[chosen], kind="stable")]
         rng = np.random.default_rng([self.seed, 1, step])
-        batch = self.histories(chosen, rng if self.shuffle_days else None)
+        batch: dict[str, Any] = self.histories(chosen, rng if self.shuffle_days else None)
         sold = distinct(batch["targets"])
         if self.candidates:
             drawn = rng.integers(0, self.items, self.negatives, dtype=np.int32)

@@ -23,9 +23,7 @@ VIEWS = ("front", "rear", "side", "front_side", "rear_side")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this reader's options."""
     add_paths(parser, "CompCars's folder (image/, label/, misc/), or a folder with its CSV and photos")
-    parser.add_argument(
-        "--csv", metavar="FILE", help="the CSV (default: the only *.csv in --raw, where there is one)"
-    )
+    parser.add_argument("--csv", metavar="FILE", help="the CSV (default: the only *.csv in --raw, where there is one)")
     parser.add_argument(
         "--views",
         nargs="+",
@@ -58,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
         PreparedError: the folder is no CompCars, or nothing usable is in it.
     """
     from pipelines.compcars_items import Options, prepare  # here, so that --help need not wait for pandas
+    from pipelines.summary import print_summary
 
     options = Options(
         views=tuple(args.views),
@@ -69,3 +68,4 @@ def run(args: argparse.Namespace) -> None:
         seed=args.seed,
     )
     prepare(args.raw, args.out, options, csv=args.csv, overwrite=args.overwrite)
+    print_summary(args.out)

@@ -55,9 +55,7 @@ class Pen:
         return [(self.x + u * self.w, self.y + v * self.h) for u, v in points]
 
     def rectangle(self, u1: float, v1: float, u2: float, v2: float, fill, radius: float = 0.0) -> None:
-        self.draw.rounded_rectangle(
-            self.at((u1, v1), (u2, v2)), radius * self.w, fill=fill, outline=(20, 20, 20)
-        )
+        self.draw.rounded_rectangle(self.at((u1, v1), (u2, v2)), radius * self.w, fill=fill, outline=(20, 20, 20))
 
     def ellipse(self, u: float, v: float, radius: float, fill) -> None:
         (x, y), r = self.at((u, v))[0], radius * self.w

@@ -75,9 +75,7 @@ def prepare(
                 f"{raw}: none of {len(photos)} labelled photos can be used for the views "
                 f"{list(options.views)}; rejected: {writer.rejected}"
             )
-        shares: dict[str, Any] = {
-            name: getattr(options, name) for name in ("test_share", "val_share", "seed")
-        }
+        shares: dict[str, Any] = {name: getattr(options, name) for name in ("test_share", "val_share", "seed")}
         frame["split"] = split_labels(frame["label"].to_numpy(), kind=options.split, **shares)
         writer.split = {"kind": options.split, **shares}
         writer.items(frame)

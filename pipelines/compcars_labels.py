@@ -89,9 +89,7 @@ def read_tree(raw: Path, reject: Reject) -> Iterator[CarPhoto]:
     images, names = raw / "image", read_names(raw / "misc")
     photos = sorted(images.glob("*/*/*/*.jpg"))
     if not photos:
-        raise PreparedError(
-            f"{images} holds no make/model/year/*.jpg; --raw must be CompCars's `data` folder"
-        )
+        raise PreparedError(f"{images} holds no make/model/year/*.jpg; --raw must be CompCars's `data` folder")
     for photo in photos:
         make, model, year, _ = photo.relative_to(images).parts
         label = (raw / "label" / photo.relative_to(images)).with_suffix(".txt")
@@ -101,9 +99,7 @@ def read_tree(raw: Path, reject: Reject) -> Iterator[CarPhoto]:
         if lines:
             cells.update(zip(("viewpoint", "boxes", "bbox"), (line.strip() for line in lines)))
         if not lines or cells.get("boxes") == "0":
-            reject(
-                **where, field="bbox", value=cells.get("boxes", ""), reason="no label file or no box in it"
-            )
+            reject(**where, field="bbox", value=cells.get("boxes", ""), reason="no label file or no box in it")
         elif parsed := _check(cells, where, reject):
             yield CarPhoto(
                 path=photo,
@@ -146,9 +142,7 @@ def read_csv(file: Path, raw: Path, reject: Reject) -> Iterator[CarPhoto]:
             elif parsed := _check(cells, where, reject):
                 path = find_photo(raw, cells["image_path"], cells["image_name"])
                 kind = _kind(cells["type"])
-                yield CarPhoto(
-                    path=path, **where, make=cells["make"], model=cells["model"], kind=kind, **parsed
-                )
+                yield CarPhoto(path=path, **where, make=cells["make"], model=cells["model"], kind=kind, **parsed)
 
 
 def find_photo(raw: Path, path: str, name: str) -> Path:

@@ -48,6 +48,8 @@ class PhotoBytes:
     def __init__(self, prepared: Prepared):
         keys = prepared.items["images"]
         self.keys = [row[0] if len(row) else None for row in keys]
+        if prepared.images is None:
+            raise ValueError(f"{prepared.path} has no photos")
         self.store = prepared.images
 
     @property

@@ -17,12 +17,8 @@ HELP = "Fashion-MNIST: the *-ubyte.gz files"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this reader's options."""
     add_paths(parser, "folder with the *-ubyte.gz files")
-    parser.add_argument(
-        "--test-share", type=float, default=0.2, help="used where t10k-* is absent (default 0.2)"
-    )
-    parser.add_argument(
-        "--val-share", type=float, default=0.0, help="taken from the training files (default 0)"
-    )
+    parser.add_argument("--test-share", type=float, default=0.2, help="used where t10k-* is absent (default 0.2)")
+    parser.add_argument("--val-share", type=float, default=0.0, help="taken from the training files (default 0)")
     parser.add_argument("--seed", type=int, default=0, help="of the split (default 0)")
 
 
@@ -33,6 +29,7 @@ def run(args: argparse.Namespace) -> None:
         PreparedError: a file is missing or broken.
     """
     from pipelines.fashion_mnist_files import prepare  # here, so that --help need not wait for pandas
+    from pipelines.summary import print_summary
 
     prepare(
         args.raw,
@@ -42,3 +39,4 @@ def run(args: argparse.Namespace) -> None:
         seed=args.seed,
         overwrite=args.overwrite,
     )
+    print_summary(args.out)

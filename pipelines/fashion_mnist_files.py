@@ -63,12 +63,8 @@ def prepare(
         "val_share": val_share,
         "seed": seed,
     }
-    with PreparedWriter(
-        out, dataset="fashion_mnist", source=str(raw), options=shares, overwrite=overwrite
-    ) as writer:
-        rows = [
-            row for part, (pixels, labels) in parts.items() for row in _store(writer, part, pixels, labels)
-        ]
+    with PreparedWriter(out, dataset="fashion_mnist", source=str(raw), options=shares, overwrite=overwrite) as writer:
+        rows = [row for part, (pixels, labels) in parts.items() for row in _store(writer, part, pixels, labels)]
         if not rows:
             raise PreparedError(f"{raw} holds no photo with a label in 0..9")
         frame = pd.DataFrame(rows)
@@ -112,9 +108,7 @@ def read_idx(file: Path, magic: int) -> np.ndarray:
     try:
         content = gzip.decompress(file.read_bytes())
     except FileNotFoundError:
-        raise PreparedError(
-            f"{file} is missing; --raw must be the folder of Fashion-MNIST's .gz files"
-        ) from None
+        raise PreparedError(f"{file} is missing; --raw must be the folder of Fashion-MNIST's .gz files") from None
     except (OSError, EOFError, zlib.error) as error:
         raise PreparedError(f"{file} is not a whole gzip file ({error}); download it again") from error
     dims = magic & 0xFF

@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> None:
         PreparedError: `styles.csv` is missing or of other columns, or no row of it can be used.
     """
     from pipelines.fashion_products_files import prepare  # here, so that --help need not wait for pandas
+    from pipelines.summary import print_summary
 
     prepare(
         args.raw,
@@ -45,3 +46,4 @@ def run(args: argparse.Namespace) -> None:
         size=args.size,
         overwrite=args.overwrite,
     )
+    print_summary(args.out)

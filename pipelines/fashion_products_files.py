@@ -44,9 +44,7 @@ def prepare(
         stored = store_photos(paths, writer=writer, size=size)
         frame = pd.DataFrame([row for row in rows if row["item_id"] in stored])
         if not len(frame):
-            raise PreparedError(
-                f"{raw}: no row of styles.csv has a usable photo; rejected: {writer.rejected}"
-            )
+            raise PreparedError(f"{raw}: no row of styles.csv has a usable photo; rejected: {writer.rejected}")
         frame["split"] = split_labels(frame["label"].to_numpy(), kind=split, **shares)
         writer.split = {"kind": split, **shares}
         writer.items(frame)

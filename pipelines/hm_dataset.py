@@ -66,8 +66,6 @@ class _Split:
     """Marks events on their way to the writer, and remembers what the manifest and the items need of them."""
 
     def __init__(self, args: argparse.Namespace, purchases: Transactions):
-        if not len(purchases):
-            raise PreparedError(f"{args.raw}: no transaction is usable, so there is nothing to train on")
         self._min_items = args.min_items
         self._window = None
         if args.split == "temporal":

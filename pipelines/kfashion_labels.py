@@ -63,17 +63,13 @@ class Garment:
             PreparedError: a coordinate is missing or no number, or the rectangle lies outside the photo.
         """
         values = [self.rectangle.get(name) for name in ("X좌표", "Y좌표", "가로", "세로")]
-        numbers = [
-            v for v in values if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)
-        ]
+        numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)]
         if len(numbers) < 4:
             raise PreparedError(f"rectangle {self.rectangle} of {self.category} lacks a coordinate")
         x, y, wide, high = numbers
         box = (max(x, 0.0), max(y, 0.0), min(x + wide, width), min(y + high, height))
         if wide <= 0 or high <= 0 or box[2] - box[0] < 1 or box[3] - box[1] < 1:
-            raise PreparedError(
-                f"rectangle {self.rectangle} of {self.category} covers no part of {width}x{height}"
-            )
+            raise PreparedError(f"rectangle {self.rectangle} of {self.category} covers no part of {width}x{height}")
         return box
 
 
@@ -96,9 +92,7 @@ def read_label(path: Path) -> Label:
         PreparedError: not JSON, or not in the layout described above; the message names the part.
     """
     try:
-        text = unicodedata.normalize(
-            "NFC", path.read_text(encoding="utf-8-sig")
-        )  # macOS may store letters in parts
+        text = unicodedata.normalize("NFC", path.read_text(encoding="utf-8-sig"))  # macOS may store letters in parts
         root = json.loads(text)
     except (OSError, ValueError) as error:
         raise PreparedError(f"{path} is not valid JSON ({error})") from error
@@ -141,9 +135,7 @@ def _dicts(entries: Any) -> list[dict[str, Any]]:
     """The entries of a garment's list; anything malformed in it counts as `{}`, absent."""
     if isinstance(entries, dict):
         return [entries]
-    return (
-        [entry if isinstance(entry, dict) else {} for entry in entries] if isinstance(entries, list) else []
-    )
+    return [entry if isinstance(entry, dict) else {} for entry in entries] if isinstance(entries, list) else []
 
 
 def _part(path: Path, holder: Any, key: str, kind: type) -> Any:

@@ -259,11 +259,7 @@ def _describe(image_id: int, style: str, outfit: list[Drawn]) -> dict[str, Any]:
         rectangles[garment.category] = [{name: round(float(value), 3) for name, value in box.items()}]
         outline = enumerate(garment.polygons[0], start=1)
         polygons[garment.category] = [
-            {
-                f"{axis}좌표{n}": round(float(value), 3)
-                for n, point in outline
-                for axis, value in zip("XY", point)
-            }
+            {f"{axis}좌표{n}": round(float(value), 3) for n, point in outline for axis, value in zip("XY", point)}
         ]
         labels[garment.category] = [garment.label]
     detail = {

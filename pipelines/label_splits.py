@@ -41,8 +41,7 @@ def split_labels(
         raise PreparedError(f"split {kind!r} is unknown; use one of {list(KINDS)}")
     if min(test_share, val_share) < 0 or test_share + val_share >= 1:
         raise PreparedError(
-            f"test_share={test_share} and val_share={val_share} leave no training items; "
-            "make their sum less than 1"
+            f"test_share={test_share} and val_share={val_share} leave no training items; make their sum less than 1"
         )
     codes = np.unique(np.asarray(labels), return_inverse=True)[1]
     rng = np.random.default_rng(seed)
@@ -50,9 +49,7 @@ def split_labels(
     return draw(codes, test_share, val_share, rng)
 
 
-def _stratified(
-    codes: np.ndarray, test_share: float, val_share: float, rng: np.random.Generator
-) -> np.ndarray:
+def _stratified(codes: np.ndarray, test_share: float, val_share: float, rng: np.random.Generator) -> np.ndarray:
     """Walk through the shuffled classes one after the other and pick evenly; a class of one item stays in
     train.
     """
@@ -62,17 +59,13 @@ def _stratified(
     order = order[np.bincount(codes)[codes[order]] > 1]
     for name, share in ((TEST, test_share), (VAL, val_share / (1 - test_share))):
         steps = np.floor(np.arange(1, len(order) + 1) * share + 1e-9)
-        picked = (
-            np.diff(steps, prepend=0) > 0
-        )  # exactly the share overall, and within each class up to one item
+        picked = np.diff(steps, prepend=0) > 0  # exactly the share overall, and within each class up to one item
         split[order[picked]] = name
         order = order[~picked]
     return split
 
 
-def _class_disjoint(
-    codes: np.ndarray, test_share: float, val_share: float, rng: np.random.Generator
-) -> np.ndarray:
+def _class_disjoint(codes: np.ndarray, test_share: float, val_share: float, rng: np.random.Generator) -> np.ndarray:
     """Hold out whole classes, at least one for each part that is asked for; two must stay in train."""
     classes = int(codes.max()) + 1 if len(codes) else 0
     tests, vals = (max(1, round(classes * share)) if share > 0 else 0 for share in (test_share, val_share))

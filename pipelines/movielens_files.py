@@ -109,9 +109,7 @@ def _dat(folder: Path) -> Source:
     names = ("user", "_1", "item", "_2", "rating", "_3", "time")
     source = Source(
         "dat",
-        Ratings(
-            folder / "ratings.dat", CsvLayout(":", names, quoted=False), "user", "item", "time", "rating"
-        ),
+        Ratings(folder / "ratings.dat", CsvLayout(":", names, quoted=False), "user", "item", "time", "rating"),
     )
     for row, cells in _rows(folder / "movies.dat", "::"):
         _add_listed_movie(source, "movies.dat", row, cells)
@@ -133,9 +131,7 @@ def _recbole(inter: Path) -> Source:
     columns = _atomic_columns(inter)
     for needed in ("user_id", "item_id", "timestamp"):
         if needed not in columns:
-            raise PreparedError(
-                f"{inter}: column '{needed}' is missing from the header; found {list(columns)}"
-            )
+            raise PreparedError(f"{inter}: column '{needed}' is missing from the header; found {list(columns)}")
     source = Source(
         "recbole",
         Ratings(
@@ -151,9 +147,7 @@ def _recbole(inter: Path) -> Source:
         title, year = _title_and_year(cells.get("movie_title", ""))
         genres = next((cells[name] for name in ("class", "genre", "genres") if name in cells), "")
         year = cells.get("release_year", "") or year
-        _add_movie(
-            source, f"{inter.stem}.item", row, Movie(cells.get("item_id", ""), title, year, genres.split())
-        )
+        _add_movie(source, f"{inter.stem}.item", row, Movie(cells.get("item_id", ""), title, year, genres.split()))
     for row, cells in _atomic_rows(inter.with_suffix(".user")):
         _add_user(source, f"{inter.stem}.user", row, list(cells.values()), tuple(cells))
     return source

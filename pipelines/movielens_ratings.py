@@ -86,9 +86,7 @@ def keep_core(log: Log, least: int) -> tuple[Log, np.ndarray, np.ndarray]:
     return core, users, items
 
 
-def _convert(
-    raw: RawCsv, block: pa.RecordBatch, ratings: Ratings, users: GrowingIdIndex, items: GrowingIdIndex
-) -> Log:
+def _convert(raw: RawCsv, block: pa.RecordBatch, ratings: Ratings, users: GrowingIdIndex, items: GrowingIdIndex) -> Log:
     """Turn one block of strings into arrays, without its rejected rows."""
     time = _to_seconds(block[ratings.time])
     checks = [
@@ -129,9 +127,7 @@ def _to_seconds(column: pa.Array) -> np.ndarray:
         texts = column.take(pa.array(unknown)).to_pandas().astype(object)
         dates = pd.to_datetime(texts, errors="coerce", utc=True, format="%Y-%m-%d %H:%M:%S")
         seconds = seconds.copy()  # Arrow's memory is read-only
-        seconds[unknown] = ((dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)).to_numpy(
-            np.float64
-        )
+        seconds[unknown] = ((dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)).to_numpy(np.float64)
     return seconds
 
 

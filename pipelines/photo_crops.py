@@ -70,9 +70,7 @@ def store_crops(writer: PreparedWriter, shots: Iterable[Shot], *, size: int, tot
                     writer.images.add(shot.key, encoded)
                     stored.add(shot.key)
                 else:
-                    writer.reject(
-                        file=shot.file, row=shot.row, field="photo", value=shot.path, reason=str(encoded)
-                    )
+                    writer.reject(file=shot.file, row=shot.row, field="photo", value=shot.path, reason=str(encoded))
                 progress.update()
     return stored
 

@@ -51,9 +51,7 @@ def random_split_by_user(user: np.ndarray, *, test_share: float, val_share: floa
     shuffled = np.lexsort((np.random.default_rng(seed).random(len(user)), user))
     count = np.bincount(user)
     first = np.cumsum(count) - count
-    rank = (
-        np.arange(len(user)) - first[user]
-    )  # users stay in place, so this is the draw's rank within the user
+    rank = np.arange(len(user)) - first[user]  # users stay in place, so this is the draw's rank within the user
     tests = np.floor(count * test_share + 1e-9).astype(np.int64)[user]
     vals = np.floor(count * val_share + 1e-9).astype(np.int64)[user]
     split = np.empty(len(user), np.int8)

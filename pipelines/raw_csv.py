@@ -121,7 +121,7 @@ class RawCsv:
         """Write the file's account to the manifest, and refuse a file of which too much was rejected.
 
         Raises:
-            PreparedError: the file has no rows, or more than the share `max_rejected` of them was rejected.
+            PreparedError: no row is usable, or more than the share `max_rejected` of them was rejected.
         """
         account = {"rows": self.rows, "kept": self.rows - self.rejected, "rejected": self.rejected}
         self._writer.notes.setdefault("raw_rows", {})[self.path.name] = account
@@ -132,6 +132,8 @@ class RawCsv:
                 f"{self.path}: {self.rejected:,} of {self.rows:,} rows were rejected, more than "
                 f"--max-rejected {max_rejected:g} allows; reasons so far: {self._writer.rejected}"
             )
+        if self.rejected == self.rows:
+            raise PreparedError(f"{self.path}: none of its {self.rows:,} rows is usable: {self._writer.rejected}")
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         """Parse one block ahead, on a thread of our own: Arrow's own threads would lose the rows' numbers."""

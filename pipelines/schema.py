@@ -175,7 +175,7 @@ def _no_nulls(name: str, table: pa.Table, columns: Sequence[str]) -> None:
 
 
 def _unique_ids(name: str, ids: pa.ChunkedArray) -> None:
-    if pc.count_distinct(ids).as_py() < len(ids):
+    if len(ids.unique()) < len(ids):
         counts = pc.value_counts(ids)
         repeated = pc.index(pc.greater(counts.field("counts"), 1), True).as_py()
         raise PreparedError(f"{name}: id {counts.field('values')[repeated].as_py()!r} occurs more than once")

@@ -58,9 +58,7 @@ class FakeTowers(tf.Module):
             image, is_readable = inputs
             decoded = tf.cond(
                 is_readable,
-                lambda: tf.cast(
-                    tf.image.resize(tf.io.decode_jpeg(image, channels=3), [SIDE, SIDE]), tf.uint8
-                ),
+                lambda: tf.cast(tf.image.resize(tf.io.decode_jpeg(image, channels=3), [SIDE, SIDE]), tf.uint8),
                 lambda: tf.zeros([SIDE, SIDE, 3], tf.uint8),
             )
             return tf.ensure_shape(decoded, [SIDE, SIDE, 3])
@@ -89,9 +87,7 @@ def make_run(items: int = 40, *, users: int = 5, dim: int = DIM, seed: int = 0, 
     colours = ["red", "green", "blue"]
     attributes = {
         "kind": [["dress" if row % 2 else "shirt"] for row in range(items)],
-        "colour": [
-            [colours[row % 3], "bright"] if row % 5 == 0 else [colours[row % 3]] for row in range(items)
-        ],
+        "colour": [[colours[row % 3], "bright"] if row % 5 == 0 else [colours[row % 3]] for row in range(items)],
     }
     history = random.integers(0, items, (users, 4)).astype(np.int32)
     history[:, 0] = -1
@@ -111,9 +107,7 @@ def make_run(items: int = 40, *, users: int = 5, dim: int = DIM, seed: int = 0, 
         "config": {"seed": seed},
         "modalities": frozenset({"photo", "text", "attributes"}),
         "item_attributes": attributes,
-        "attributes": AttributeVocabulary(
-            {"kind": ["dress", "shirt"], "colour": ["red", "blue"]}, max_values=2
-        ),
+        "attributes": AttributeVocabulary({"kind": ["dress", "shirt"], "colour": ["red", "blue"]}, max_values=2),
         "user_vocabulary": AttributeVocabulary({"club": ["member"]}, max_values=1),
         "users": table,
     }

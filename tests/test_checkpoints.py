@@ -218,6 +218,7 @@ def test_interpolation_keeps_constants_the_class_row_and_the_same_size():
         ({**BERT_CONFIG, "position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
         ({**BERT_CONFIG, "hidden_act": "silu"}, "hidden_act='silu'"),
         ({}, "has no config.json"),
+        ({"model_type": "bert", "vocab_size": 9}, "config.json has no 'num_hidden_layers'"),
     ],
 )
 def test_models_that_are_none_of_ours_are_refused(bert_folder, config, message):

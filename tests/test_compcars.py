@@ -35,9 +35,7 @@ def test_miniature_is_deterministic(tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         generate(tmp_path / name, makes=1, photos=1, seed=seed)
     content = {
-        name: [
-            (f.relative_to(tmp_path / name), f.read_bytes()) for f in sorted((tmp_path / name).rglob("*.*"))
-        ]
+        name: [(f.relative_to(tmp_path / name), f.read_bytes()) for f in sorted((tmp_path / name).rglob("*.*"))]
         for name in "abc"
     }
     assert content["a"] == content["b"]
@@ -100,13 +98,9 @@ def test_csv_gives_the_same_items_as_the_tree(prepared, miniature, tmp_path):
         writer.writerow(CSV_COLUMNS)
         for photo in sorted((miniature / "image").rglob("*.jpg")):
             make, model, year, name = photo.relative_to(miniature / "image").parts
-            label = (
-                Path(str(photo).replace("/image/", "/label/")).with_suffix(".txt").read_text().splitlines()
-            )
+            label = Path(str(photo).replace("/image/", "/label/")).with_suffix(".txt").read_text().splitlines()
             kind = {"1": "1", "2": "2"}[make]
-            writer.writerow(
-                [name, f"image/{make}/{model}/{year}/{name}", year, label[0], label[2], make, model, kind]
-            )
+            writer.writerow([name, f"image/{make}/{model}/{year}/{name}", year, label[0], label[2], make, model, kind])
         writer.writerow(["x.jpg", "image/x.jpg", "2011.0", "1", "[1, 1, 9, 9]", "1", "1", "1"])
         writer.writerow(["x.jpg", "image/x.jpg", "", "1", "1 1 9 9", "1", "1", "1"])
         writer.writerow(["x.jpg", "image/x.jpg", "2011", "9", "1 1 9 9", "1", "1", "1"])

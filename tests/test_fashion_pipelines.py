@@ -36,9 +36,7 @@ def test_fashion_mnist_without_test_files_holds_out_a_fifth(tmp_path):
     assert _run("fashion_mnist", "--raw", tmp_path, "--out", tmp_path / "out") == 0
     data = open_prepared(tmp_path / "out", verify=True)
     assert data.items["label"].tolist() == [CLASSES[n % 10] for n in range(100)]
-    assert data.items.loc[data.items["split"] == 2, "label"].value_counts().to_dict() == dict.fromkeys(
-        CLASSES, 2
-    )
+    assert data.items.loc[data.items["split"] == 2, "label"].value_counts().to_dict() == dict.fromkeys(CLASSES, 2)
     stored = np.asarray(Image.open(io.BytesIO(data.images.read("train-00007"))), int)
     assert stored.shape == (28, 28)
     assert np.abs(stored - pixels[7]).max() <= 3

@@ -411,3 +411,10 @@ def test_the_result_does_not_depend_on_chance(tmp_path):
         files = json.loads((tmp_path / name / "manifest.json").read_text())["files"]
         sums.append({file: entry["sha256"] for file, entry in files.items()})
     assert sums[0] == sums[1]
+
+
+@pytest.mark.parametrize("row", ["too,few", "yesterday,x,1,1,2"])
+def test_a_file_without_a_usable_row_is_an_error_even_when_every_rejection_is_allowed(tmp_path, capsys, row):
+    raw = make_raw(tmp_path / "raw", [row])
+    assert main(["hm", "--raw", str(raw), "--out", str(tmp_path / "out"), "--max-rejected", "1"]) == 2
+    assert "none of its 1 rows is usable" in capsys.readouterr().err

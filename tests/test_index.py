@@ -60,20 +60,14 @@ def run(index, queries, k):
 def test_exact_search_equals_sorting_all_scores(vectors, queries, k):
     scores, rows = run(ExactIndex(vectors), queries[:20], k)
     expected = oracle(queries[:20], vectors, k)
-    np.testing.assert_allclose(
-        scores, np.take_along_axis(queries[:20] @ vectors.T, expected, 1), rtol=1e-4, atol=1e-5
-    )
-    np.testing.assert_allclose(
-        np.take_along_axis(queries[:20] @ vectors.T, rows, 1), scores, rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(scores, np.take_along_axis(queries[:20] @ vectors.T, expected, 1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.take_along_axis(queries[:20] @ vectors.T, rows, 1), scores, rtol=1e-4, atol=1e-5)
     assert all(len(set(row)) == k for row in rows.tolist())
 
 
 def test_exact_search_is_the_same_in_chunks(vectors, queries, monkeypatch):
     whole = run(ExactIndex(vectors), queries, 12)
-    monkeypatch.setattr(
-        index_module, "SCORES_AT_ONCE", 7 * ITEMS
-    )  # chunks of 7 queries, the last one not full
+    monkeypatch.setattr(index_module, "SCORES_AT_ONCE", 7 * ITEMS)  # chunks of 7 queries, the last one not full
     chunked = run(ExactIndex(vectors), queries, 12)
     np.testing.assert_array_equal(chunked[1], whole[1])
     np.testing.assert_allclose(chunked[0], whole[0], rtol=1e-5)
@@ -90,9 +84,7 @@ def test_allowed_items_alone_are_found_and_the_rest_scores_lowest(vectors, queri
     masks = np.zeros((2, ITEMS), bool)
     masks[0, ::3], masks[1, 5:8] = True, True
     mask_of = np.arange(20) % 2
-    scores, rows = index.search_allowed(
-        tf.constant(queries[:20]), 12, tf.constant(masks), tf.constant(mask_of)
-    )
+    scores, rows = index.search_allowed(tf.constant(queries[:20]), 12, tf.constant(masks), tf.constant(mask_of))
     for query in range(20):
         allowed = np.flatnonzero(masks[mask_of[query]])
         expected = allowed[oracle(queries[query : query + 1], vectors[allowed], 12)[0]]
@@ -128,9 +120,7 @@ def test_rows_that_scann_would_leave_short_are_completed(vectors, queries):
     scores, rows = run(index, queries[:50], 60)
     assert np.isfinite(scores).all()
     assert all(len(set(row)) == 60 for row in rows.tolist())
-    np.testing.assert_allclose(
-        np.take_along_axis(queries[:50] @ vectors.T, rows, 1), scores, rtol=1e-3, atol=1e-4
-    )
+    np.testing.assert_allclose(np.take_along_axis(queries[:50] @ vectors.T, rows, 1), scores, rtol=1e-3, atol=1e-4)
     index.release()
 
 
@@ -181,9 +171,7 @@ def test_vectors_must_fit_the_items(shape):
         check_vectors(np.zeros(shape), ["a"] * 5 if shape != (0, DIM) else [])
 
 
-@pytest.mark.parametrize(
-    ("items", "low", "high"), [(1000, 8, 12), (105_000, 800, 1100), (1_000_000, 3500, 4500)]
-)
+@pytest.mark.parametrize(("items", "low", "high"), [(1000, 8, 12), (105_000, 800, 1100), (1_000_000, 3500, 4500)])
 def test_leaves_grow_with_the_catalogue(items, low, high):
     assert low <= default_leaves(items) <= high
 
@@ -198,9 +186,7 @@ def test_tuning_reaches_its_target_on_other_queries_too(vectors, queries):
     assert recall_against(rows, oracle(queries[150:], vectors, 12)) >= 0.93
 
 
-@pytest.mark.parametrize(
-    ("items", "target", "note"), [(200, 0.98, "too few for ScaNN"), (ITEMS, 1.01, "at its best")]
-)
+@pytest.mark.parametrize(("items", "target", "note"), [(200, 0.98, "too few for ScaNN"), (ITEMS, 1.01, "at its best")])
 def test_exact_search_stands_in_where_scann_does_not_fit(vectors, items, target, note):
     index, report = build_scann(vectors[:items], target=target)
     assert isinstance(index, ExactIndex)

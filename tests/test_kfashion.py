@@ -67,17 +67,13 @@ def share_of(image, colour):
 def test_each_garment_becomes_an_item_with_its_attributes(tmp_path):
     content = label(
         스타일=[{"스타일": "로맨틱", "서브스타일": "모던"}],
-        상의=[
-            {"카테고리": "블라우스", "색상": "화이트", "서브색상": "실버", "소재": ["우븐", "레이스", "우븐"]}
-        ],
+        상의=[{"카테고리": "블라우스", "색상": "화이트", "서브색상": "실버", "소재": ["우븐", "레이스", "우븐"]}],
         하의=[{"기장": "니렝스", "핏": "노멀", "디테일": ["포켓"], "새로운 항목": "x"}],
     )
     write_pair(tmp_path / "raw", content, photo())
     data = prepare(tmp_path)
     assert data.items["item_id"].tolist() == ["7_상의", "7_하의"]
-    top, bottom = (
-        {name: list(row[f"attr.{name}"]) for name in data.fields} for _, row in data.items.iterrows()
-    )
+    top, bottom = ({name: list(row[f"attr.{name}"]) for name in data.fields} for _, row in data.items.iterrows())
     assert {name: values for name, values in top.items() if values} == {
         "garment": ["상의"],
         "category": ["블라우스"],

@@ -18,9 +18,7 @@ MODULES = {
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 COMMANDS = sorted(
-    name
-    for name, path in MODULES.items()
-    if re.search(r'^if __name__ == "__main__":', path.read_text(), re.M)
+    name for name, path in MODULES.items() if re.search(r'^if __name__ == "__main__":', path.read_text(), re.M)
 )
 
 
@@ -82,12 +80,7 @@ def place(module):
 
 def test_the_line_is_found_in_the_document():
     assert len(PLACES) >= 13
-    assert (
-        PLACES["pipelines.batches"]
-        < PLACES["tfrec.encoders"]
-        < PLACES["tfrec.models"]
-        < PLACES["tfrec.train"]
-    )
+    assert PLACES["pipelines.batches"] < PLACES["tfrec.encoders"] < PLACES["tfrec.models"] < PLACES["tfrec.train"]
     assert PLACES["tfrec.retrieve"] == PLACES["tfrec.serve"] > PLACES["tfrec.export"]
 
 

@@ -49,20 +49,14 @@ def _reference(name: str, labels, weights, torch):
     calls = {
         "arcface": lambda: classifying(losses.ArcFaceLoss(**shape, margin=math.degrees(0.5), scale=64)),
         "contrastive": lambda: lambda x: losses.ContrastiveLoss(0, 1)(x, labels),
-        "cross_entropy": lambda: (
-            lambda x: torch.nn.functional.cross_entropy(x @ torch.tensor(weights), labels)
-        ),
+        "cross_entropy": lambda: lambda x: torch.nn.functional.cross_entropy(x @ torch.tensor(weights), labels),
         "multi_similarity": lambda: mined(ms, miners.MultiSimilarityMiner(epsilon=0.1)),
         "multi_similarity/all": lambda: lambda x: ms(x, labels),
         "ntxent": lambda: lambda x: losses.NTXentLoss(temperature=0.07)(x, labels),
         "supervised_contrastive": lambda: lambda x: losses.SupConLoss(temperature=0.1)(x, labels),
         "triplet/all": lambda: lambda x: losses.TripletMarginLoss(margin=0.2)(x, labels),
-        "triplet": lambda: mined(
-            losses.TripletMarginLoss(margin=0.2), miners.TripletMarginMiner(0.2, "semihard")
-        ),
-        "triplet/hard": lambda: mined(
-            losses.TripletMarginLoss(margin=0.2), miners.TripletMarginMiner(0.2, "hard")
-        ),
+        "triplet": lambda: mined(losses.TripletMarginLoss(margin=0.2), miners.TripletMarginMiner(0.2, "semihard")),
+        "triplet/hard": lambda: mined(losses.TripletMarginLoss(margin=0.2), miners.TripletMarginMiner(0.2, "hard")),
         "triplet/batch_hard": lambda: mined(losses.TripletMarginLoss(margin=0.2), miners.BatchHardMiner()),
     }
     return calls[name]()
@@ -137,9 +131,7 @@ def test_contrastive_known_case():
 
 
 def test_triplet_miners_pick_what_their_names_say():
-    distances = tf.constant(
-        [[0.0, 0.5, 0.6, 0.9], [0.5, 0.0, 0.4, 0.8], [0.6, 0.4, 0.0, 0.1], [0.9, 0.8, 0.1, 0.0]]
-    )
+    distances = tf.constant([[0.0, 0.5, 0.6, 0.9], [0.5, 0.0, 0.4, 0.8], [0.6, 0.4, 0.0, 0.1], [0.9, 0.8, 0.1, 0.0]])
     positives, negatives = pair_masks(tf.constant([0, 0, 1, 1]))
 
     def triplets(mining):
@@ -155,12 +147,8 @@ def test_triplet_miners_pick_what_their_names_say():
 
 
 def test_multi_similarity_miner_keeps_only_informative_pairs():
-    similarity = tf.constant(
-        [[1.0, 0.9, 0.2, 0.85], [0.9, 1.0, 0.1, 0.1], [0.2, 0.1, 1.0, 0.1], [0.85, 0.1, 0.1, 1.0]]
-    )
-    positives, negatives = multi_similarity_pairs(
-        similarity, *pair_masks(tf.constant([0, 0, 1, 2])), epsilon=0.1
-    )
+    similarity = tf.constant([[1.0, 0.9, 0.2, 0.85], [0.9, 1.0, 0.1, 0.1], [0.2, 0.1, 1.0, 0.1], [0.85, 0.1, 0.1, 1.0]])
+    positives, negatives = multi_similarity_pairs(similarity, *pair_masks(tf.constant([0, 0, 1, 2])), epsilon=0.1)
     assert {tuple(map(int, p)) for p in tf.where(positives)} == {(0, 1)}
     assert {tuple(map(int, p)) for p in tf.where(negatives)} == {(0, 3)}
 

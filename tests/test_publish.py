@@ -101,9 +101,7 @@ def test_two_publishers_of_one_number_leave_one_version_whole(model):
     assert read_manifest(model / "4")["version"] == 1
 
 
-@pytest.mark.parametrize(
-    "error", [RuntimeError("no"), OSError(28, "No space left on device"), KeyboardInterrupt()]
-)
+@pytest.mark.parametrize("error", [RuntimeError("no"), OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_writer_that_fails_leaves_nothing(tmp_path, error):
     def write(path: Path) -> dict:
         write_model(path)
@@ -144,9 +142,7 @@ print("steps", seen)
 
 
 def crash_at(folder: Path, step: int) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", CRASH, str(folder), str(step)], capture_output=True, text=True
-    )
+    return subprocess.run([sys.executable, "-c", CRASH, str(folder), str(step)], capture_output=True, text=True)
 
 
 def test_a_publisher_killed_at_any_step_leaves_the_versions_whole(tmp_path):

@@ -70,7 +70,8 @@ class AttributeInput(tf.Module):
         super().__init__(name="attribute_input")
         self._max_values, self._fields = vocabulary.max_values, vocabulary.fields
         self._field_of = lookup(vocabulary.fields, "input_fields")
-        terms, ids = [], []
+        terms: list[str] = []
+        ids: list = []
         for field, values in vocabulary.values.items():
             terms += [f"{field}={value}" for value in values]
             ids += range(FIRST, len(values) + FIRST)
@@ -94,8 +95,8 @@ class AttributeInput(tf.Module):
 
 def lookup(keys: Sequence[str], name: str) -> tf.lookup.StaticHashTable:
     """A table from strings to their positions, -1 for any other."""
-    values = tf.range(len(keys), dtype=tf.int32)
-    initializer = tf.lookup.KeyValueTensorInitializer(tf.constant(list(keys), tf.string, [len(keys)]), values)
+    names, rows = (list(keys), list(range(len(keys)))) if len(keys) else ([""], [-1])  # none may be empty
+    initializer = tf.lookup.KeyValueTensorInitializer(names, rows, tf.string, tf.int32)
     return tf.lookup.StaticHashTable(initializer, default_value=-1, name=name)
 
 

@@ -32,9 +32,7 @@ class Catalogue(tf.Module):
         super().__init__(name="catalogue")
         self.size = len(item_ids)
         _check_ids(item_ids, popularity)
-        self.item_ids = tf.Variable(
-            np.asarray(item_ids, object), dtype=tf.string, trainable=False, name="item_ids"
-        )
+        self.item_ids = tf.Variable(np.asarray(item_ids, object), dtype=tf.string, trainable=False, name="item_ids")
         self.row_of = lookup(item_ids, "item_rows")
         popularity = np.nan_to_num(np.asarray(popularity, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
         order = np.argsort(-popularity, kind="stable").astype(np.int32)
@@ -81,9 +79,7 @@ class Catalogue(tf.Module):
         distinct, set_of = tf.raw_ops.UniqueV2(x=tf.pad(request, [[0, 0], [0, 1]]), axis=[0])
         width = tf.shape(terms)[1]
         sets = tf.map_fn(
-            lambda row: (
-                self.filter.mask(row[:width], row[width : 2 * width]) & self._listed(row[2 * width : -1])
-            ),
+            lambda row: self.filter.mask(row[:width], row[width : 2 * width]) & self._listed(row[2 * width : -1]),
             distinct,
             fn_output_signature=tf.TensorSpec([self.size], tf.bool),
         )
@@ -92,15 +88,11 @@ class Catalogue(tf.Module):
     def _listed(self, rows: tf.Tensor) -> tf.Tensor:
         """Items that a list of rows `[M]` names, bool `[N]`; all of them when the list is padding."""
         listed = tf.boolean_mask(rows, rows >= 0)[:, None]
-        named = tf.tensor_scatter_nd_update(
-            tf.zeros([self.size], tf.bool), listed, tf.ones_like(listed[:, 0], tf.bool)
-        )
+        named = tf.tensor_scatter_nd_update(tf.zeros([self.size], tf.bool), listed, tf.ones_like(listed[:, 0], tf.bool))
         return named | tf.reduce_all(rows == -1)
 
 
-def drop_excluded(
-    scores: tf.Tensor, rows: tf.Tensor, excluded: tf.Tensor, k: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
+def drop_excluded(scores: tf.Tensor, rows: tf.Tensor, excluded: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The first k answers of each query that are not excluded.
 
     Args:
@@ -125,8 +117,6 @@ def drop_excluded(
 
 def _check_ids(item_ids: Sequence[str], popularity: np.ndarray) -> None:
     if len(item_ids) != len(popularity):
-        raise ValueError(
-            f"popularity has {len(popularity)} entries for {len(item_ids)} items; give one an item"
-        )
+        raise ValueError(f"popularity has {len(popularity)} entries for {len(item_ids)} items; give one an item")
     if "" in item_ids or len(set(item_ids)) < len(item_ids):
         raise ValueError('item ids must be distinct and not ""; prepare the data again')

@@ -25,7 +25,7 @@ class ImageConfig:
         size: height and width that photos are resized to, in pixels.
         patch: side of a square patch in pixels.
         dim: token width.
-        layers: transformer blocks; with `weights`, only the first so many are used (None: all).
+        layers: transformer blocks.
         heads: attention heads.
         train_blocks: blocks that are trained, counted from the top; 0 freezes the encoder, None trains all.
         pool: average patch tokens over squares of this side before the fusion.
@@ -37,7 +37,7 @@ class ImageConfig:
     size: tuple[int, int] = (224, 224)
     patch: int = 16
     dim: int = 768
-    layers: int | None = 12
+    layers: int = 12
     heads: int = 12
     train_blocks: int | None = None
     pool: int = 1
@@ -54,7 +54,7 @@ class TextConfig:
         vocabulary_size: WordPiece vocabulary trained on the catalogue when there are no pretrained weights.
         length: tokens of a text; longer texts are cut.
         dim: token width.
-        layers: transformer blocks; with `weights`, only the first so many are used (None: all).
+        layers: transformer blocks.
         heads: attention heads.
         train_blocks: blocks that are trained, counted from the top; 0 freezes the encoder, None trains all.
         lora_rank: train low-rank updates of the attention projections instead of their weights; 0: off.
@@ -65,7 +65,7 @@ class TextConfig:
     vocabulary_size: int = 8192
     length: int = 128
     dim: int = 768
-    layers: int | None = 12
+    layers: int = 12
     heads: int = 12
     train_blocks: int | None = None
     lora_rank: int = 0

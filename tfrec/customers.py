@@ -98,16 +98,13 @@ class CustomerReader:
         found = np.zeros(len(wanted), bool)
         rows = []
         for group, start in enumerate(self._user_starts[:-1]):
-            place = wanted.get_indexer(
-                self._users.read_row_group(group, columns=["user_id"])["user_id"].to_pylist()
-            )
+            place = wanted.get_indexer(self._users.read_row_group(group, columns=["user_id"])["user_id"].to_pylist())
             found[place[place >= 0]] = True
             rows.append(start + np.flatnonzero(place >= 0))
         if not found.all():
             missing = wanted[~found]
             raise PreparedError(
-                f"{len(missing)} customers are not in the dataset, first {missing[0]!r}; "
-                "list ids of its users.parquet"
+                f"{len(missing)} customers are not in the dataset, first {missing[0]!r}; list ids of its users.parquet"
             )
         return np.concatenate(rows) if rows else np.zeros(0, np.int64)
 
@@ -116,9 +113,7 @@ class CustomerReader:
         table = self._read_users(rows)
         user, item, time = self._read_events(rows)
         offsets = np.searchsorted(user, np.append(rows, rows[-1] + 1) if len(rows) else [0])
-        if len(rows) and rows[-1] - rows[0] + 1 != len(
-            rows
-        ):  # a choice of customers: keep their events alone
+        if len(rows) and rows[-1] - rows[0] + 1 != len(rows):  # a choice of customers: keep their events alone
             place = np.minimum(np.searchsorted(rows, user), len(rows) - 1)
             kept = rows[place] == user
             user, item, time = place[kept], item[kept], time[kept]

@@ -27,9 +27,7 @@ def unit_rows(vectors: np.ndarray) -> np.ndarray:
         raise ValueError(f"vectors has shape {vectors.shape}; give one row per item, [N, D]")
     if not np.isfinite(vectors).all():
         row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
-        raise ValueError(
-            f"vectors holds NaN or infinity, first in row {row}; the model that made it has diverged"
-        )
+        raise ValueError(f"vectors holds NaN or infinity, first in row {row}; the model that made it has diverged")
     largest = np.abs(vectors).max(axis=1, keepdims=True, initial=0.0)
     vectors = vectors / np.where(largest > 0.0, largest, 1.0)  # squares of large values would overflow
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -76,9 +74,10 @@ def knn_accuracy(
     gallery: np.ndarray | None = None,
     gallery_labels: Labels | None = None,
     k: int = 5,
+    max_queries: int | None = None,
+    seed: int = 0,
 ) -> float:
-    """Share of rows whose label wins the vote of their k nearest neighbours (ties go to the nearer
-    neighbour).
+    """Share of rows whose label wins the vote of their k nearest neighbours; ties go to the nearer neighbour.
 
     Args:
         vectors: `[N, D]`.
@@ -86,11 +85,16 @@ def knn_accuracy(
         gallery: `[G, D]` labelled rows that vote; the other rows of `vectors` (leave-one-out) when None.
         gallery_labels: `[G]`.
         k: voters.
+        max_queries: ask for a seeded sample of this many rows when there are more; None asks for all.
+        seed: of that sample.
 
     Returns:
         Accuracy in 0..1.
     """
     queries, codes, gallery, gallery_codes, itself = _sides(vectors, labels, gallery, gallery_labels)
+    if max_queries is not None and len(queries) > max_queries:
+        chosen = np.sort(np.random.default_rng(seed).choice(len(queries), max_queries, replace=False))
+        queries, codes, itself = queries[chosen], codes[chosen], None if itself is None else itself[chosen]
     right = 0
     for rows, neighbours, _ in nearest(queries, gallery, k, itself=itself):
         right += int((_vote(gallery_codes[neighbours]) == codes[rows]).sum())
@@ -245,7 +249,13 @@ def embedding_metrics(
     clustering = clustering_metrics(codes[rows], clusters)
     return {
         "knn_accuracy": knn_accuracy(
-            unit, labels, gallery=gallery, gallery_labels=gallery_labels, k=k_neighbors
+            unit,
+            labels,
+            gallery=gallery,
+            gallery_labels=gallery_labels,
+            k=k_neighbors,
+            max_queries=max_rows,
+            seed=seed,
         ),
         **retrieval_metrics(unit, labels, ks=ks, max_queries=max_rows, seed=seed),
         **{name: clustering[name] for name in ("ari", "nmi", "purity", "pure_clusters", "clusters")},
@@ -284,7 +294,5 @@ def _vote(neighbours: np.ndarray) -> np.ndarray:
     """Commonest label of each row `[B, k]` -> `[B]`; of equally common ones, that of the nearest
     neighbour.
     """
-    votes = (neighbours[:, :, None] == neighbours[:, None, :]).sum(
-        axis=2
-    )  # (B, k): votes of each neighbour's label
+    votes = (neighbours[:, :, None] == neighbours[:, None, :]).sum(axis=2)  # (B, k): votes of each neighbour's label
     return neighbours[np.arange(len(neighbours)), votes.argmax(axis=1)]

@@ -132,9 +132,7 @@ def _export(options: argparse.Namespace) -> int:
     if run.users is not None and len(run.users.ids) > options.max_users and run.query_kind == "history":
         print(f"no recommend_user: {len(run.users.ids)} customers, over --max-users {options.max_users}")
         run.users = None
-    export_run(
-        run, options.name, options.root, max_k=options.max_k, recall=options.recall, leaves=options.leaves
-    )
+    export_run(run, options.name, options.root, max_k=options.max_k, recall=options.recall, leaves=options.leaves)
     if options.keep:
         for folder in (options.root / options.name, options.root / f"{options.name}_scann"):
             keep_last(folder, options.keep)

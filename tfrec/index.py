@@ -18,12 +18,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-LOWEST = float(
-    np.finfo(np.float32).min
-)  # the score of "nothing": finite, so that it is legal JSON, and sorts last
-MIN_SCANN_ITEMS = (
-    1000  # below, a matrix product is as fast and ScaNN's partitions hold too little to train on
-)
+LOWEST = float(np.finfo(np.float32).min)  # the score of "nothing": finite, so that it is legal JSON, and sorts last
+MIN_SCANN_ITEMS = 1000  # below, a matrix product is as fast and ScaNN's partitions hold too little to train on
 SCORES_AT_ONCE = 1 << 25  # floats of the score matrix that the exact search holds: 128 MiB
 SMALL_PIECE = 16  # queries below which a piece of a batch is not worth a thread of its own
 PARALLEL_CHUNK = 256  # queries that ScaNN's own parallel search hands to a thread at once
@@ -72,9 +68,7 @@ class ExactIndex(tf.Module):
     def __init__(self, vectors: np.ndarray | tf.Variable):
         super().__init__(name="exact_index")
         self.vectors = (
-            vectors
-            if isinstance(vectors, tf.Variable)
-            else tf.Variable(vectors, trainable=False, name="item_vectors")
+            vectors if isinstance(vectors, tf.Variable) else tf.Variable(vectors, trainable=False, name="item_vectors")
         )
         self.items, self.dim = map(int, self.vectors.shape)
 
@@ -88,9 +82,7 @@ class ExactIndex(tf.Module):
         Returns:
             Scores float32 `[B, k]`, best first (equal ones by row), and item rows int32 `[B, k]`.
         """
-        return self._in_chunks(
-            lambda part, _: self._scores(part), queries, tf.zeros_like(queries[:, 0], tf.int32), k
-        )
+        return self._in_chunks(lambda part, _: self._scores(part), queries, tf.zeros_like(queries[:, 0], tf.int32), k)
 
     def search_allowed(
         self, queries: tf.Tensor, k: tf.Tensor, masks: tf.Tensor, mask_of: tf.Tensor

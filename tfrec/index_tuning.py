@@ -87,9 +87,7 @@ def build_scann(
     if recall < target:
         index.release()
         report.kind, report.recall = "exact", 1.0
-        report.note = (
-            f"ScaNN reached recall@{k} {recall:.4f} of {target} at its best; the exact index is used"
-        )
+        report.note = f"ScaNN reached recall@{k} {recall:.4f} of {target} at its best; the exact index is used"
         progress(report.note)
         return ExactIndex(vectors), report
     leaves_to_search, reorder = settings
@@ -135,7 +133,8 @@ def _cheapest(index: ScannIndex, queries: np.ndarray, exact: np.ndarray, k: int,
     reorders = [min(count, index.items) for count in REORDER if count >= 2 * k] or [min(2 * k, index.items)]
     per_leaf = index.items / index.leaves
     grid = sorted(product(leaves, reorders), key=lambda pair: pair[0] * per_leaf + pair[1] * REORDER_COST)
-    best, best_recall, failed = grid[-1], -1.0, []
+    best, best_recall = grid[-1], -1.0
+    failed: list = []
     for pair in grid:
         if any(pair[0] <= other[0] and pair[1] <= other[1] for other in failed):
             continue

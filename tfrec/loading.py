@@ -78,6 +78,4 @@ def load_model(path: str | Path, *, verify: bool = True) -> LoadedModel:
     try:
         return LoadedModel(version, manifest, tf.saved_model.load(str(version)))
     except (OSError, tf.errors.OpError) as error:
-        raise PublishError(
-            f"{version} cannot be loaded ({str(error).splitlines()[0]}); export again"
-        ) from error
+        raise PublishError(f"{version} cannot be loaded ({str(error).splitlines()[0]}); export again") from error

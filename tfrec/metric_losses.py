@@ -57,9 +57,7 @@ def contrastive(
     return _mean_nonzero(pull, positives) + _mean_nonzero(push, negatives)
 
 
-def triplet(
-    embeddings: tf.Tensor, labels: tf.Tensor, *, margin: float = 0.2, mining: str = "semihard"
-) -> tf.Tensor:
+def triplet(embeddings: tf.Tensor, labels: tf.Tensor, *, margin: float = 0.2, mining: str = "semihard") -> tf.Tensor:
     """Make negatives farther than positives by `margin`, over mined triplets of the batch.
 
     Papers: Schroff et al., FaceNet, CVPR 2015 (semi-hard); Hermans et al., 2017 (batch-hard). Mean over the
@@ -138,9 +136,7 @@ def ntxent(embeddings: tf.Tensor, labels: tf.Tensor, *, temperature: float = 0.0
     return _masked_mean(losses, positives)
 
 
-def supervised_contrastive(
-    embeddings: tf.Tensor, labels: tf.Tensor, *, temperature: float = 0.1
-) -> tf.Tensor:
+def supervised_contrastive(embeddings: tf.Tensor, labels: tf.Tensor, *, temperature: float = 0.1) -> tf.Tensor:
     """Softmax over all other rows of the batch, averaged over each anchor's positives (L_out of the paper).
 
     Paper: Khosla et al., Supervised Contrastive Learning, NeurIPS 2020.
@@ -244,9 +240,7 @@ class MetricLoss(tf.keras.layers.Layer):
         if loss not in LOSSES:
             raise ValueError(f"loss={loss!r} is unknown; use one of {sorted(LOSSES)}")
         if loss in CLASSIFYING and not num_classes:
-            raise ValueError(
-                f"loss={loss!r} needs num_classes, the number of training classes; got {num_classes!r}"
-            )
+            raise ValueError(f"loss={loss!r} needs num_classes, the number of training classes; got {num_classes!r}")
         self.loss = loss
         self.num_classes = num_classes
         self.options = dict(options or {})

@@ -88,6 +88,4 @@ def triplet_mask(
 
 def _first_best(scores: tf.Tensor) -> tf.Tensor:
     """One-hot mask of each row's largest entry (the first of equals)."""
-    return tf.one_hot(
-        tf.argmax(scores, axis=1), tf.shape(scores)[1], on_value=True, off_value=False, dtype=tf.bool
-    )
+    return tf.one_hot(tf.argmax(scores, axis=1), tf.shape(scores)[1], on_value=True, off_value=False, dtype=tf.bool)

@@ -35,9 +35,7 @@ class PublishError(ValueError):
 def check_name(name: str) -> str:
     """Return the name of a model, or raise `PublishError` where it could not be a folder of its own."""
     if not NAME.fullmatch(name):
-        raise PublishError(
-            f"name {name!r} must be letters, digits, '.', '_' and '-', and not start with a sign"
-        )
+        raise PublishError(f"name {name!r} must be letters, digits, '.', '_' and '-', and not start with a sign")
     return name
 
 
@@ -53,9 +51,7 @@ def withdrawn(folder: Path) -> list[int]:
 
 def next_version(*folders: Path) -> int:
     """The first number that none of the models has ever used."""
-    return 1 + max(
-        (number for folder in folders for number in versions(folder) + withdrawn(folder)), default=0
-    )
+    return 1 + max((number for folder in folders for number in versions(folder) + withdrawn(folder)), default=0)
 
 
 def find_version(path: Path) -> Path:
@@ -70,9 +66,7 @@ def find_version(path: Path) -> Path:
         raise PublishError(f"{path} has no {MANIFEST}: it was copied in part, or not made by tfrec.export")
     found = versions(path)
     if not found:
-        raise PublishError(
-            f"{path} holds no published version; export one first (python -m tfrec.export --help)"
-        )
+        raise PublishError(f"{path} holds no published version; export one first (python -m tfrec.export --help)")
     return path / str(found[-1])
 
 
@@ -103,9 +97,7 @@ def publish_version(folder: Path, version: int, write: Callable[[Path], dict[str
         _flush_folder(folder)
     except OSError as error:
         if target.exists():
-            raise PublishError(
-                f"{target} was published by another process meanwhile; export again"
-            ) from error
+            raise PublishError(f"{target} was published by another process meanwhile; export again") from error
         raise
     finally:
         hidden.close()
@@ -122,18 +114,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise PublishError(
-            f"{file} cannot be read ({error.strerror}); copy the whole version folder"
-        ) from error
+        raise PublishError(f"{file} cannot be read ({error.strerror}); copy the whole version folder") from error
     except ValueError as error:
         raise PublishError(f"{file} is not valid JSON; copy the whole version folder again") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise PublishError(f"{file} is not the manifest of a tfrec model")
     if manifest.get("schema_version") != SCHEMA_VERSION:
         found = manifest.get("schema_version")
-        raise PublishError(
-            f"{file} has schema_version {found!r}, this tfrec reads {SCHEMA_VERSION}; export again"
-        )
+        raise PublishError(f"{file} has schema_version {found!r}, this tfrec reads {SCHEMA_VERSION}; export again")
     if not isinstance(manifest.get("files"), dict) or not manifest["files"]:
         raise PublishError(f"{file} lists no files; export again")
     return manifest
@@ -222,8 +210,7 @@ def _write_manifest(path: Path, info: dict[str, Any]) -> None:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **info,
         "files": {
-            str(file.relative_to(path)): {"bytes": file.stat().st_size, "sha256": _sha256(file)}
-            for file in files
+            str(file.relative_to(path)): {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in files
         },
     }
     (path / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

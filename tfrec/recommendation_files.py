@@ -20,9 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-SCHEMA = pa.schema(
-    {"user_id": pa.string(), "item_ids": pa.list_(pa.string()), "scores": pa.list_(pa.float32())}
-)
+SCHEMA = pa.schema({"user_id": pa.string(), "item_ids": pa.list_(pa.string()), "scores": pa.list_(pa.float32())})
 FORMATS = ("parquet", "csv", "submission")
 # A spreadsheet takes a cell that starts so for a formula; a quote before it makes it text.
 FORMULA = r"^([=+\-@\t\r])"
@@ -42,9 +40,7 @@ def format_of(path: Path) -> str:
         return "submission" if path.name.startswith("submission") else "csv"
     if path.suffix == ".parquet":
         return "parquet"
-    raise RecommendationFileError(
-        f"--out {path} must end in .parquet or .csv, or say --format one of {FORMATS}"
-    )
+    raise RecommendationFileError(f"--out {path} must end in .parquet or .csv, or say --format one of {FORMATS}")
 
 
 def recommendation_table(ids: pa.Array, rows: np.ndarray, scores: np.ndarray, item_ids: pa.Array) -> pa.Table:

@@ -74,9 +74,7 @@ def plan(options: RetrieveOptions) -> Job:
     version = find_version(options.model)
     manifest = read_manifest(version)
     if not 1 <= options.k <= manifest["max_k"]:
-        raise RetrieveError(
-            f"--k {options.k} must be 1 to {manifest['max_k']}, the most that {version} answers"
-        )
+        raise RetrieveError(f"--k {options.k} must be 1 to {manifest['max_k']}, the most that {version} answers")
     if options.batch < 1 or options.part < 1:
         raise RetrieveError(f"--batch {options.batch} and --part {options.part} must be at least 1")
     open_prepared(options.data)
@@ -110,14 +108,18 @@ class Job:
     parts: Parts
     rows: np.ndarray
 
+    def cuts(self) -> list[np.ndarray]:
+        """The customers' rows of each part."""
+        size = self.options.part
+        return [self.rows[start : start + size] for start in range(0, len(self.rows), size)]
+
     def run(self, progress: Callable[[int], object]) -> int:
         """Make all parts that are missing and put them together; returns the number of customers.
 
         Reading the next part, the model and writing the part before run side by side.
         """
         item_ids = pa.array([name.decode() for name in self.model.module.item_ids.numpy()], pa.string())
-        size = self.options.part
-        cuts = [self.rows[start : start + size] for start in range(0, len(self.rows), size)]
+        cuts = self.cuts()
         missing = [number for number in range(len(cuts)) if not self.parts.done(number)]
         progress(len(self.rows) - sum(len(cuts[number]) for number in missing))
 
@@ -131,7 +133,7 @@ class Job:
                 customers = reads.pop(number).result()
                 if following is not None:
                     reads[following] = reader.submit(self.reader.read, cuts[following])
-                answers = self._recommend(customers, progress)
+                answers = self.recommend(customers, progress)
                 if writing is not None:
                     writing.result()  # at most one part waits in memory; its error is raised here
                 writing = writer.submit(write, number, customers, *answers)
@@ -141,9 +143,7 @@ class Job:
         self.model.close()
         return len(self.rows)
 
-    def _recommend(
-        self, customers: Customers, progress: Callable[[int], object]
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def recommend(self, customers: Customers, progress: Callable[[int], object]) -> tuple[np.ndarray, np.ndarray]:
         """Item rows int32 `[U, k]` and scores float32 `[U, k]` of a part's customers."""
         users = self._user_rows(customers)
         rows = np.empty((len(customers), self.options.k), np.int32)
@@ -180,9 +180,7 @@ def _reader(options: RetrieveOptions, model: LoadedModel) -> CustomerReader:
     items = pq.read_table(options.data / "items.parquet", columns=["item_id"])["item_id"].to_pylist()
     item_rows = known.get_indexer(pd.Index(items)).astype(np.int32)
     if len(items) and (item_rows < 0).all():
-        raise RetrieveError(
-            f"the model {model.path} knows none of the items of {options.data}; give its own data"
-        )
+        raise RetrieveError(f"the model {model.path} knows none of the items of {options.data}; give its own data")
     return CustomerReader(
         options.data,
         item_rows,

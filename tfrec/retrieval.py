@@ -93,6 +93,7 @@ def candidate_vectors(assembly) -> np.ndarray:
 def protocol_histories(protocol: Protocol, length: int, user_fields: np.ndarray) -> dict[str, np.ndarray]:
     """What the query tower reads of the protocol's customers: their last `length` purchases before the query time."""
     history = protocol.history
+    assert history.times is not None  # a protocol's histories always have them
     rows, days = last_purchases(history.items, history.times, history.offsets, length=length, now=protocol.query_time)
     return {
         "history": rows,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import tensorflow as tf
 
 from pipelines.pixels import decode_photos
@@ -22,7 +24,7 @@ class ServedTowers(tf.Module):
         self.vectors = tf.Variable(self.model.all_vectors(), trainable=False, name="item_vectors")
         self.tokenizer = assembly.assets.tokenizer
         image = assembly.config.model.image
-        self.size = tuple(image.size) if image.enabled else None
+        self.size: tuple[int, int] = image.size if image.enabled else (1, 1)
         self.fields = len(assembly.assets.attributes.sizes) if assembly.assets.attributes else 0
 
     def query(self, history, days_ago, user_fields):
@@ -45,7 +47,7 @@ class ServedTowers(tf.Module):
     def item(self, photos, has_photo, tokens, attributes):
         """Candidate vectors `[B, D]` from content alone: what a new item gets."""
         inputs = {"has_photo": has_photo, "photos": photos, "tokens": tokens, "attributes": attributes}
-        contents = self.model.item_tower(inputs, training=False)
+        contents = self.model.encode({"items": inputs})
         return self.model.vectors.finish(self.model.vectors.new_vectors(contents, inputs))
 
     def photo_query(self, photos):
@@ -57,7 +59,7 @@ class ServedTowers(tf.Module):
     def text_query(self, tokens):
         """Query vectors `[B, D]` of token ids int32 `[B, T]` alone."""
         batch = tf.shape(tokens)[0]
-        photos = tf.zeros([batch, *(self.size or (1, 1)), 3], tf.uint8)
+        photos = tf.zeros([batch, *self.size, 3], tf.uint8)
         has = tf.zeros([batch], tf.bool)
         return self.similar_query(self.item(photos, has, tokens, self._no_attributes(batch)))
 
@@ -67,8 +69,9 @@ class ServedTowers(tf.Module):
 
     def tokens(self, texts):
         """Texts string `[B]` to token ids int32 `[B, T]`; an empty text is all padding."""
-        ids = self.tokenizer(texts)
-        return tf.where((tf.strings.length(texts) > 0)[:, None], ids, self.tokenizer.pad_id)
+        if self.tokenizer is None:
+            raise ValueError("this model reads no texts")
+        return tf.where((tf.strings.length(texts) > 0)[:, None], self.tokenizer(texts), self.tokenizer.pad_id)
 
     def _no_tokens(self, batch):
         length, pad = (self.tokenizer.sequence_length, self.tokenizer.pad_id) if self.tokenizer else (1, 0)
@@ -78,6 +81,6 @@ class ServedTowers(tf.Module):
         return tf.zeros([batch, self.fields, 1], tf.int32)
 
     @property
-    def query_kind(self) -> str:
+    def query_kind(self) -> Literal["history", "user"]:
         """`user` where customers are looked up, `history` where their purchases are read."""
         return "user" if isinstance(self.model.query_tower, UserTower) else "history"

@@ -159,7 +159,7 @@ class ServingModel(tf.Module):
         )
         def recommend_rows(history, days_ago, user, user_fields, exclude, k):
             queries, known = self._query(*self._compact(history, days_ago), user, user_fields)
-            scores, rows = self._top_k(queries, known, tf.reduce_max(k), exclude)
+            scores, rows = self._top_k(queries, known, self._bounded(k), exclude)
             return {"item_row": rows, "score": scores}
 
         return recommend_rows
@@ -172,9 +172,7 @@ class ServingModel(tf.Module):
         return embed_query
 
     def _embed_item_signature(self):
-        @tf.function(
-            input_signature=_named(photo=STRINGS, text=STRINGS, attributes=STRING_ROWS), autograph=False
-        )
+        @tf.function(input_signature=_named(photo=STRINGS, text=STRINGS, attributes=STRING_ROWS), autograph=False)
         def embed_item(photo=MISSING, text=MISSING, attributes=NONE):
             batch = tf.reduce_max([tf.shape(photo)[0], tf.shape(text)[0], tf.shape(attributes)[0]])
             photo, text = tf.broadcast_to(photo, [batch]), tf.broadcast_to(text, [batch])
@@ -188,9 +186,7 @@ class ServingModel(tf.Module):
         days_ago = tf.broadcast_to(days_ago, tf.shape(history))
         rows, days_ago = self._compact(self.catalogue.rows(history), days_ago)
         batch = tf.shape(rows)[0]
-        return self._query(
-            rows, days_ago, tf.fill([batch], -1), tf.zeros([batch, self._run.user_fields], tf.int32)
-        )
+        return self._query(rows, days_ago, tf.fill([batch], -1), tf.zeros([batch, self._run.user_fields], tf.int32))
 
     def _compact(self, rows: tf.Tensor, days_ago: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Move padding and unknown items to the left, in place of the oldest, and keep the last L. `[B,
@@ -224,9 +220,7 @@ class ServingModel(tf.Module):
 
     def _answer(self, queries, known, k, exclude, allow, allow_items) -> Tensors:
         batch = tf.shape(queries)[0]
-        most = tf.reduce_max(tf.reshape(k, [-1]))
-        allowed = [f"k must be 1 to {self._max_k}, not", k]
-        tf.debugging.Assert(tf.reduce_all((k >= 1) & (k <= self._max_k)), allowed)
+        most = self._bounded(k)
         excluded = self.catalogue.rows(self._per_row(exclude, batch))
         allow = self._per_row(allow, batch)
         listed = self.catalogue.listed(self._per_row(allow_items, batch))
@@ -241,6 +235,13 @@ class ServingModel(tf.Module):
             "item_id": self.catalogue.ids(tf.where(wanted, rows, -1)),
             "score": tf.where(wanted, scores, LOWEST),
         }
+
+    def _bounded(self, k: tf.Tensor) -> tf.Tensor:
+        """The largest k of a batch, once it is known to be one that can be held in memory."""
+        message = [f"k must be 1 to {self._max_k}, not", k]
+        check = tf.debugging.Assert(tf.reduce_all((k >= 1) & (k <= self._max_k)), message)
+        with tf.control_dependencies([check]):  # what depends on k must not run beside the check
+            return tf.reduce_max(tf.reshape(k, [-1]))
 
     def _top_k(self, queries, known, k, excluded) -> tuple[tf.Tensor, tf.Tensor]:
         """The k best items: scores and rows `[B, k]`."""
@@ -276,9 +277,7 @@ class ServingModel(tf.Module):
         return tf.broadcast_to(values, [batch, tf.shape(values)[1]])
 
 
-def encode_content(
-    run: Run, photo: tf.Tensor, text: tf.Tensor, attributes: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
+def encode_content(run: Run, photo: tf.Tensor, text: tf.Tensor, attributes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Candidate vectors of items from raw content.
 
     Args:
@@ -307,9 +306,7 @@ def _named(**specs: tf.TensorSpec) -> list[tf.TensorSpec]:
 def _answers(**query: tf.TensorSpec) -> Callable[..., Any]:
     """A signature that answers with items: its own inputs and the common ones."""
     return tf.function(
-        input_signature=_named(
-            **query, k=COUNT, exclude=STRING_ROWS, allow=STRING_ROWS, allow_items=STRING_ROWS
-        ),
+        input_signature=_named(**query, k=COUNT, exclude=STRING_ROWS, allow=STRING_ROWS, allow_items=STRING_ROWS),
         autograph=False,
     )
 

@@ -60,12 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     command("rollback", "withdraw a version, so that servers go back", _rollback).add_argument(
         "--version", type=int, help="the version to withdraw (default: the newest)"
     )
-    command(
-        "restore", "bring a withdrawn version back", lambda o: print(restore(o.model, o.version))
-    ).add_argument("version", type=int)
-    command(
-        "prune", "delete all but the newest versions", lambda o: print(keep_last(o.model, o.keep))
-    ).add_argument("--keep", type=int, default=3, help="how many to keep (default: %(default)s)")
+    command("restore", "bring a withdrawn version back", lambda o: print(restore(o.model, o.version))).add_argument(
+        "version", type=int
+    )
+    command("prune", "delete all but the newest versions", lambda o: print(keep_last(o.model, o.keep))).add_argument(
+        "--keep", type=int, default=3, help="how many to keep (default: %(default)s)"
+    )
     return parser
 
 

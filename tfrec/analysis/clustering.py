@@ -7,6 +7,7 @@ need time or memory that grows with the square.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ import numpy as np
 
 from tfrec.analysis.projection import reduce, sample_rows
 from tfrec.embedding_metrics import NOISE, Labels, clustering_metrics, silhouette
+
+log = logging.getLogger("tfrec")
 
 Settings = Iterator[tuple[dict[str, Any], np.ndarray]]
 
@@ -69,6 +72,7 @@ def search(
     for method in methods or tuple(ALGORITHMS):
         if method not in ALGORITHMS:
             raise ValueError(f"clustering {method!r} is unknown; use one of {list(ALGORITHMS)}")
+        log.info("clustering by %s", method)
         rows = sample_rows(len(vectors), (limits or {}).get(method, LIMITS[method]), seed)
         reduced = reduce(vectors[rows])
         known = None if labels is None else np.asarray(labels)[rows]

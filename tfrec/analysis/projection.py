@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import numpy as np
 from tfrec.embedding_metrics import unit_rows
 
 REDUCED = 50  # t-SNE and UMAP see this many principal components: their neighbours change little, their time a lot
+
+log = logging.getLogger("tfrec")
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ def project(vectors: np.ndarray, method: str, *, limit: int = 5_000, seed: int =
     """
     if method not in METHODS:
         raise ValueError(f"projection {method!r} is unknown; use one of {sorted(METHODS)}")
+    log.info("projecting by %s", method)
     start = time.perf_counter()
     rows = sample_rows(len(vectors), limit, seed)
     reduced = reduce(vectors[rows])

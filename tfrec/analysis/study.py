@@ -4,6 +4,7 @@ after.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +16,8 @@ from tfrec.analysis.projection import Projection, project, sample_rows, umap_ava
 from tfrec.embedding_metrics import embedding_metrics, nearest, unit_rows
 
 TEST = 2  # of items.split
+
+log = logging.getLogger("tfrec")
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,7 @@ def _metrics(
     """
     if labels is None:
         return {}
+    log.info("measuring neighbours and clusters of %d items", len(labels))
     known = labels != ""
     split = catalogue.items["split"].to_numpy() if "split" in catalogue.items else np.zeros(len(labels), int)
     test, rest = known & (split == TEST), known & (split != TEST)

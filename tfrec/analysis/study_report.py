@@ -16,6 +16,7 @@ from tfrec.analysis.inputs import Catalogue, read_history
 from tfrec.analysis.projection import Projection
 from tfrec.analysis.report import Picture, Section, write_report
 from tfrec.analysis.study import Study
+from tfrec.embedding_metrics import unit_rows
 
 ATTENTION_FILE = "attention.npz"
 NAMES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
@@ -139,15 +140,17 @@ def _clusterings(catalogue: Catalogue, study: Study, out: Path) -> Section:
     section.pictures.append(Picture(file, "Every setting tried."))
     if study.best is not None and catalogue.images is not None:
         sheet = out / "clusters.png"
-        photos.cluster_sheet(catalogue, _sheet_rows(study.best, study.labels), sheet)
+        photos.cluster_sheet(catalogue, _sheet_rows(catalogue, study.best, study.labels), sheet)
         section.pictures.append(
             Picture(sheet, f"The largest clusters of {study.best.method}: the members nearest to the middle.")
         )
     return section
 
 
-def _sheet_rows(best: Clustering, labels: np.ndarray | None, most: int = 12) -> list[tuple[str, np.ndarray]]:
-    """Name and rows of the largest clusters."""
+def _sheet_rows(
+    catalogue: Catalogue, best: Clustering, labels: np.ndarray | None, most: int = 12
+) -> list[tuple[str, np.ndarray]]:
+    """Names of the largest clusters, and their rows, those nearest to the middle first."""
     numbers, counts = np.unique(best.clusters[best.clusters >= 0], return_counts=True)
     groups = []
     for number in numbers[np.argsort(-counts, kind="stable")][:most]:
@@ -156,7 +159,8 @@ def _sheet_rows(best: Clustering, labels: np.ndarray | None, most: int = 12) -> 
         if labels is not None:
             names, sizes = np.unique(labels[rows], return_counts=True)
             name += f"\n{sizes.max() / len(rows):.0%} {names[sizes.argmax()]}"
-        groups.append((name, rows))
+        unit = unit_rows(catalogue.vectors[rows])
+        groups.append((name, rows[np.argsort(-unit @ unit.mean(axis=0), kind="stable")]))
     return groups
 
 

@@ -113,8 +113,9 @@ def _fold_layer_scales(tensors: Tensors, layers: int, source: str) -> None:
     for number in range(layers):
         for scale_name, layer_name in LAYER_SCALES:
             scale, layer = scale_name.format(n=number), layer_name.format(n=number)
-            if scale not in tensors:
-                raise CheckpointError(f"{source}: missing in the file: {scale}.")
+            weight, bias = f"{layer}.weight", f"{layer}.bias"
+            if missing := [name for name in (scale, weight, bias) if name not in tensors]:
+                raise CheckpointError(f"{source}: missing in the file: {', '.join(missing)}.")
             factors = tensors.pop(scale)
-            tensors[f"{layer}.weight"] = tensors[f"{layer}.weight"] * factors[:, None]  # [out, in]
-            tensors[f"{layer}.bias"] = tensors[f"{layer}.bias"] * factors
+            tensors[weight] = tensors[weight] * factors[:, None]  # [out, in]
+            tensors[bias] = tensors[bias] * factors

@@ -25,6 +25,17 @@ class CheckpointError(ValueError):
     """Published weights that cannot be read or do not fit; the message names the tensors and the fix."""
 
 
+class Config(dict[str, Any]):
+    """A published config; asking for what it has not is an error that says so."""
+
+    def __init__(self, content: dict[str, Any], *, source: str):
+        super().__init__(content)
+        self.source = source
+
+    def __missing__(self, name: str) -> Any:
+        raise CheckpointError(f"{self.source}: config.json has no {name!r}; take the one the model was published with.")
+
+
 class Checkpoint:
     """A folder of published weights: `config.json`, safetensors (whole or in shards), the tokenizer's files.
 
@@ -35,7 +46,7 @@ class Checkpoint:
 
     def __init__(self, folder: Path, source: str):
         self.folder, self.source = folder, source
-        self.config: dict[str, Any] = self.json("config.json")
+        self.config = Config(self.json("config.json"), source=source)
         if not self.config:
             raise CheckpointError(f"{source}: {folder} has no config.json; give the folder that holds the model.")
 

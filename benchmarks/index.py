@@ -1,0 +1,236 @@
+"""Index search: the served ScaNN model against raw ScaNN, and against other libraries at equal recall.
+
+    python -m benchmarks.index                      105,000 items, as H&M's catalogue
+    python -m benchmarks.index --items 1000000
+    python -m benchmarks.index --small              some seconds, to see that it runs
+
+Peers that are not installed are left out (`pip install faiss-cpu hnswlib`). Item vectors lie in clusters, as
+trained ones do, and queries near them. Every figure is queries per second on all cores, the median of
+repeats, in one run.
+"""
+
+import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
+
+# isort: split
+import argparse
+import importlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from benchmarks.measure import machine
+from tfrec.index import ScannIndex
+from tfrec.index_tuning import recall_against
+from tfrec.search import exact_top_k
+
+K = 12
+BATCHES = (1, 256, 1024, 4096)
+LEAVES = (0.003, 0.006, 0.012, 0.025, 0.05, 0.1, 0.2, 0.4)
+REORDER = (36, 75, 150, 300, 600)
+SEARCH_DEPTHS = (16, 32, 64, 128, 256, 512, 1024)  # of a graph, or lists probed
+
+Search = Callable[[np.ndarray], np.ndarray]
+
+
+def make_data(items: int, queries: int, dim: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Unit item vectors in clusters `[N, D]`, and queries near them `[Q, D]`."""
+    random = np.random.default_rng(seed)
+    centers = random.normal(size=(max(10, items // 50), dim)).astype(np.float32)
+    vectors = centers[random.integers(0, len(centers), items)]
+    vectors += random.normal(size=vectors.shape).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    near = vectors[random.integers(0, items, queries)]
+    return vectors, near + random.normal(size=near.shape).astype(np.float32) * 0.5 / dim**0.5
+
+
+def rates(searches: dict[str, Search], queries: np.ndarray, repeats: int) -> dict[str, float]:
+    """Queries per second of each, the median of rounds in turns, so that a slow minute hits all of them."""
+    calls, seconds = {}, {name: [] for name in searches}
+    for name, search in searches.items():
+        search(queries)
+        start = time.perf_counter()
+        search(queries)
+        calls[name] = max(1, round(0.2 / (time.perf_counter() - start)))
+    for _ in range(repeats):
+        for name, search in searches.items():
+            start = time.perf_counter()
+            for _ in range(calls[name]):
+                search(queries)
+            seconds[name].append((time.perf_counter() - start) / calls[name])
+    return {name: len(queries) / float(np.median(took)) for name, took in seconds.items()}
+
+
+def saved_model_search(index: ScannIndex, leaves: int, reorder: int, folder: Path) -> Search:
+    """The index in a SavedModel, loaded back: what TensorFlow Serving would call."""
+    index.tune(k=K, leaves_to_search=leaves, reorder=reorder)
+    module = tf.Module()
+    module.index = index
+    signature = [tf.TensorSpec([None, index.dim], tf.float32, name="queries")]
+    module.search = tf.function(lambda queries: index.search(queries, tf.constant(K))[1], input_signature=signature)
+    tf.saved_model.save(module, str(folder), options=tf.saved_model.SaveOptions(namespace_whitelist=["Scann"]))
+    loaded = tf.saved_model.load(str(folder))
+    return lambda queries: loaded.search(tf.constant(queries)).numpy()
+
+
+def raw_scann_search(vectors: np.ndarray, index: ScannIndex) -> Callable[[int, int], Search]:
+    """ScaNN's own Python binding, built alike, with its own parallel search."""
+    import scann
+
+    builder = scann.scann_ops_pybind.builder(vectors, K, "dot_product")
+    builder = builder.tree(index.leaves, 10, avq=2.5, training_sample_size=min(len(vectors), 250_000))
+    searcher = builder.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(100).build()
+    return lambda leaves, reorder: lambda queries: searcher.search_batched_parallel(queries, K, reorder, leaves)[0]
+
+
+def peers(vectors: np.ndarray) -> dict[str, Callable[[int], Search]]:
+    """Other libraries' indexes by name: from a search depth to a search."""
+    found: dict[str, Callable[[int], Search]] = {}
+    dim = vectors.shape[1]
+    try:
+        faiss = importlib.import_module("faiss")
+    except ImportError:
+        print("faiss is not installed: left out", file=sys.stderr)
+    else:
+        hnsw = faiss.IndexHNSWFlat(dim, 32, faiss.METRIC_INNER_PRODUCT)
+        hnsw.hnsw.efConstruction = 200
+        hnsw.add(vectors)
+        found["faiss HNSW"] = lambda depth: faiss_search(hnsw, depth, "efSearch", hnsw.hnsw)
+        lists = max(16, round(4 * len(vectors) ** 0.5))
+        ivf = faiss.index_factory(dim, f"IVF{lists},PQ{dim // 2}x4fs,RFlat", faiss.METRIC_INNER_PRODUCT)
+        ivf.train(vectors)
+        ivf.add(vectors)
+        ivf.k_factor = 8
+        base = faiss.extract_index_ivf(ivf.base_index)
+        found["faiss IVF-PQ"] = lambda depth: faiss_search(ivf, max(1, depth // 8), "nprobe", base)
+    try:
+        hnswlib = importlib.import_module("hnswlib")
+    except ImportError:
+        print("hnswlib is not installed: left out", file=sys.stderr)
+    else:
+        graph = hnswlib.Index("ip", dim)
+        graph.init_index(len(vectors), ef_construction=200, M=16)
+        graph.add_items(vectors)
+
+        def search(depth: int) -> Search:
+            def run(queries: np.ndarray) -> np.ndarray:
+                graph.set_ef(max(depth, K))
+                return graph.knn_query(queries, K)[0]
+
+            return run
+
+        found["hnswlib"] = search
+    return found
+
+
+def faiss_search(index, depth: int, name: str, holder) -> Search:
+    """A faiss search at one depth; the depth is an attribute, so it is set at every call."""
+
+    def run(queries: np.ndarray) -> np.ndarray:
+        setattr(holder, name, depth)
+        return index.search(queries, K)[1]
+
+    return run
+
+
+def scann_settings(search: Callable[[int, int], Search], index: ScannIndex, queries, exact) -> list[tuple]:
+    """(recall, leaves, reorder) over the grid."""
+    leaves = sorted({max(1, round(share * index.leaves)) for share in LEAVES})
+    pairs = [(count, reorder) for count in leaves for reorder in REORDER]
+    return [(recall_against(np.asarray(search(*pair)(queries)), exact), *pair) for pair in pairs]
+
+
+def compare(options: argparse.Namespace) -> list[dict]:
+    """All rows of the table."""
+    vectors, queries = make_data(options.items, max(BATCHES), options.dim, options.seed)
+    exact = exact_top_k(queries[:1000], vectors, K)[0]
+    index = ScannIndex(vectors, leaves=options.leaves)
+    raw = raw_scann_search(vectors, index)
+    grid = scann_settings(raw, index, queries[:1000], exact)
+    others = {} if options.no_peers else peers(vectors)
+    rows: list[dict] = []
+    for target in options.recall:
+        setting = fastest(grid, target, raw, queries)
+        if setting is None:
+            print(f"{target:5.2f}  ScaNN does not reach it", flush=True)
+            continue
+        folder = options.folder / f"{options.items}-{target}"
+        searches = {
+            "tfrec SavedModel": saved_model_search(index, *setting, folder),
+            "scann pybind": raw(*setting),
+            **{name: found for name, search in others.items() if (found := at_recall(search, target, queries, exact))},
+        }
+        recalls = {name: recall_against(np.asarray(run(queries[:1000])), exact) for name, run in searches.items()}
+        for batch in BATCHES:
+            for name, speed in rates(searches, queries[:batch], options.repeats).items():
+                row = {"target": target, "index": name, "batch": batch}
+                rows.append({**row, "queries/s": round(speed), "recall": round(recalls[name], 4)})
+                print(f"{target:5.2f}  {name:18} batch {batch:5d}  {speed:9,.0f} queries/s  {recalls[name]:.4f}")
+    return rows
+
+
+def fastest(grid: list[tuple], target: float, raw, queries: np.ndarray) -> tuple[int, int] | None:
+    """The fastest (leaves, reorder) of raw ScaNN with the recall; None where none has it."""
+    fit = {str(pair): pair for recall, *pair in grid if recall >= target}
+    speeds = rates({name: raw(*pair) for name, pair in fit.items()}, queries[:1024], 2)
+    return fit[max(speeds, key=lambda name: speeds[name])] if fit else None
+
+
+def at_recall(search: Callable[[int], Search], target: float, queries, exact) -> Search | None:
+    """A peer's search at the least depth with the recall; None where none has it."""
+    for depth in SEARCH_DEPTHS:
+        if recall_against(np.asarray(search(depth)(queries[:1000])), exact) >= target:
+            return search(depth)
+    return None
+
+
+def ratios(rows: list[dict]) -> list[str]:
+    """The figures to look at: against raw ScaNN at each batch, and against the best peer at batch 1024."""
+    lines = []
+    for target in sorted({row["target"] for row in rows}):
+        at = {(row["index"], row["batch"]): row["queries/s"] for row in rows if row["target"] == target}
+        for batch in BATCHES:
+            ratio = at["tfrec SavedModel", batch] / at["scann pybind", batch]
+            lines.append(f"recall {target}: SavedModel / pybind at batch {batch}: {ratio:.2f}")
+        best = max(
+            (speed for (name, _), speed in at.items() if name not in ("tfrec SavedModel", "scann pybind")), default=0
+        )
+        if best:
+            lines.append(f"recall {target}: SavedModel / best peer: {at['tfrec SavedModel', 1024] / best:.2f}")
+    return lines
+
+
+def main(arguments: list[str] | None = None) -> list[dict]:
+    """Time everything, print the table and the ratios; returns the rows."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.index",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--small", action="store_true", help="a small problem, to see that it runs")
+    parser.add_argument("--items", type=int, default=105_000, help="default: %(default)s")
+    parser.add_argument("--dim", type=int, default=128, help="default: %(default)s")
+    parser.add_argument("--leaves", type=int, help="partitions (default: by the number of items)")
+    parser.add_argument("--recall", type=float, nargs="+", default=[0.95, 0.98, 0.99], metavar="R")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-peers", action="store_true", help="ScaNN alone")
+    parser.add_argument("--folder", type=Path, default=Path("build/benchmarks/index"), help="for the SavedModels")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    options = parser.parse_args(arguments)
+    if options.small:
+        options.items, options.dim, options.repeats, options.recall = 3000, 32, 1, [0.95]
+    print(f"{options.items} x {options.dim} vectors, k = {K}, {machine()}")
+    rows = compare(options)
+    print("\n".join(ratios(rows)))
+    if options.json:
+        options.json.write_text(json.dumps({"machine": machine(), "items": options.items, "rows": rows}, indent=1))
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,371 @@
+"""Recommendations for every customer: the right ones, nobody twice, nobody missing, also after kill -9."""
+
+import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
+
+# isort: split
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.prepared import PreparedError, PreparedWriter, open_prepared
+from tests.serving_fakes import make_run
+from tfrec import retrieve as command
+from tfrec.customers import CustomerReader
+from tfrec.export import export_run
+from tfrec.publish import PublishError
+from tfrec.recommendation_files import (
+    RecommendationFileError,
+    format_of,
+    recommendation_table,
+    safe_cells,
+    written_whole,
+)
+from tfrec.recommendations import RetrieveError, RetrieveOptions, plan
+
+USERS, ITEMS, LENGTH = 700, 60, 4
+DAY = 86_400
+
+
+def events_frame(seed: int = 0) -> pd.DataFrame:
+    """0 to 8 purchases a customer; customer 3 has none, customer 5 has bought everything."""
+    random = np.random.default_rng(seed)
+    counts = random.integers(0, 9, USERS)
+    counts[[3, 5]] = 0, ITEMS
+    user = np.repeat(np.arange(USERS, dtype=np.int32), counts)
+    item = random.integers(0, ITEMS, len(user)).astype(np.int32)
+    item[user == 5] = np.arange(ITEMS)
+    time_ = 1_600_000_000 + random.integers(0, 20, len(user)) * DAY
+    order = np.lexsort((time_, user))
+    return pd.DataFrame(
+        {"user": user, "item": item, "time": time_[order].astype(np.int64), "split": np.zeros(len(user), np.int8)}
+    )
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Path:
+    """In the dataset, items stand in another order than in the model, and one of them is unknown to it."""
+    out = tmp_path_factory.mktemp("data") / "prepared"
+    clubs = np.resize(np.array(["member", "stranger", None, ""], object), USERS)
+    with PreparedWriter(out, dataset="shop") as writer:
+        writer.items(pd.DataFrame({"item_id": [*(f"{row:03d}" for row in reversed(range(1, ITEMS))), "new"]}))
+        writer.users(pd.DataFrame({"user_id": [f"c{row}" for row in range(USERS)], "attr.club": clubs}))
+        events = events_frame()
+        writer.events([events[:1000], events[1000:]])  # two row groups
+    return out
+
+
+@pytest.fixture(scope="module")
+def run():
+    return make_run(ITEMS)
+
+
+@pytest.fixture(scope="module")
+def models(run, tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    export_run(run, "shop", root, say=lambda text: None)
+    return root
+
+
+def go(models: Path, prepared: Path, out: Path, **options) -> int:
+    options = {"batch": 64, "part": 150, **options}
+    return plan(RetrieveOptions(models / "shop", prepared, out, **options)).run(lambda done: None)
+
+
+@pytest.fixture(scope="module")
+def recommended(models, prepared, tmp_path_factory) -> pd.DataFrame:
+    out = tmp_path_factory.mktemp("out") / "recs.parquet"
+    assert go(models, prepared, out) == USERS
+    assert sorted(file.name for file in out.parent.iterdir()) == ["recs.parquet"]
+    return pd.read_parquet(out)
+
+
+def oracle(run, prepared: Path, user: int, k: int, *, until: float = np.inf, exclude_seen: bool = False) -> list[str]:
+    """One customer's recommendations by plain loops."""
+    data = open_prepared(prepared)
+    events = data.events()
+    mine = events[(events["user"] == user) & (events["time"] < until)]
+    ids = data.items["item_id"].to_numpy()[mine["item"]]
+    now = until if np.isfinite(until) else events["time"].max()
+    pairs = [(item, (now - time) / DAY) for item, time in zip(ids, mine["time"]) if item in run.item_ids]
+    if pairs:
+        weights = np.array([1 / (1 + days) for _, days in pairs[-LENGTH:]])
+        rows = [run.item_ids.index(item) for item, _ in pairs[-LENGTH:]]
+        club = {"member": 2, "stranger": 1}.get(data.users["attr.club"][user] or "", 0)
+        query = (run.item_vectors[rows] * weights[:, None]).sum(0) / weights.sum() + 0.01 * club
+        order = np.argsort(-(run.item_vectors @ query), kind="stable")
+    else:
+        order = np.argsort(-run.popularity, kind="stable")
+    seen = {item for item, _ in pairs} if exclude_seen else set()
+    return [run.item_ids[row] for row in order if run.item_ids[row] not in seen][:k]
+
+
+def test_every_customer_once_in_the_datasets_order(recommended):
+    assert recommended["user_id"].tolist() == [f"c{row}" for row in range(USERS)]
+    assert (recommended["item_ids"].map(len) == 12).all()
+    assert recommended["item_ids"].map(lambda items: len(set(items)) == 12).all()
+    assert recommended["scores"].map(lambda scores: (np.diff(scores) <= 0).all()).all()
+
+
+@pytest.mark.parametrize("user", [0, 1, 2, 3, 5, 149, 150, 699])
+def test_recommendations_are_the_oracles(recommended, run, prepared, user):
+    assert recommended["item_ids"][user].tolist() == oracle(run, prepared, user, 12)
+
+
+def test_only_purchases_before_a_day_count(models, prepared, run, tmp_path):
+    day = "2020-09-20"
+    out = tmp_path / "recs.parquet"
+    arguments = ["--model", str(models / "shop"), "--data", str(prepared), "--out", str(out), "--until", day]
+    assert command.main(arguments) == 0
+    found, until = pd.read_parquet(out), pd.Timestamp(day, tz="UTC").timestamp()
+    for user in (0, 7, 11, 3):
+        assert found["item_ids"][user].tolist() == oracle(run, prepared, user, 12, until=until)
+
+
+def test_what_was_bought_can_be_left_out(models, prepared, run, tmp_path):
+    go(models, prepared, tmp_path / "recs.parquet", exclude_seen=True, k=20)
+    found = pd.read_parquet(tmp_path / "recs.parquet")
+    for user in (0, 1, 5, 400):
+        assert found["item_ids"][user].tolist() == oracle(run, prepared, user, 20, exclude_seen=True)
+    assert len(found["item_ids"][5]) == 1  # has bought all but the item that only the model knows
+
+
+@pytest.mark.parametrize("header", [[], ["customer_id"], ["user_id,group"]])
+def test_a_list_of_customers_is_answered_alone(models, prepared, recommended, tmp_path, header):
+    chosen = [699, 5, 0, 150, 5]
+    (tmp_path / "users.csv").write_text("\n".join([*header, *(f"c{row}" for row in chosen), ""]))
+    count = go(models, prepared, tmp_path / "recs.parquet", users=tmp_path / "users.csv", part=2)
+    found = pd.read_parquet(tmp_path / "recs.parquet")
+    assert count == 4
+    expected = recommended.loc[sorted(set(chosen))].reset_index(drop=True)
+    assert found["user_id"].tolist() == expected["user_id"].tolist()
+    assert [row.tolist() for row in found["item_ids"]] == [row.tolist() for row in expected["item_ids"]]
+
+
+def test_customers_that_are_not_in_the_dataset_are_an_error(models, prepared, tmp_path):
+    (tmp_path / "users.txt").write_text("c1\nnobody\n")
+    with pytest.raises(PreparedError, match="1 customers are not in the dataset, first 'nobody'"):
+        go(models, prepared, tmp_path / "recs.parquet", users=tmp_path / "users.txt")
+
+
+def test_csv_has_a_line_a_recommendation(models, prepared, recommended, tmp_path):
+    go(models, prepared, tmp_path / "recs.csv", k=3)
+    with open(tmp_path / "recs.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0]) == ["user_id", "rank", "item_id", "score"]
+    assert [(row["user_id"], row["rank"]) for row in rows] == [
+        (f"c{u}", str(r)) for u in range(USERS) for r in (1, 2, 3)
+    ]
+    assert [row["item_id"] for row in rows[6:9]] == recommended["item_ids"][2].tolist()[:3]
+    np.testing.assert_allclose([float(row["score"]) for row in rows[6:9]], recommended["scores"][2][:3], rtol=1e-6)
+
+
+def test_a_submission_is_as_kaggle_wants_it(models, prepared, recommended, tmp_path):
+    go(models, prepared, tmp_path / "submission.csv")
+    lines = (tmp_path / "submission.csv").read_text().splitlines()
+    assert lines[0] == "customer_id,prediction"
+    assert lines[1:] == [f"c{row},{' '.join(items)}" for row, items in enumerate(recommended["item_ids"])]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("recs.parquet", "parquet"),
+        ("recs.csv", "csv"),
+        ("submission.csv", "submission"),
+        ("submission_2.csv", "submission"),
+    ],
+)
+def test_the_name_says_the_format(name, kind):
+    assert format_of(Path("some/folder") / name) == kind
+    with pytest.raises(RecommendationFileError, match="must end in"):
+        format_of(Path("recs.txt"))
+
+
+def test_cells_that_a_spreadsheet_would_run_are_text(tmp_path):
+    cells = safe_cells(pa.array(["=HYPERLINK(1)", "+1", "-1", "@x", "\tx", "0108", "a=b", "=a\nb"]))
+    assert cells.to_pylist() == ["'=HYPERLINK(1)", "'+1", "'-1", "'@x", "'\tx", "0108", "a=b", "'=a\nb"]
+    table = recommendation_table(pa.array(['=cmd|"x"', "b"]), np.array([[0, 1], [1, -1]], np.int32),
+                                 np.array([[0.5, -0.5], [1, 0]], np.float32), pa.array(["a,b", "-2"]))  # fmt: skip
+    from tfrec.recommendation_files import WRITERS
+
+    with written_whole(tmp_path / "x.csv") as stream:
+        WRITERS["csv"](iter([table]), stream)
+    with open(tmp_path / "x.csv", newline="") as stream:
+        rows = list(csv.reader(stream))
+    assert rows[1:] == [['\'=cmd|"x"', "1", "a,b", "0.5"], ['\'=cmd|"x"', "2", "'-2", "-0.5"], ["b", "1", "'-2", "1"]]
+
+
+def test_an_id_with_a_space_cannot_be_in_a_submission(tmp_path):
+    from tfrec.recommendation_files import WRITERS
+
+    table = recommendation_table(pa.array(["a"]), np.array([[0]]), np.array([[1.0]], np.float32), pa.array(["x y"]))
+    with pytest.raises(RecommendationFileError, match="holds a space"), written_whole(tmp_path / "s.csv") as stream:
+        WRITERS["submission"](iter([table]), stream)
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- stopped and resumed -------------------------------------------------------------------------------------
+
+CRASH = """
+import os, sys
+from pathlib import Path
+from tfrec import recommendation_files as files
+from tfrec.recommendations import RetrieveOptions, plan
+
+step, seen = int(sys.argv[4]), 0
+
+def count(function):
+    def wrapped(*args, **kwargs):
+        global seen
+        seen += 1
+        if seen == step:
+            os.kill(os.getpid(), 9)
+        return function(*args, **kwargs)
+    return wrapped
+
+os.replace, os.fsync = count(os.replace), count(os.fsync)
+files.shutil.rmtree = count(files.shutil.rmtree)
+files.pq.write_table = count(files.pq.write_table)
+options = RetrieveOptions(*map(Path, sys.argv[1:4]), batch=64, part=250, resume=True)
+plan(options).run(lambda done: None)
+print("steps", seen)
+"""
+
+
+def crash(models: Path, prepared: Path, out: Path, step: int) -> subprocess.CompletedProcess:
+    command_line = [sys.executable, "-c", CRASH, str(models / "shop"), str(prepared), str(out), str(step)]
+    return subprocess.run(command_line, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_is_the_same_to_the_byte(models, prepared, tmp_path):
+    """SIGKILL in the first part, before a part's rename, in the last file and before the parts are
+    removed.
+    """
+    go(models, prepared, tmp_path / "whole.csv", part=250)
+    whole = (tmp_path / "whole.csv").read_bytes()
+    for step in (4, 8, 12, 14):
+        out = tmp_path / f"killed{step}.csv"
+        killed = crash(models, prepared, out, step)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert out.exists() == (step == 14)
+        go(models, prepared, out, part=250, resume=True)
+        assert out.read_bytes() == whole
+        assert not out.with_name(out.name + ".parts").exists()
+        assert sorted(tmp_path.glob(".*")) == []
+
+
+def test_resuming_keeps_the_parts_that_are_there(models, prepared, tmp_path):
+    out = tmp_path / "recs.parquet"
+    job = plan(RetrieveOptions(models / "shop", prepared, out, batch=64, part=150))
+    customers = job.reader.read(job.cuts()[1])
+    marked = recommendation_table(
+        customers.ids, np.zeros((150, 1), np.int32), np.ones((150, 1), np.float32), pa.array(["marked"])
+    )
+    job.parts.write(1, marked)
+    done = []
+    plan(RetrieveOptions(models / "shop", prepared, out, batch=64, part=150, resume=True)).run(done.append)
+    assert sum(done) == USERS
+    found = pq.read_table(out).to_pandas()
+    assert found["user_id"].tolist() == [f"c{row}" for row in range(USERS)]
+    assert [items.tolist() == ["marked"] for items in found["item_ids"]] == [150 <= row < 300 for row in range(USERS)]
+
+
+def test_parts_of_another_job_are_not_mixed(models, prepared, tmp_path):
+    out = tmp_path / "recs.parquet"
+    plan(RetrieveOptions(models / "shop", prepared, out, k=5))
+    with pytest.raises(RecommendationFileError, match="another k;"):
+        plan(RetrieveOptions(models / "shop", prepared, out, k=6, resume=True))
+    assert go(models, prepared, out, k=6) == USERS  # without --resume it starts afresh
+    assert len(pd.read_parquet(out)["item_ids"][0]) == 6
+
+
+def test_a_failing_writer_ends_the_run(models, prepared, tmp_path, monkeypatch):
+    from tfrec.recommendation_files import Parts
+
+    def full(self, number, table):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Parts, "write", full)
+    arguments = ["--model", str(models / "shop"), "--data", str(prepared), "--out", str(tmp_path / "recs.csv")]
+    assert command.main([*arguments, "--part", "100"]) == 1
+    assert not (tmp_path / "recs.csv").exists()
+
+
+# -- what can be wrong ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"k": 0}, "--k 0 must be 1 to 500"),
+        ({"k": 501}, "--k 501 must be"),
+        ({"batch": 0}, "--batch 0"),
+        ({"model": Path("/nowhere")}, "no published version"),
+        ({"data": Path("/nowhere")}, "not a folder"),
+        ({"out": Path("recs.xlsx")}, "must end in"),
+        ({"users": Path("/nowhere.csv")}, "No such file"),
+    ],
+)
+def test_wrong_options_are_one_line_and_exit_code_2(models, prepared, tmp_path, capsys, change, message):
+    options = {"model": models / "shop", "data": prepared, "out": tmp_path / "recs.csv", **change}
+    arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    assert command.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_model_of_another_catalogue_is_an_error(models, prepared, tmp_path):
+    with PreparedWriter(tmp_path / "other", dataset="other") as writer:
+        writer.items(pd.DataFrame({"item_id": ["x", "y"]}))
+        writer.users(pd.DataFrame({"user_id": ["a"]}))
+        writer.events([events_frame()[:0]])
+    with pytest.raises(RetrieveError, match="knows none of the items"):
+        go(models, tmp_path / "other", tmp_path / "recs.csv")
+
+
+def test_an_altered_model_is_refused(models, prepared, tmp_path):
+    shutil.copytree(models / "shop", tmp_path / "shop")
+    with open(tmp_path / "shop" / "1" / "saved_model.pb", "ab") as stream:
+        stream.write(b"x")
+    with pytest.raises(PublishError, match="bytes"):
+        go(tmp_path, prepared, tmp_path / "recs.csv")
+
+
+def test_customers_are_read_alike_whole_and_chosen(prepared):
+    rows = np.arange(ITEMS, dtype=np.int32)
+    reader = CustomerReader(prepared, rows, length=LENGTH, fields={"club": ["member"]}, with_seen=True)
+    whole, chosen = reader.read(np.arange(USERS)), np.array([2, 3, 5, 250, 698])
+    part = reader.read(chosen)
+    np.testing.assert_array_equal(part.history, whole.history[chosen])
+    np.testing.assert_array_equal(part.days_ago, whole.days_ago[chosen])
+    np.testing.assert_array_equal(part.fields, whole.fields[chosen])
+    assert [part.seen[i].tolist() for i in range(5)] == [whole.seen[row].tolist() for row in chosen]
+    assert part.excluded(0, 3).shape == (3, ITEMS)
+    assert whole.fields[:4, 0].tolist() == [2, 1, 0, 0]  # known, unknown, missing twice
+
+
+@pytest.mark.parametrize("module", ["tfrec.retrieve", "tfrec.export", "tfrec.versions"])
+def test_help_does_not_wait_for_tensorflow(module):
+    code = (
+        f"import sys; sys.argv = ['x', '--help']\ntry:\n  import {module}; {module}.main()\nexcept SystemExit: pass\n"
+    )
+    code += "assert not {'tensorflow', 'pandas', 'pyarrow', 'numpy'} & set(sys.modules), sorted(sys.modules)"
+    start = time.perf_counter()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
+    assert result.returncode == 0, result.stderr
+    assert "usage:" in result.stdout
+    assert time.perf_counter() - start < 30
