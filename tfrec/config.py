@@ -388,6 +388,6 @@ def parse_config(system: str, layers: list[dict], arguments: list[str], *, parse
         namespace = parser.parse_args(arguments, namespace=namespace)
         parts = vars(parser.instantiate(namespace))
     except (argparse.ArgumentError, TypeError, ValueError, KeyError) as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(" ".join(str(error).split())) from error  # one line
     cls = SYSTEMS[system]
     return cls(**{name: parts[name] for name in cls.__dataclass_fields__}), namespace

@@ -76,6 +76,9 @@ def _writer(
         from tfrec.serving_ops import check_ops
         from tfrec.warmup import write_warmup
 
+        tf.get_logger().setLevel(
+            "ERROR"
+        )  # Keras warns that it cannot rebuild the layers; the signatures are what is served
         model = ServingModel(run, index, max_k=max_k)
         signatures = model.signatures()
         options = tf.saved_model.SaveOptions(namespace_whitelist=["Scann", "TFText"])
