@@ -298,3 +298,10 @@ def test_further_files_are_listed_and_verified_and_cannot_shadow_the_tables(tmp_
     flip_a_byte(tmp_path / "out" / "notes.npz")
     with pytest.raises(PreparedError, match="SHA-256"):
         open_prepared(tmp_path / "out", verify=True)
+
+
+def test_leftovers_of_a_dataset_with_a_longer_name_are_not_touched(tmp_path):
+    for name in (".tmp-out-raw-0123abcd", ".tmp-out-raw"):
+        (tmp_path / name).mkdir()
+    write(tmp_path / "out")
+    assert sorted(os.listdir(tmp_path)) == [".tmp-out-raw", ".tmp-out-raw-0123abcd", "out"]

@@ -1,6 +1,7 @@
 """The training command as a user meets it: killed and resumed, repeated, and told wrong things."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,10 +11,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SMALL = (
+SMALL = shlex.split(
     "--training.steps 12 --training.evaluations 2 --training.batch_size 16 --training.checkpoint_seconds 0.01 "
     "--task.encode_items 8 --model.text.vocabulary_size 200 --model.item.id_dropout 0.5"
-).split()
+)
 
 
 def command(*words, **options):
