@@ -78,7 +78,7 @@ def make_vectors(items: int, dim: int = DIM, seed: int = 0) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def make_run(items: int = 40, *, users: int = 5, dim: int = DIM, seed: int = 0, **changes) -> Run:
+def make_run(items: int = 40, *, customers: int = 5, dim: int = DIM, seed: int = 0, **changes) -> Run:
     """A run of `items` items `000` ..., of two kinds and three colours, the last item the most popular
     one.
     """
@@ -89,13 +89,13 @@ def make_run(items: int = 40, *, users: int = 5, dim: int = DIM, seed: int = 0, 
         "kind": [["dress" if row % 2 else "shirt"] for row in range(items)],
         "colour": [[colours[row % 3], "bright"] if row % 5 == 0 else [colours[row % 3]] for row in range(items)],
     }
-    history = random.integers(0, items, (users, 4)).astype(np.int32)
+    history = random.integers(0, items, (customers, 4)).astype(np.int32)
     history[:, 0] = -1
     table = UserTable(
-        ids=[f"u{row}" for row in range(users)],
+        ids=[f"u{row}" for row in range(customers)],
         history=history,
-        days_ago=np.ones((users, 4), np.float32),
-        fields=np.ones((users, 1), np.int32),
+        days_ago=np.ones((customers, 4), np.float32),
+        fields=np.ones((customers, 1), np.int32),
     )
     values = {
         "name": "fake",

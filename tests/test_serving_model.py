@@ -374,7 +374,7 @@ def test_models_load_in_a_process_with_nothing_but_tensorflow(folders, kind):
 
 def test_small_catalogues_are_exact_in_both_models_with_a_note(tmp_path, run):
     said = []
-    small = make_run(60, users=0)
+    small = make_run(60, customers=0)
     small.users = None
     folders = export_run(small, "small", tmp_path, say=said.append)
     model = load_model(folders[1])

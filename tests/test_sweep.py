@@ -19,8 +19,8 @@ import json, pathlib, sys
 options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 out = pathlib.Path(options["--out"]); out.mkdir(parents=True, exist_ok=True)
 with open(out.parent.parent / "calls.txt", "a") as calls: calls.write(out.name + "\\n")
-if options.get("--task.loss") == "broken" and not (out.parent.parent / "mended").exists(): sys.exit("diverged at step
-3") views = json.loads(options["--views"])
+if options.get("--task.loss") == "broken" and not (out.parent.parent / "mended").exists(): sys.exit("diverged at step 3")
+views = json.loads(options["--views"])
 recall = 0.4 + 0.2 * len(views) + 0.05 * (options["--task.loss"] == "arcface") + 0.001 * int(options["--seed"])
 (out / "metrics.json").write_text(json.dumps({"test": {"recall@1": recall, "map@r": recall / 2}, "name": "x"}))
 (out / "history.csv").write_text("step,loss\\n1,3\\n2,1\\n")

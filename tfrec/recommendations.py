@@ -78,13 +78,14 @@ def plan(options: RetrieveOptions) -> Job:
     if options.batch < 1 or options.part < 1:
         raise RetrieveError(f"--batch {options.batch} and --part {options.part} must be at least 1")
     open_prepared(options.data)
-    parts = Parts(options.out, _identity(options, kind, version), resume=options.resume)
-
     from tfrec.loading import load_model  # TensorFlow takes seconds: only once all else is in order
 
     model = load_model(version)
+    if manifest["query_kind"] == "user" and "recommend_user" not in model.signatures:
+        raise RetrieveError(f"{version} was exported without its customers; export it with a larger --max-users")
     reader = _reader(options, model)
     rows = np.arange(reader.count) if options.users is None else reader.rows_of(_listed(options.users))
+    parts = Parts(options.out, _identity(options, kind, version), resume=options.resume)
     return Job(options, kind, model, reader, parts, rows)
 
 

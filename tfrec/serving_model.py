@@ -241,7 +241,7 @@ class ServingModel(tf.Module):
         message = [f"k must be 1 to {self._max_k}, not", k]
         check = tf.debugging.Assert(tf.reduce_all((k >= 1) & (k <= self._max_k)), message)
         with tf.control_dependencies([check]):  # what depends on k must not run beside the check
-            return tf.reduce_max(tf.reshape(k, [-1]))
+            return tf.maximum(tf.reduce_max(tf.reshape(k, [-1])), 1)  # 1: of an empty batch
 
     def _top_k(self, queries, known, k, excluded) -> tuple[tf.Tensor, tf.Tensor]:
         """The k best items: scores and rows `[B, k]`."""

@@ -89,7 +89,7 @@ class StockWordPiece(tf.Module):
 
         start = tf.where(readable, tf.zeros_like(length), length)
         none = tf.zeros([tf.size(words), 0], tf.int32)
-        shapes = [start.shape, readable.shape, tf.TensorShape([None, None])]
+        shapes = (start.shape, readable.shape, tf.TensorShape([None, None]))
         _, spelt, pieces = tf.while_loop(more, step, (start, readable, none), shape_invariants=shapes)
         # The unknown piece stands before the others, and then replaces them.
         unknown = tf.where(spelt, -1, self._unknown_id)[:, None]
