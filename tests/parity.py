@@ -128,6 +128,7 @@ def compare_clip(text: dict[str, Any], vision: dict[str, Any], projection_dim: i
 def compare_resnet(size: int, **config: Any) -> Comparison:
     """ResNet v1.5 with its classifier, as microsoft/resnet-50 is published."""
     model = random_model(transformers.ResNetForImageClassification, transformers.ResNetConfig(**config))
+    settle_batch_norms(model, size)
 
     def outputs(folder: str) -> Outputs:
         encoder = load_image_encoder(folder, size=size)
@@ -150,11 +151,20 @@ def random_model(kind: type, config: Any) -> torch.nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.running_mean.normal_(0, 0.1)
-                module.running_var.uniform_(0.5, 1.5)
     return model
+
+
+def settle_batch_norms(model: torch.nn.Module, size: int) -> None:
+    """Give batch normalisations the statistics of noise, as training would: with others, values grow block by block."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # the plain mean over all batches
+    model.train()
+    with torch.no_grad():
+        for _ in range(2):
+            model(torch.randn(4, 3, size, size))
+    model.eval()
 
 
 def random_photos(size: tuple[int, int]) -> np.ndarray:
@@ -235,7 +245,7 @@ def main() -> None:
         marks = rf"(<!-- parity {mark} -->\n).*?(<!-- end -->)"
         filled = table(cases)
         text = re.sub(marks, lambda found, filled=filled: f"{found[1]}{filled}\n{found[2]}", text, flags=re.S)
-    path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

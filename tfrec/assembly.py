@@ -37,10 +37,10 @@ class Assets:
 
     @classmethod
     def learn(cls, config: RetrievalConfig, prepared: Prepared) -> "Assets":
-        """Vocabularies of the dataset (the tokenizer of the pretrained text encoder where there is one)."""
+        """Vocabularies of the dataset."""
         model = config.model
         tokenizer = attributes = users = None
-        if model.text.enabled and not model.text.weights:
+        if model.text.enabled:
             words = train_vocabulary(prepared.items["text"], model.text.vocabulary_size)
             tokenizer = WordPiece(words, sequence_length=model.text.length)
         if model.attributes.enabled:

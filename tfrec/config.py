@@ -21,27 +21,21 @@ class ImageConfig:
 
     Args:
         enabled: use photos.
-        weights: pretrained weights: a local folder, `hf://ORG/NAME` or a preset; None starts from random weights.
         size: height and width that photos are resized to, in pixels.
         patch: side of a square patch in pixels.
         dim: token width.
         layers: transformer blocks.
         heads: attention heads.
-        train_blocks: blocks that are trained, counted from the top; 0 freezes the encoder, None trains all.
         pool: average patch tokens over squares of this side before the fusion.
-        lora_rank: train low-rank updates of the attention projections instead of their weights; 0: off.
     """
 
     enabled: bool = True
-    weights: str | None = None
     size: tuple[int, int] = (224, 224)
     patch: int = 16
     dim: int = 768
     layers: int = 12
     heads: int = 12
-    train_blocks: int | None = None
     pool: int = 1
-    lora_rank: int = 0
 
 
 @dataclass
@@ -50,25 +44,19 @@ class TextConfig:
 
     Args:
         enabled: use texts.
-        weights: pretrained weights: a local folder, `hf://ORG/NAME` or a preset; None starts from random weights.
         vocabulary_size: WordPiece vocabulary trained on the catalogue when there are no pretrained weights.
         length: tokens of a text; longer texts are cut.
         dim: token width.
         layers: transformer blocks.
         heads: attention heads.
-        train_blocks: blocks that are trained, counted from the top; 0 freezes the encoder, None trains all.
-        lora_rank: train low-rank updates of the attention projections instead of their weights; 0: off.
     """
 
     enabled: bool = True
-    weights: str | None = None
     vocabulary_size: int = 8192
     length: int = 128
     dim: int = 768
     layers: int = 12
     heads: int = 12
-    train_blocks: int | None = None
-    lora_rank: int = 0
 
 
 @dataclass
@@ -190,7 +178,6 @@ class RetrievalTask:
         collapse_repeats: read a customer's further purchases of an item as one with the first: not at all, within a
             day, or for ever.
         shuffle_days: order the purchases of one day at random in each epoch.
-        rating_weight: weight of the rating loss (TFRS ranking task) beside retrieval; 0: no ranking head.
     """
 
     candidates: Literal["in_batch", "catalogue"] = "in_batch"
@@ -204,7 +191,6 @@ class RetrievalTask:
     recency_days: float = 0.0
     collapse_repeats: Literal["never", "day", "always"] = "day"
     shuffle_days: bool = False
-    rating_weight: float = 0.0
 
 
 @dataclass
@@ -278,7 +264,6 @@ class RetrievalConfig:
     recipe: str = ""
     data: str = ""
     out: str = ""
-    features: str | None = None
     seed: int = 0
     model: ModelConfig = field(default_factory=ModelConfig)
     task: RetrievalTask = field(default_factory=RetrievalTask)
