@@ -214,7 +214,10 @@ class ScannIndex(tf.Module):
         searcher = self._searcher()
 
         def piece(part: tf.Tensor, parallel: bool = False):
-            return scann_ops.scann_search_batched(searcher, part, k, reorder, leaves_to_search, parallel)
+            rows, scores = scann_ops.scann_search_batched(searcher, part, k, reorder, leaves_to_search, parallel)
+            # As narrow as its longest answer: pieces of one batch may differ.
+            missing = [[0, 0], [0, k - tf.shape(rows)[1]]]
+            return tf.pad(rows, missing), tf.pad(scores, missing, constant_values=float("nan"))
 
         def one():
             padded = tf.pad(queries, [[0, tf.maximum(0, 1 - batch)], [0, 0]])  # ScaNN refuses an empty batch
