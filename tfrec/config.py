@@ -4,6 +4,7 @@ A recipe (`tfrec/recipes/NAME.yaml`) names its `system`, and the system names th
 are taken in this order, later ones winning: dataclass defaults, the recipe, `--config FILE`, options on the command line.
 """
 
+import importlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -271,7 +272,33 @@ class RetrievalConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
-SYSTEMS = {"retrieval": RetrievalConfig}
+@dataclass(frozen=True)
+class System:
+    """A system that recipes can train.
+
+    Args:
+        config: `module:class` of the dataclass that holds its options; the module must not import TensorFlow.
+        module: the module whose `train(config, run_dir)` and `evaluate(run_dir, split=, ks=, seen_filter=)` do the work.
+    """
+
+    config: str
+    module: str
+
+    @property
+    def config_class(self) -> type:
+        """The dataclass of its options."""
+        module, name = self.config.split(":")
+        return getattr(importlib.import_module(module), name)
+
+
+SYSTEMS = {
+    "retrieval": System("tfrec.config:RetrievalConfig", "tfrec.retrieval"),
+}
+
+
+def system_name(config) -> str:
+    """The name of the system whose options `config` holds."""
+    return next(name for name, system in SYSTEMS.items() if type(config) is system.config_class)
 
 
 def recipe_path(name: str) -> Path:
@@ -308,8 +335,7 @@ def save_config(config, path: Path) -> None:
     """Write a configuration, with its system's name, as YAML that `load_config` and `--config` read."""
     import yaml
 
-    system = next(name for name, cls in SYSTEMS.items() if type(config) is cls)
-    path.write_text(yaml.safe_dump({"system": system, **plain(config)}, sort_keys=False), encoding="utf-8")
+    path.write_text(yaml.safe_dump({"system": system_name(config), **plain(config)}, sort_keys=False), encoding="utf-8")
 
 
 def plain(config) -> dict:
@@ -344,7 +370,7 @@ def make_parser(system: str, *, prog: str = "tfrec.train"):
     if system not in SYSTEMS:
         raise ConfigError(f"system: {system!r} is not one of {', '.join(SYSTEMS)}")
     parser = jsonargparse.ArgumentParser(prog=prog, exit_on_error=False, default_env=False)
-    parser.add_class_arguments(SYSTEMS[system])
+    parser.add_class_arguments(SYSTEMS[system].config_class)
     return parser
 
 
@@ -374,5 +400,5 @@ def parse_config(system: str, layers: list[dict], arguments: list[str], *, parse
         parts = vars(parser.instantiate(namespace))
     except (argparse.ArgumentError, TypeError, ValueError, KeyError) as error:
         raise ConfigError(" ".join(str(error).split())) from error  # one line
-    cls = SYSTEMS[system]
-    return cls(**{name: parts[name] for name in cls.__dataclass_fields__}), namespace
+    cls = SYSTEMS[system].config_class
+    return cls(**{name: parts[name] for name in vars(cls)["__dataclass_fields__"]}), namespace

@@ -101,11 +101,9 @@ def system_of(config):
     """The module that trains and evaluates configurations of this type."""
     import importlib
 
-    from tfrec.config import SYSTEMS
+    from tfrec.config import SYSTEMS, system_name
 
-    modules = {"retrieval": "tfrec.retrieval"}
-    name = next(name for name, cls in SYSTEMS.items() if type(config) is cls)
-    return importlib.import_module(modules[name])
+    return importlib.import_module(SYSTEMS[system_name(config)].module)
 
 
 def prepare_demo(path: Path) -> None:
