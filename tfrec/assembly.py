@@ -280,6 +280,7 @@ class RetrievalAssembly:
             mask_own=task.mask_own,
             label_smoothing=task.label_smoothing,
             shortcut=query.shortcut,
+            repeats=query.repeats,
         )
         batch = tf.nest.map_structure(tf.convert_to_tensor, dict(next(iter(self.dataset(0, 1)))))
         model.compute_loss(batch, training=True)  # creates every variable

@@ -135,6 +135,7 @@ class QueryConfig:
         time_gaps: embed the days from each purchase to the next one (the last: to now).
         user_fields: embed the customer's fields (age group, club status ...).
         shortcut: add the mean of the purchases' candidate vectors to the decoder's output.
+        repeats: learn, by the days since, what a candidate gains or loses for having been bought before.
         dropout: dropout rate.
     """
 
@@ -147,6 +148,7 @@ class QueryConfig:
     time_gaps: bool = True
     user_fields: bool = True
     shortcut: bool = True
+    repeats: bool = True
     dropout: float = 0.2
 
 

@@ -5,6 +5,7 @@ import tensorflow_recommenders as tfrs
 
 from tfrec.attention import ResumableDropout
 from tfrec.losses import own_items, sampling_log_probability, softmax_loss
+from tfrec.repeats import RepeatScores, add_to_logits
 from tfrec.towers import HistoryTower, ItemTower, ShallowTower, UserTower, normal
 
 SHORT_PART = 4  # histories up to T / SHORT_PART purchases are read apart from longer ones
@@ -147,6 +148,7 @@ class TwoTower(tfrs.Model):
         candidates: `in_batch` or `catalogue`.
         negatives: uniform draws among the batch's candidates.
         shortcut: add the mean of the history's candidate vectors to the decoder's output.
+        repeats: learn what a candidate gains or loses for having been bought before.
         logq, hard_negatives, mask_own, label_smoothing: see `tfrec.config.RetrievalTask`.
     """
 
@@ -166,10 +168,12 @@ class TwoTower(tfrs.Model):
         mask_own: str = "future",
         label_smoothing: float = 0.0,
         shortcut: bool = False,
+        repeats: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.shortcut = shortcut and isinstance(query_tower, HistoryTower)
+        self.repeats = RepeatScores(name="repeats") if repeats and isinstance(query_tower, HistoryTower) else None
         self.strength = tf.Variable(0.1, name="decoder_strength")
         self.vectors, self.query_tower, self.item_tower = vectors, query_tower, item_tower
         self.query_out = tf.keras.layers.Dense(vectors.dim, name="query_out", dtype="float32")
@@ -263,12 +267,12 @@ class TwoTower(tfrs.Model):
         vectors = self.vectors.vectors(rows, fresh, fresh_slots, training)
         candidates, columns = self.vectors.finish(vectors, rows), self.vectors.slots(rows)
         parts = [
-            self._examples(part, self.queries(part, vectors, columns, training), columns, tf.shape(rows)[0])
+            self._examples(part, self.queries(part, vectors, columns, training), candidates, columns)
             for part in self._parts(inputs)
         ]
-        queries, labels, weights, *masked = (tf.concat(piece, 0) for piece in zip(*parts, strict=True))
+        logits, labels, weights, *masked = (tf.concat(piece, 0) for piece in zip(*parts, strict=True))
         return softmax_loss(
-            tf.matmul(queries, candidates, transpose_b=True),
+            logits,
             labels,
             weights=weights,
             log_q=None if self.log_q is None else tf.gather(self.log_q, rows),
@@ -282,15 +286,19 @@ class TwoTower(tfrs.Model):
         rotary = getattr(self.query_tower, "positions", "none") == "rotary"
         return [inputs] if rotary or "history" not in inputs else by_length(inputs)
 
-    def _examples(self, inputs, queries, columns, count):
-        """The places of a batch that have a target: queries `[P, D]`, labels `[P]`, weights `[P]`, and with `mask_own`
-        the customer's other purchases among the `count` candidates, bool `[P, C]`."""
-        examples = inputs["targets"] >= 0
+    def _examples(self, inputs, queries, candidates, columns):
+        """The places of a batch that have a target: logits `[P, C]`, labels `[P]`, weights `[P]`, and with `mask_own`
+        the customer's other purchases among the candidates, bool `[P, C]`."""
+        examples, count = inputs["targets"] >= 0, tf.shape(candidates)[0]
+        places = tf.cast(tf.where(examples), tf.int32)
+        logits = tf.matmul(tf.boolean_mask(queries, examples), candidates, transpose_b=True)
+        if self.repeats is not None:
+            logits = add_to_logits(logits, self.repeats, columns, inputs, places)
         labels = tf.gather(columns, tf.boolean_mask(inputs["targets"], examples))
-        parts = [tf.boolean_mask(queries, examples), labels, tf.boolean_mask(inputs["weights"], examples)]
+        parts = [logits, labels, tf.boolean_mask(inputs["weights"], examples)]
         if self.mask_own == "none":
             return parts
-        row, position = tf.unstack(tf.cast(tf.where(examples), tf.int32), axis=1)
+        row, position = tf.unstack(places, axis=1)
         owned = tf.gather(own_items(inputs["targets"], columns, count), row)
         if self.mask_own == "future" and "history" in inputs:
             # Items bought before stay negatives: the model must learn not to repeat them, unless customers do.

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tfrec.config import RetrievalConfig
+from tfrec.csr import Csr
 from tfrec.histories import last_purchases, to_gaps
 from tfrec.protocol import Protocol, ProtocolError, build_protocol
 
@@ -98,6 +99,7 @@ def protocol_histories(protocol: Protocol, length: int, user_fields: np.ndarray)
     return {
         "history": rows,
         "gaps": to_gaps(days),
+        "days_ago": days,
         "user": protocol.users.astype(np.int32),
         "user_fields": user_fields[protocol.users],
     }
@@ -122,7 +124,17 @@ def rank(assembly, protocol: Protocol, k: int):
 
     inputs = protocol_histories(protocol, assembly.config.model.query.length, assembly.user_fields)
     queries = query_vectors(assembly.model, inputs)
-    return exact_top_k(queries, candidate_vectors(assembly), k, exclude=protocol.excluded())
+    bonus = repeat_bonus(assembly.model, inputs["history"], inputs["days_ago"])
+    return exact_top_k(queries, candidate_vectors(assembly), k, exclude=protocol.excluded(), bonus=bonus)
+
+
+def repeat_bonus(model, history: np.ndarray, days_ago: np.ndarray) -> tuple[Csr, np.ndarray] | None:
+    """What the purchases `history` int32 `[U, T]` (-1 = none), made `days_ago` `[U, T]`, add to their items' scores."""
+    if model.repeats is None:
+        return None
+    bought = history >= 0
+    items = Csr.from_rows(np.nonzero(bought)[0], history[bought], len(history))
+    return items, model.repeats(days_ago[bought]).numpy()
 
 
 def evaluate(

@@ -32,6 +32,9 @@ class Towers(Protocol):
     def user_query(self, user: tf.Tensor, user_fields: tf.Tensor) -> tf.Tensor:
         """Query vectors `[B, D]` of known customers int32 `[B]` (rows of `Run.users`, -1 = unknown)."""
 
+    def repeat_scores(self, days_ago: tf.Tensor) -> tf.Tensor:
+        """What purchases made `days_ago` float32 `[B, T]` add to their items' scores; offered where `Run.repeats`."""
+
     def similar_query(self, vectors: tf.Tensor) -> tf.Tensor:
         """Candidate vectors `[B, D]` as queries for similar items: without the popularity bias, if they carry
         one.
@@ -85,6 +88,7 @@ class Run:
         history_length: most purchases that the query tower reads, L.
         config: the run's configuration, kept in the manifest.
         query_kind: whether queries are made of a purchase history or looked up by customer.
+        repeats: whether earlier purchases of an item count in its score.
         modalities: of `photo`, `text` and `attributes`, those that items are encoded from.
         item_attributes: field -> the values of each of the `N` items; what answers can be filtered by.
         attributes: encodes item attributes as in training; None where the model reads none.
@@ -103,6 +107,7 @@ class Run:
     history_length: int
     config: dict[str, Any]
     query_kind: Literal["history", "user"] = "history"
+    repeats: bool = False
     modalities: frozenset[str] = frozenset()
     item_attributes: dict[str, list[list[str]]] = field(default_factory=dict)
     attributes: AttributeVocabulary | None = None
@@ -153,6 +158,7 @@ def load_run(run_dir: Path) -> Run:
         history_length=config.model.query.length,
         config=plain(config),
         query_kind=towers.query_kind,
+        repeats=assembly.model.repeats is not None,
         modalities=frozenset(name for name, used in has.items() if used),
         item_attributes={name: [list(v) for v in prepared.items[f"attr.{name}"]] for name in prepared.fields},
         attributes=assets.attributes,

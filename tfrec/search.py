@@ -31,6 +31,7 @@ def exact_top_k(
     k: int,
     *,
     exclude: Csr | None = None,
+    bonus: tuple[Csr, np.ndarray] | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -41,6 +42,8 @@ def exact_top_k(
         items: float `[N, D]`, the candidate vectors.
         k: how many; a larger k than there are candidates leaves the rest of a row empty.
         exclude: `U` rows of items that must not be found; others take their place.
+        bonus: `U` rows of items and a float32 value of each entry, added to the item's score; entries of one item add
+            up.
         threads: worker threads; all cores by default.
         progress: called with the number of queries finished, after every chunk.
 
@@ -67,6 +70,8 @@ def exact_top_k(
         for start in starts[worker::threads]:
             rows = slice(start, min(start + chunk, n_queries))
             board.multiply(items, queries[rows])
+            if bonus is not None:
+                board.add(*_slice(*bonus, rows.start, rows.stop))
             if exclude is not None:
                 board.exclude(exclude.slice(rows.start, rows.stop))
             ids[rows], scores[rows] = board.best()
@@ -132,9 +137,16 @@ class ScoreBoard:
 
     def exclude(self, excluded: Csr) -> None:
         """Remove the items of each query's row."""
-        rows, items = excluded.rows, excluded.items
-        self.scores[items, rows] = -np.inf
-        groups = items // self.group
+        self.scores[excluded.items, excluded.rows] = -np.inf
+        self._renew_maxima(excluded)
+
+    def add(self, items: Csr, values: np.ndarray) -> None:
+        """Add a value to the score of each entry's item."""
+        np.add.at(self.scores, (items.items, items.rows), values)
+        self._renew_maxima(items)
+
+    def _renew_maxima(self, changed: Csr) -> None:
+        rows, groups = changed.rows, changed.items // self.group
         self._maxima[groups, rows] = self._grouped[groups, :, rows].max(axis=1)
 
     def best(self) -> tuple[np.ndarray, np.ndarray]:
@@ -148,6 +160,10 @@ class ScoreBoard:
         place, within = np.nonzero((values >= least[query][:, None]) & (values > -np.inf))
         score, query, item = values[place, within], query[place], group[place] * self.group + within
         return _best_of_each(query, item, score, len(maxima), self.k)
+
+
+def _slice(items: Csr, values: np.ndarray, start: int, stop: int) -> tuple[Csr, np.ndarray]:
+    return items.slice(start, stop), values[items.offsets[start] : items.offsets[stop]]
 
 
 def _first_k_groups(maxima: np.ndarray, least: np.ndarray, k: int) -> np.ndarray:

@@ -34,6 +34,11 @@ class ServedTowers(tf.Module):
         gaps = tf.maximum(days_ago - following, 0.0)
         return self.model.last_query({"history": history, "gaps": gaps, "user_fields": user_fields}, self.vectors)
 
+    def repeat_scores(self, days_ago):
+        """What a purchase made `days_ago` float32 `[B, T]` adds to the score of its item."""
+        assert self.model.repeats is not None  # `Run.repeats` says so
+        return self.model.repeats(days_ago)
+
     def user_query(self, user, user_fields):
         """Query vectors `[B, D]` of known customers int32 `[B]` (-1 = unknown)."""
         return self.model.last_query({"user": user, "user_fields": user_fields}, self.vectors)

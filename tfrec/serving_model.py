@@ -18,13 +18,14 @@ items, scored by their recent sales.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from tfrec.attribute_terms import AttributeInput, lookup
 from tfrec.catalogue import Catalogue, drop_excluded
 from tfrec.index import LOWEST, ExactIndex, ScannIndex
+from tfrec.repeats import own_scores, rescore
 from tfrec.runs import Run
 
 Tensors = dict[str, tf.Tensor]
@@ -40,6 +41,22 @@ K = tf.constant([12])
 NONE = tf.constant([[""]])
 NOW = tf.constant([[0.0]])
 MISSING = tf.constant([""])
+
+
+class Query(NamedTuple):
+    """What an answer is looked for with.
+
+    Attributes:
+        vectors: query vectors `[B, D]`.
+        known: whether anything is known of the customer, bool `[B]`.
+        own_rows: the customer's purchases int32 `[B, L]` (-1 = none), where they are scored apart; else None.
+        own_scores: their scores `[B, L]`.
+    """
+
+    vectors: tf.Tensor
+    known: tf.Tensor
+    own_rows: tf.Tensor | None = None
+    own_scores: tf.Tensor | None = None
 
 
 class ServingModel(tf.Module):
@@ -102,7 +119,7 @@ class ServingModel(tf.Module):
     def _history_signature(self):
         @_answers(history=STRING_ROWS, days_ago=DAYS)
         def recommend(history, days_ago=NOW, k=K, exclude=NONE, allow=NONE, allow_items=NONE):
-            return self._answer(*self._history_query(history, days_ago), k, exclude, allow, allow_items)
+            return self._answer(self._history_query(history, days_ago), k, exclude, allow, allow_items)
 
         return recommend
 
@@ -112,10 +129,8 @@ class ServingModel(tf.Module):
             user = self._user_of.lookup(user_id)
             row = tf.maximum(user, 0)
             history = tf.where(user[:, None] >= 0, tf.gather(self._user_history, row), -1)
-            queries, known = self._query(
-                history, tf.gather(self._user_days, row), user, tf.gather(self._user_fields, row)
-            )
-            return self._answer(queries, known & (user >= 0), k, exclude, allow, allow_items)
+            query = self._query(history, tf.gather(self._user_days, row), user, tf.gather(self._user_fields, row))
+            return self._answer(query._replace(known=query.known & (user >= 0)), k, exclude, allow, allow_items)
 
         return recommend_user
 
@@ -125,7 +140,7 @@ class ServingModel(tf.Module):
             rows = self.catalogue.rows(item_id)
             vectors = tf.gather(self._vectors, tf.maximum(rows, 0))
             exclude = tf.concat([self._per_row(exclude, tf.shape(rows)[0]), item_id[:, None]], 1)
-            return self._answer(self.towers.similar_query(vectors), rows >= 0, k, exclude, allow, allow_items)
+            return self._answer(Query(self.towers.similar_query(vectors), rows >= 0), k, exclude, allow, allow_items)
 
         return similar
 
@@ -134,7 +149,7 @@ class ServingModel(tf.Module):
         def search_text(text, k=K, exclude=NONE, allow=NONE, allow_items=NONE):
             known = tf.strings.length(tf.strings.strip(text)) > 0
             queries = self.towers.text_query(self.towers.tokens(text))
-            return self._answer(queries, known, k, exclude, allow, allow_items)
+            return self._answer(Query(queries, known), k, exclude, allow, allow_items)
 
         return search_text
 
@@ -143,7 +158,7 @@ class ServingModel(tf.Module):
         def search_photo(photo, k=K, exclude=NONE, allow=NONE, allow_items=NONE):
             pixels, readable = self.towers.pixels(photo)
             _check_photos(readable)
-            return self._answer(self.towers.photo_query(pixels), readable, k, exclude, allow, allow_items)
+            return self._answer(Query(self.towers.photo_query(pixels), readable), k, exclude, allow, allow_items)
 
         return search_photo
 
@@ -158,8 +173,8 @@ class ServingModel(tf.Module):
             autograph=False,
         )
         def recommend_rows(history, days_ago, user, user_fields, exclude, k):
-            queries, known = self._query(*self._compact(history, days_ago), user, user_fields)
-            scores, rows = self._top_k(queries, known, self._bounded(k), exclude)
+            query = self._query(*self._compact(history, days_ago), user, user_fields)
+            scores, rows = self._top_k(query, self._bounded(k), exclude)
             return {"item_row": rows, "score": scores}
 
         return recommend_rows
@@ -167,7 +182,7 @@ class ServingModel(tf.Module):
     def _embed_query_signature(self):
         @tf.function(input_signature=_named(history=STRING_ROWS, days_ago=DAYS), autograph=False)
         def embed_query(history, days_ago=NOW):
-            return {"embedding": self._history_query(history, days_ago)[0]}
+            return {"embedding": self._history_query(history, days_ago).vectors}
 
         return embed_query
 
@@ -182,7 +197,7 @@ class ServingModel(tf.Module):
 
     # -- queries ---------------------------------------------------------------------------------------------
 
-    def _history_query(self, history: tf.Tensor, days_ago: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _history_query(self, history: tf.Tensor, days_ago: tf.Tensor) -> Query:
         days_ago = tf.broadcast_to(days_ago, tf.shape(history))
         rows, days_ago = self._compact(self.catalogue.rows(history), days_ago)
         batch = tf.shape(rows)[0]
@@ -198,11 +213,14 @@ class ServingModel(tf.Module):
         order = tf.argsort(tf.cast(rows >= 0, tf.int32), axis=1, stable=True)[:, -self._run.history_length :]
         return tf.gather(rows, order, batch_dims=1), tf.gather(days_ago, order, batch_dims=1)
 
-    def _query(self, history, days_ago, user, user_fields) -> tuple[tf.Tensor, tf.Tensor]:
-        """Query vectors `[B, D]`, and whether anything is known of the customer, bool `[B]`."""
+    def _query(self, history, days_ago, user, user_fields) -> Query:
         if self._run.query_kind == "user":
-            return self.towers.user_query(user, user_fields), user >= 0
-        return self.towers.query(history, days_ago, user_fields), tf.reduce_any(history >= 0, 1)
+            return Query(self.towers.user_query(user, user_fields), user >= 0)
+        vectors, known = self.towers.query(history, days_ago, user_fields), tf.reduce_any(history >= 0, 1)
+        if not self._run.repeats:
+            return Query(vectors, known)
+        bonus = self.towers.repeat_scores(days_ago)
+        return Query(vectors, known, history, own_scores(vectors, self._vectors, history, bonus))
 
     def _embed(self, photo: tf.Tensor, text: tf.Tensor, attributes: tf.Tensor) -> tf.Tensor:
         batch = tf.shape(photo)[0]
@@ -218,8 +236,8 @@ class ServingModel(tf.Module):
     def _vectors(self) -> tf.Variable:
         return self.index.vectors if isinstance(self.index, ExactIndex) else self.index.exact.vectors
 
-    def _answer(self, queries, known, k, exclude, allow, allow_items) -> Tensors:
-        batch = tf.shape(queries)[0]
+    def _answer(self, query: Query, k, exclude, allow, allow_items) -> Tensors:
+        batch = tf.shape(query.vectors)[0]
         most = self._bounded(k)
         excluded = self.catalogue.rows(self._per_row(exclude, batch))
         allow = self._per_row(allow, batch)
@@ -227,8 +245,8 @@ class ServingModel(tf.Module):
         filtered = tf.reduce_any(allow != "") | tf.reduce_any(listed != -1)
         scores, rows = tf.cond(
             filtered,
-            lambda: self._top_k_allowed(queries, known, most, excluded, allow, listed),
-            lambda: self._top_k(queries, known, most, excluded),
+            lambda: self._top_k_allowed(query, most, excluded, allow, listed),
+            lambda: self._top_k(query, most, excluded),
         )
         wanted = tf.range(most)[None] < tf.reshape(k, [-1, 1])  # a row that asked for fewer than its batch
         return {
@@ -243,30 +261,36 @@ class ServingModel(tf.Module):
         with tf.control_dependencies([check]):  # what depends on k must not run beside the check
             return tf.maximum(tf.reduce_max(tf.reshape(k, [-1])), 1)  # 1: of an empty batch
 
-    def _top_k(self, queries, known, k, excluded) -> tuple[tf.Tensor, tf.Tensor]:
+    def _top_k(self, query: Query, k, excluded) -> tuple[tf.Tensor, tf.Tensor]:
         """The k best items: scores and rows `[B, k]`."""
-        fetch = self._fetch(k, excluded)
-        found = self.index.search(self._finite(queries), fetch)
+        fetch = self._fetch(query, k, excluded)
+        found = self.index.search(self._finite(query.vectors), fetch)
+        if query.own_rows is not None:
+            found = rescore(found, query.own_rows, query.own_scores, fetch)
         popular = self.catalogue.popular(fetch)
-        scores, rows = self._choose(queries, known, found, [part[None] for part in popular])
+        scores, rows = self._choose(query, found, [part[None] for part in popular])
         return drop_excluded(scores, rows, excluded, k)
 
-    def _top_k_allowed(self, queries, known, k, excluded, allow, listed) -> tuple[tf.Tensor, tf.Tensor]:
+    def _top_k_allowed(self, query: Query, k, excluded, allow, listed) -> tuple[tf.Tensor, tf.Tensor]:
         """The k best of the allowed items, by exact search."""
-        fetch = self._fetch(k, excluded)
+        fetch = self._fetch(query, k, excluded)
         masks, mask_of = self.catalogue.masks(allow, listed)
-        found = self.index.search_allowed(self._finite(queries), fetch, masks, mask_of)
+        found = self.index.search_allowed(self._finite(query.vectors), fetch, masks, mask_of)
+        if query.own_rows is not None:
+            allowed = tf.gather(tf.gather(masks, mask_of), tf.maximum(query.own_rows, 0), batch_dims=1)
+            found = rescore(found, tf.where(allowed, query.own_rows, -1), query.own_scores, fetch)
         popular = [tf.gather(part, mask_of) for part in self.catalogue.popular_allowed(fetch, masks)]
-        scores, rows = self._choose(queries, known, found, popular)
+        scores, rows = self._choose(query, found, popular)
         return drop_excluded(scores, rows, excluded, k)
 
-    def _fetch(self, k: tf.Tensor, excluded: tf.Tensor) -> tf.Tensor:
-        """How many to find so that k are left without the excluded ones."""
+    def _fetch(self, query: Query, k: tf.Tensor, excluded: tf.Tensor) -> tf.Tensor:
+        """How many to find so that k are left without the excluded ones, and without those that are scored anew."""
         most = tf.reduce_max(tf.reduce_sum(tf.cast(excluded >= 0, tf.int32), 1))
-        return tf.minimum(k + tf.maximum(most, 0), self.catalogue.size)
+        own = 0 if query.own_rows is None else tf.shape(query.own_rows)[1]
+        return tf.minimum(k + tf.maximum(most, 0) + own, self.catalogue.size)
 
-    def _choose(self, queries, known, found, popular) -> tuple[tf.Tensor, tf.Tensor]:
-        known = (known & tf.reduce_all(tf.math.is_finite(queries), 1))[:, None]
+    def _choose(self, query: Query, found, popular) -> tuple[tf.Tensor, tf.Tensor]:
+        known = (query.known & tf.reduce_all(tf.math.is_finite(query.vectors), 1))[:, None]
         return tf.where(known, found[0], popular[0]), tf.where(known, found[1], popular[1])
 
     def _finite(self, queries: tf.Tensor) -> tf.Tensor:
