@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Evaluate, and print the main figures."""
     from tfrec.config import ConfigError, load_config
+    from tfrec.summary import summary_table
     from tfrec.train import system_of
 
     if not (options.run / "config.yaml").is_file():
@@ -45,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
     content = system.evaluate(options.run, split=options.split, ks=options.k, seen_filter=options.seen_filter)
     for name, entry in content["metrics"].items():
         print(f"{name:16} {entry['value']:.4f}  [{entry['low']:.4f}, {entry['high']:.4f}]")
+    print(summary_table(content))
     print(f"report: {options.run / 'report.html'}")
     return 0
 

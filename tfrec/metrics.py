@@ -201,6 +201,24 @@ def summarize_protocol(
     return metrics, cohorts
 
 
+def write_per_user(path: Path, protocol: Protocol, ranked: np.ndarray, user_ids, ks: Sequence[int] = KS) -> None:
+    """Write every hit metric of every user as parquet, whole or not at all: what two models are compared by in pairs.
+
+    Args:
+        path: the file; columns `user_id`, `history` (known events) and the metrics' names.
+        protocol: who is evaluated on what.
+        ranked: int `[U, K]`, the model's lists.
+        user_ids: ids of all users of the dataset, by user index.
+        ks: cut-offs.
+    """
+    import pandas as pd
+
+    columns = {"user_id": [user_ids[user] for user in protocol.users], "history": protocol.history.lengths}
+    temporary = path.with_name(f".{path.name}.tmp")
+    pd.DataFrame(columns | per_user(ranked, protocol.targets, ks)).to_parquet(temporary, index=False)
+    os.replace(temporary, path)
+
+
 def write_metrics(
     path: str | Path,
     *,

@@ -140,7 +140,7 @@ def repeat_bonus(model, history: np.ndarray, days_ago: np.ndarray) -> tuple[Csr,
 def evaluate(
     run_dir: Path, *, split: str = "test", ks: list[int] | None = None, seen_filter: bool | None = None
 ) -> dict:
-    """Judge a finished run: writes `metrics.json`, `examples.json` and `report.html`.
+    """Judge a finished run: writes `metrics.json`, `users.parquet`, `examples.json` and `report.html`.
 
     Args:
         run_dir: the run.
@@ -153,7 +153,7 @@ def evaluate(
     """
     from tfrec.baselines import run_baselines
     from tfrec.examples import sample_examples, write_examples
-    from tfrec.metrics import summarize_protocol, write_metrics
+    from tfrec.metrics import summarize_protocol, write_metrics, write_per_user
     from tfrec.report import write_report
 
     assembly = load_assembly(run_dir)
@@ -187,6 +187,7 @@ def evaluate(
         cohorts=cohorts,
         **more,
     )
+    write_per_user(run_dir / "users.parquet", protocol, ranked, list(prepared.users["user_id"]), ks)
     write_examples(run_dir, sample_examples(protocol, ranked, scores, prepared.users["user_id"]))
     write_report(run_dir, prepared)
     return json.loads((run_dir / "metrics.json").read_text())

@@ -27,6 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(arguments: list[str]) -> int:
     """Read the configuration, train, evaluate."""
+    from tfrec.summary import summary_table
+
     config, switches = configure(arguments)
     if config is None:
         return 0
@@ -42,7 +44,7 @@ def run(arguments: list[str]) -> int:
     open_run(run_dir, config, resume=switches.resume)
     system = system_of(config)
     system.train(config, run_dir)
-    system.evaluate(run_dir)
+    print(summary_table(system.evaluate(run_dir)))
     log.info("done: %s", run_dir / "report.html")
     return 0
 

@@ -1,0 +1,21 @@
+from tfrec.summary import summary_table
+
+
+def interval(value):
+    return {"value": value, "low": value - 0.01, "high": value + 0.01}
+
+
+def test_the_table_shows_the_model_first_and_every_baseline():
+    content = {
+        "protocol": {"split": "test", "users": 1200, "candidates": 5000, "seen_filter": False},
+        "metrics": {name: interval(0.25) for name in ("recall@5", "recall@12", "mrr")},
+        "baselines": {"item_cosine": {"recall@12": interval(0.125)}},
+        "oracle": {"recall@12": interval(0.5), "mrr": interval(0.6)},
+    }
+    lines = summary_table(content).splitlines()
+    assert lines[0] == "test split, 1,200 customers, 5,000 candidates, seen items stay candidates"
+    assert lines[1].split() == ["recall@12", "mrr"]
+    assert lines[2].startswith("model")
+    assert "0.2500 [0.2400, 0.2600]" in lines[2]
+    assert lines[3].split() == ["best", "reachable", "0.5000", "0.6000"]
+    assert lines[4].split() == ["item", "cosine", "0.1250"]
