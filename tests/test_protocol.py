@@ -149,6 +149,13 @@ def test_nothing_at_or_after_the_held_out_point_is_known(tmp_path, kind, split):
     assert len(protocol.known) == (frame.split < code).sum()
 
 
+def test_items_of_the_validation_split_are_cold_unless_it_was_trained_on(temporal):
+    cold = build_protocol(temporal, "test", cold_users=True).target_cold
+    assert cold.tolist() == [False, True, False, True]  # items 1 and 4, 0, 2
+    cold = build_protocol(temporal, "test", cold_users=True, final=True).target_cold
+    assert cold.tolist() == [False, True, False, False]
+
+
 def test_sampling_is_seeded_and_keeps_everything_aligned(tmp_path):
     events = [(user, item, CUTOFF + (item - 2) * DAY, 2 * (item >= 2)) for user in range(30) for item in range(3)]
     info = {"kind": "temporal", "cutoff": "2020-09-16", "val_days": 0}

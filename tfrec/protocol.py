@@ -61,7 +61,7 @@ class Protocol:
         known: every event that was known before the held-out ones, of all users; what baselines may count.
         n_items: size of the catalogue; every item is a candidate.
         target_repeat: bool `[T]`, the target is in that user's history.
-        target_cold: bool `[T]`, the target was never sold in the training split.
+        target_cold: bool `[T]`, the target was never sold in what the model was trained on.
         seen_filter: items of the history are never recommended (and are no targets).
         eligible_users: users who could be evaluated before sampling to `max_users` by `seed`.
     """
@@ -144,6 +144,7 @@ def build_protocol(
     seen_filter: bool = False,
     cold_users: bool = False,
     max_users: int | None = None,
+    final: bool = False,
     seed: int = 0,
 ) -> Protocol:
     """Read the events of a prepared dataset into an evaluation protocol.
@@ -154,6 +155,7 @@ def build_protocol(
         seen_filter: never recommend an item of the history; repeat targets, unreachable then, are dropped.
         cold_users: keep users without any known event; they are reported apart from the main metrics.
         max_users: evaluate this many users, drawn uniformly; None = all.
+        final: the model was trained on the validation events as well, so items sold there are not cold.
         seed: of that draw.
 
     Raises:
@@ -183,7 +185,7 @@ def build_protocol(
             "Prepare the data with a longer test period or more events."
         )
     trained = np.zeros(n_items, bool)
-    trained[log.item[part == SPLIT_CODES["train"]]] = True
+    trained[log.item[part <= SPLIT_CODES["val" if final else "train"]]] = True
     split_info = dict(prepared.manifest.get("split") or {})
     chosen = targets.take(users)
     return Protocol(

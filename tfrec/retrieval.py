@@ -165,6 +165,7 @@ def evaluate(
         seen_filter=config.evaluation.seen_filter if seen_filter is None else seen_filter,
         cold_users=True,
         max_users=config.evaluation.max_users or None,
+        final=config.training.final,
         seed=config.seed,
     )
     vectors = candidate_vectors(assembly)
