@@ -174,7 +174,8 @@ class HistoryBatches:
             batch["rows"] = distinct(np.concatenate([batch["history"].ravel(), sold, drawn]))
         if self.content is not None:
             batch["encode_rows"] = self.encode_rows(sold, rng)
-            batch["items"] = drop_modalities(self.content.gather(batch["encode_rows"]), self.modality_dropout, rng)
+            items = self.content.gather(batch["encode_rows"])
+            batch["items"] = drop_modalities(items, self.modality_dropout, rng, pad_id=self.content.pad_id)
         return batch
 
     def order(self, epoch: int) -> np.ndarray:
@@ -239,7 +240,9 @@ def shuffle_days(place: np.ndarray, inside: np.ndarray, time: np.ndarray, rng: n
     return np.take_along_axis(place, np.argsort(key, axis=1, kind="stable"), 1)
 
 
-def drop_modalities(items: dict[str, np.ndarray], rate: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def drop_modalities(
+    items: dict[str, np.ndarray], rate: float, rng: np.random.Generator, *, pad_id: int = 0
+) -> dict[str, np.ndarray]:
     """Hide the photo of some items and the text of others, never both, so that one modality is enough at serving time."""
     if not rate:
         return items
@@ -247,10 +250,10 @@ def drop_modalities(items: dict[str, np.ndarray], rate: float, rng: np.random.Ge
     no_photo, no_text = draw < rate, draw > 1 - rate
     if "has_photo" in items:
         items["has_photo"] = items["has_photo"] & ~no_photo
-    for name in ("tokens", "text_mask"):
+    for name, nothing in (("tokens", pad_id), ("text_mask", False)):
         if name in items:
             shape = (-1,) + (1,) * (items[name].ndim - 1)
-            items[name] = np.where(no_text.reshape(shape), 0, items[name]).astype(items[name].dtype)
+            items[name] = np.where(no_text.reshape(shape), nothing, items[name]).astype(items[name].dtype)
     return items
 
 

@@ -5,6 +5,7 @@ memory, decoded for each batch otherwise; or the frozen encoders' tokens from a 
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -23,12 +24,14 @@ class ItemContent:
             `has_photo`, `photo_tokens`, `text_tokens`, `text_mask`.
         photo_bytes: each item's stored photo, or None where pixels are resident or unused.
         size: height and width of the pixels.
+        pad_id: token id of padding; a text that is all padding is none.
     """
 
     items: int
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    arrays: dict[str, Any] = field(default_factory=dict)
     photo_bytes: "PhotoBytes | None" = None
     size: tuple[int, int] | None = None
+    pad_id: int = 0
 
     def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The content of `rows` `[E]`: each array's rows, and `photo_bytes` as an object array where photos are bytes."""

@@ -1,8 +1,7 @@
 """From a configuration and a prepared dataset to a model with its inputs: where the pieces are put together."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -10,98 +9,45 @@ import tensorflow as tf
 from pipelines.batches import HistoryBatches, Purchases, make_dataset
 from pipelines.content import ItemContent, photo_arrays
 from pipelines.prepared import Prepared
-from tfrec.config import ModelConfig, RetrievalConfig
-from tfrec.encoders.attributes import AttributeEncoder, AttributeVocabulary
+from tfrec.assets import Assets, encoder_scope, item_fields
+from tfrec.config import ImageConfig, ModelConfig, RetrievalConfig, TextConfig
+from tfrec.encoders.attributes import AttributeEncoder
 from tfrec.encoders.image import ViTEncoder
-from tfrec.encoders.text import BertEncoder, WordPiece, train_vocabulary
+from tfrec.encoders.text import BertEncoder
+from tfrec.encoders.tuning import add_lora, freeze
+from tfrec.features import SideFeatures
 from tfrec.fusion import CrossAttentionFusion
 from tfrec.models import ItemVectors, TwoTower
 from tfrec.towers import HistoryTower, ItemTower, ShallowTower, UserTower
 
 ENCODE_BATCH = 256
 
-
-@dataclass
-class Assets:
-    """What turns raw values into ids: saved with a run, read back by everything after it.
-
-    Attributes:
-        tokenizer: of the texts; None where they are not used.
-        attributes: vocabulary of the item fields; None where they are not used.
-        users: vocabulary of the customer fields.
-    """
-
-    tokenizer: WordPiece | None
-    attributes: AttributeVocabulary | None
-    users: AttributeVocabulary | None
-
-    @classmethod
-    def learn(cls, config: RetrievalConfig, prepared: Prepared) -> "Assets":
-        """Vocabularies of the dataset."""
-        model = config.model
-        tokenizer = attributes = users = None
-        if model.text.enabled:
-            words = train_vocabulary(prepared.items["text"], model.text.vocabulary_size)
-            tokenizer = WordPiece(words, sequence_length=model.text.length)
-        if model.attributes.enabled:
-            frame, fields = item_fields(prepared, model)
-            if fields:
-                attributes = AttributeVocabulary.build(frame, fields, min_count=model.attributes.min_count)
-        if model.query.user_fields and prepared.user_fields:
-            users = AttributeVocabulary.build(prepared.users, prepared.user_fields, min_count=2)
-        return cls(tokenizer, attributes, users)
-
-    def save(self, folder: Path) -> None:
-        """Write `vocab.txt`, `attributes.json` and `users.json`, those that there are."""
-        folder.mkdir(parents=True, exist_ok=True)
-        if self.tokenizer:
-            self.tokenizer.save(folder / "vocab.txt")
-        for name in ("attributes", "users"):
-            if getattr(self, name):
-                getattr(self, name).to_json(folder / f"{name}.json")
-
-    @classmethod
-    def load(cls, folder: Path, config: RetrievalConfig) -> "Assets":
-        """Read what `save` wrote."""
-
-        def vocabulary(name):
-            path = folder / f"{name}.json"
-            return AttributeVocabulary.from_json(path) if path.exists() else None
-
-        path, tokenizer = folder / "vocab.txt", None
-        if path.exists():
-            tokenizer = WordPiece.load(path, sequence_length=config.model.text.length)
-        return cls(tokenizer, vocabulary("attributes"), vocabulary("users"))
+Features = Mapping[str, SideFeatures]  # `text`, `image`: what frozen encoders made of the catalogue
 
 
-def item_fields(prepared: Prepared, model: ModelConfig):
-    """The item table and its attribute fields to use; the product group joins as a field of its own."""
-    fields = list(model.attributes.fields or prepared.fields)
-    frame = prepared.items
-    if model.attributes.group and "group" in frame:
-        frame = frame.assign(**{"attr.group": frame["group"]})
-        fields.append("group")
-    return frame, fields
-
-
-def item_content(config: RetrievalConfig, prepared: Prepared, assets: Assets) -> ItemContent | None:
+def item_content(config: RetrievalConfig, prepared: Prepared, assets: Assets, features: Features) -> ItemContent | None:
     """The arrays that the item tower reads; None where items are ids alone."""
     model = config.model
     if not (model.image.enabled or assets.tokenizer or assets.attributes):
         return None
     content = ItemContent(len(prepared.items))
-    if model.image.enabled:
-        content.size = model.image.size
+    if "image" in features:
+        content.arrays |= {"photo_tokens": features["image"].tokens, "has_photo": features["image"].mask}
+    elif model.image.enabled:
+        content.size = assets.photo_size(model)
         arrays, content.photo_bytes = photo_arrays(prepared, content.size)
         content.arrays.update(arrays)
     if assets.tokenizer:
         content.arrays["tokens"] = tokenize(assets.tokenizer, prepared.items["text"])
+        content.pad_id = assets.tokenizer.pad_id
+    if "text" in features:
+        content.arrays |= {"text_tokens": features["text"].tokens, "text_mask": features["text"].mask}
     if assets.attributes:
         content.arrays["attributes"] = assets.attributes.encode(item_fields(prepared, model)[0])
     return content
 
 
-def tokenize(tokenizer: WordPiece, texts, *, batch: int = 4096) -> np.ndarray:
+def tokenize(tokenizer, texts, *, batch: int = 4096) -> np.ndarray:
     """Token ids int32 `[N, T]`; an empty text is all padding."""
     texts = [text or "" for text in texts]
     rows = np.concatenate([tokenizer(texts[i : i + batch]).numpy() for i in range(0, len(texts), batch)])
@@ -109,8 +55,8 @@ def tokenize(tokenizer: WordPiece, texts, *, batch: int = 4096) -> np.ndarray:
     return rows
 
 
-def build_item_tower(model: ModelConfig, assets: Assets) -> ItemTower | None:
-    """The item tower of a configuration."""
+def build_item_tower(model: ModelConfig, assets: Assets, features: Features) -> ItemTower | None:
+    """The item tower of a configuration; what comes as features has no encoder in it."""
     if not (model.image.enabled or assets.tokenizer or assets.attributes):
         return None
     options = model.fusion
@@ -124,53 +70,77 @@ def build_item_tower(model: ModelConfig, assets: Assets) -> ItemTower | None:
     )
     return ItemTower(
         fusion,
-        image=build_image_encoder(model) if model.image.enabled else None,
-        text=build_text_encoder(model, assets.tokenizer) if assets.tokenizer else None,
+        image=image_encoder(model.image, assets) if model.image.enabled and "image" not in features else None,
+        text=text_encoder(model.text, assets) if assets.tokenizer and "text" not in features else None,
         attributes=AttributeEncoder(assets.attributes.sizes, options.dim) if assets.attributes else None,
         pool=model.image.pool,
+        pad_id=assets.tokenizer.pad_id if assets.tokenizer else 0,
         name="item_tower",
     )
 
 
-def build_shallow_tower(dim: int, assets: Assets) -> ShallowTower | None:
-    """The shallow tower over attributes and words; None where items have neither."""
-    if not (assets.tokenizer or assets.attributes):
+def build_shallow_tower(dim: int, assets: Assets, features: Features) -> ShallowTower | None:
+    """The shallow tower over attributes, words and frozen encoders' vectors; None where items have none of them."""
+    if not (assets.tokenizer or assets.attributes or features):
         return None
     return ShallowTower(
         dim,
         attributes=AttributeEncoder(assets.attributes.sizes, dim) if assets.attributes else None,
         vocabulary=len(assets.tokenizer) if assets.tokenizer else 0,
         pad_id=assets.tokenizer.pad_id if assets.tokenizer else 0,
+        vectors={VECTORS[name]: side.vectors for name, side in features.items()},
         name="shallow",
     )
 
 
-def build_image_encoder(model: ModelConfig) -> ViTEncoder:
-    """A ViT of the configured size, with random weights."""
-    image = model.image
+VECTORS = {"text": "text_vector", "image": "photo_vector"}
+
+
+def shallow_inputs(content: ItemContent, features: Features) -> dict[str, np.ndarray]:
+    """What the shallow tower reads of every item, name -> `[N, ...]`."""
+    inputs = {name: content.arrays[name] for name in ("tokens", "attributes") if name in content.arrays}
+    return inputs | {VECTORS[name]: side.vectors for name, side in features.items()}
+
+
+def image_encoder(options: ImageConfig, assets: Assets):
+    """The published image encoder, of which what should train does; else a ViT of the configured size."""
+    if assets.image:
+        return tuned(assets.image.encoder, "image", options)
     return ViTEncoder(
-        size=image.size,
-        patch=image.patch,
-        dim=image.dim,
-        layers=image.layers,
-        heads=image.heads,
+        size=options.size,
+        patch=options.patch,
+        dim=options.dim,
+        layers=options.layers,
+        heads=options.heads,
         name="image_encoder",
     )
 
 
-def build_text_encoder(model: ModelConfig, tokenizer: WordPiece) -> BertEncoder:
-    """A BERT of the configured size, with random weights."""
-    text = model.text
+def text_encoder(options: TextConfig, assets: Assets):
+    """The published text encoder, of which what should train does; else a BERT of the configured size."""
+    if assets.text:
+        return tuned(assets.text.encoder, "text", options)
+    assert assets.tokenizer is not None
     return BertEncoder(
-        vocabulary_size=len(tokenizer),
-        dim=text.dim,
-        layers=text.layers,
-        heads=text.heads,
-        max_length=text.length,
-        pad_id=tokenizer.pad_id,
+        vocabulary_size=len(assets.tokenizer),
+        dim=options.dim,
+        layers=options.layers,
+        heads=options.heads,
+        max_length=options.length,
+        pad_id=assets.tokenizer.pad_id,
         dropout=0.0,  # the fusion drops; dropout inside KerasNLP's bricks could not be resumed exactly
         name="text_encoder",
     )
+
+
+def tuned(encoder, name: str, options: ImageConfig | TextConfig):
+    """Let the blocks train that the options name, or low-rank updates instead."""
+    if options.lora_rank:
+        with encoder_scope(name):
+            add_lora(encoder, rank=options.lora_rank)
+    else:
+        freeze(encoder, train_last=None if options.train_blocks == "all" else options.train_blocks)
+    return encoder
 
 
 class RetrievalAssembly:
@@ -179,14 +149,21 @@ class RetrievalAssembly:
     Args:
         config: the configuration.
         prepared: the dataset.
-        assets: vocabularies; learnt from the dataset where None.
+        assets: vocabularies and published encoders; learnt from the dataset and loaded where None.
+        features: what frozen encoders made of the catalogue; where one is not in it, it runs in every step.
     """
 
-    def __init__(self, config: RetrievalConfig, prepared: Prepared, assets: Assets | None = None):
-        self.config, self.prepared = config, prepared
+    def __init__(
+        self,
+        config: RetrievalConfig,
+        prepared: Prepared,
+        assets: Assets | None = None,
+        features: Features | None = None,
+    ):
+        self.config, self.prepared, self.features = config, prepared, features or {}
         self.assets = assets or Assets.learn(config, prepared)
         self.purchases = self._training_purchases()
-        self.content = item_content(config, prepared, self.assets)
+        self.content = item_content(config, prepared, self.assets, self.features)
         self.batches = self._batches()
         self.model = self._model()
 
@@ -248,10 +225,8 @@ class RetrievalAssembly:
         )
         shallow, inputs = None, {}
         if item.shallow and self.content is not None:
-            shallow = build_shallow_tower(item.dim, self.assets)
-            inputs = {
-                name: self.content.arrays[name] for name in ("tokens", "attributes") if name in self.content.arrays
-            }
+            shallow = build_shallow_tower(item.dim, self.assets, self.features)
+            inputs = shallow_inputs(self.content, self.features)
         vectors = ItemVectors(
             len(self.prepared.items),
             item.dim,
@@ -269,7 +244,7 @@ class RetrievalAssembly:
         model = TwoTower(
             vectors=vectors,
             query_tower=build_query_tower(self.config.model, fields, len(self.prepared.users)),
-            item_tower=build_item_tower(config.model, self.assets),
+            item_tower=build_item_tower(config.model, self.assets, self.features),
             frequency=self.frequency,
             temperature=task.temperature,
             mean_targets=self.batches.mean_targets,

@@ -28,6 +28,12 @@ class ImageConfig:
         layers: transformer blocks.
         heads: attention heads.
         pool: average patch tokens over squares of this side before the fusion.
+        weights: published weights: a folder, `hf://ORG/NAME` or `keras://resnet50`; None starts from random ones. They
+            bring the encoder's sizes with them: `patch`, `dim`, `layers` and `heads` then count for nothing.
+        train_blocks: blocks of published weights that train, from the last one back; 0 freezes the encoder, so that it
+            runs once over the catalogue.
+        lora_rank: rank of trained updates to the attention of published weights (all else frozen); 0: none.
+        pooled: hand the fusion one vector a photo instead of the tokens.
     """
 
     enabled: bool = True
@@ -37,6 +43,10 @@ class ImageConfig:
     layers: int = 12
     heads: int = 12
     pool: int = 1
+    weights: str | None = None
+    train_blocks: int | Literal["all"] = 0
+    lora_rank: int = 0
+    pooled: bool = False
 
 
 @dataclass
@@ -50,6 +60,12 @@ class TextConfig:
         dim: token width.
         layers: transformer blocks.
         heads: attention heads.
+        weights: published weights: a folder, `hf://ORG/NAME` or a KerasNLP preset; None starts from random ones. They
+            bring tokenizer and sizes with them: `vocabulary_size`, `dim`, `layers` and `heads` then count for nothing.
+        train_blocks: blocks of published weights that train, from the last one back; 0 freezes the encoder, so that it
+            runs once over the catalogue.
+        lora_rank: rank of trained updates to the attention of published weights (all else frozen); 0: none.
+        pooled: hand the fusion one vector a text instead of the tokens.
     """
 
     enabled: bool = True
@@ -58,6 +74,10 @@ class TextConfig:
     dim: int = 768
     layers: int = 12
     heads: int = 12
+    weights: str | None = None
+    train_blocks: int | Literal["all"] = 0
+    lora_rank: int = 0
+    pooled: bool = False
 
 
 @dataclass
@@ -262,11 +282,21 @@ class EvaluationConfig:
 
 @dataclass
 class RetrievalConfig:
-    """Retrieval: the customer's history finds items of the catalogue."""
+    """Retrieval: the customer's history finds items of the catalogue.
+
+    Args:
+        recipe: name of the recipe.
+        data: the prepared dataset.
+        out: the run's folder.
+        features: what `python -m tfrec.encode` wrote of the dataset: the item tower reads it instead of running the
+            encoders that are stored with it.
+        seed: of everything random.
+    """
 
     recipe: str = ""
     data: str = ""
     out: str = ""
+    features: str = ""
     seed: int = 0
     model: ModelConfig = field(default_factory=ModelConfig)
     task: RetrievalTask = field(default_factory=RetrievalTask)

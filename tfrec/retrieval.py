@@ -23,16 +23,20 @@ def train(config: RetrievalConfig, run_dir: Path) -> None:
     import tensorflow as tf
 
     from pipelines.prepared import open_prepared
-    from tfrec.assembly import Assets, RetrievalAssembly
+    from tfrec.assembly import RetrievalAssembly
+    from tfrec.assets import Assets
+    from tfrec.frozen import frozen_features
     from tfrec.training import Trainer, compute_precision, set_determinism
 
     set_determinism(config.seed, config.training.deterministic)
     tf.keras.mixed_precision.set_global_policy(compute_precision(config.training.precision))
     prepared = open_prepared(config.data)
-    assets = run_dir / "assets"
-    assembly = RetrievalAssembly(config, prepared, Assets.load(assets, config) if assets.exists() else None)
-    if not assets.exists():
-        assembly.assets.save(assets)
+    folder = run_dir / "assets"
+    assets = Assets.load(folder, config) if folder.exists() else Assets.learn(config, prepared)
+    if not folder.exists():
+        assets.save(folder)
+    tf.keras.utils.set_random_seed(config.seed)  # a run taken up with its assets starts as it would have without
+    assembly = RetrievalAssembly(config, prepared, assets, frozen_features(config, prepared, assets, run_dir))
     model, options = assembly.model, config.training
     steps = options.steps or options.epochs * assembly.batches.steps_per_epoch
     log.info(
@@ -208,13 +212,16 @@ def load_assembly(run_dir: Path):
     import tensorflow as tf
 
     from pipelines.prepared import open_prepared
-    from tfrec.assembly import Assets, RetrievalAssembly
+    from tfrec.assembly import RetrievalAssembly
+    from tfrec.assets import Assets
     from tfrec.config import load_config
+    from tfrec.frozen import frozen_features
     from tfrec.training import restore_weights
 
     config = load_config(run_dir / "config.yaml")
     tf.keras.mixed_precision.set_global_policy("float32")
     tf.keras.utils.set_random_seed(config.seed)
-    assembly = RetrievalAssembly(config, open_prepared(config.data), Assets.load(run_dir / "assets", config))
+    prepared, assets = open_prepared(config.data), Assets.load(run_dir / "assets", config)
+    assembly = RetrievalAssembly(config, prepared, assets, frozen_features(config, prepared, assets, run_dir))
     restore_weights(assembly.model, run_dir)
     return assembly

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from pipelines.pixels import decode_photos
 from tfrec.assembly import RetrievalAssembly
+from tfrec.frozen import FrozenEncoders
 from tfrec.towers import UserTower
 
 
@@ -23,8 +24,9 @@ class ServedTowers(tf.Module):
         self.model = assembly.model
         self.vectors = tf.Variable(self.model.all_vectors(), trainable=False, name="item_vectors")
         self.tokenizer = assembly.assets.tokenizer
-        image = assembly.config.model.image
-        self.size: tuple[int, int] = image.size if image.enabled else (1, 1)
+        options = assembly.config.model
+        self.frozen = FrozenEncoders(options, assembly.assets)
+        self.size: tuple[int, int] = assembly.assets.photo_size(options) if options.image.enabled else (1, 1)
         self.fields = len(assembly.assets.attributes.sizes) if assembly.assets.attributes else 0
 
     def query(self, history, days_ago, user_fields):
@@ -51,7 +53,7 @@ class ServedTowers(tf.Module):
 
     def item(self, photos, has_photo, tokens, attributes):
         """Candidate vectors `[B, D]` from content alone: what a new item gets."""
-        inputs = {"has_photo": has_photo, "photos": photos, "tokens": tokens, "attributes": attributes}
+        inputs = self.frozen({"has_photo": has_photo, "photos": photos, "tokens": tokens, "attributes": attributes})
         contents = self.model.encode({"items": inputs})
         return self.model.vectors.finish(self.model.vectors.new_vectors(contents, inputs))
 

@@ -5,9 +5,11 @@ The towers turn arrays into vectors and know nothing of files, ids or losses. `t
 
 import math
 
+import numpy as np
 import tensorflow as tf
 
 from tfrec.attention import Attention, FeedForward, ResumableDropout
+from tfrec.encoders.blocks import text_mask
 from tfrec.fusion import CrossAttentionFusion
 
 GAP_BUCKETS = 16
@@ -25,6 +27,7 @@ class ItemTower(tf.keras.layers.Layer):
         text: text encoder, token ids `[B, T]` -> tokens `[B, T, Dt]`, with `mask(token_ids)`; None likewise.
         attributes: attribute encoder, `[B, F, V]` -> tokens `[B, F, D]` and mask `[B, F]`; None where not used.
         pool: side of the squares that patch tokens are averaged over.
+        pad_id: token id of padding.
     """
 
     def __init__(
@@ -35,10 +38,12 @@ class ItemTower(tf.keras.layers.Layer):
         text: tf.keras.layers.Layer | None = None,
         attributes: tf.keras.layers.Layer | None = None,
         pool: int = 1,
+        pad_id: int = 0,
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)
-        self.fusion, self.image, self.text, self.attributes, self.pool = fusion, image, text, attributes, pool
+        self.fusion, self.image, self.text, self.attributes = fusion, image, text, attributes
+        self.pool, self.pad_id = pool, pad_id
         self.image_in = tf.keras.layers.Dense(fusion.dim, name="image_in")
         self.text_in = tf.keras.layers.Dense(fusion.dim, name="text_in")
 
@@ -92,7 +97,8 @@ class ItemTower(tf.keras.layers.Layer):
         if "text_tokens" in inputs:
             tokens, mask = inputs["text_tokens"], inputs["text_mask"]
         elif self.text is not None:
-            tokens, mask = self.text(inputs["tokens"], training=training), self.text.mask(inputs["tokens"])
+            ids = inputs["tokens"]
+            tokens, mask = self.text(ids, training=training), text_mask(self.text, ids, self.pad_id)
         else:
             return placeholder, tf.ones([batch, 1], tf.bool)
         return self._join(placeholder, self.text_in(tf.cast(tokens, self.compute_dtype)), mask)
@@ -107,10 +113,12 @@ class ItemTower(tf.keras.layers.Layer):
 
 
 class ShallowTower(tf.keras.layers.Layer):
-    """An item's attributes and words as one vector, without attention: the wide part beside the deep one.
+    """An item's attributes, words and frozen encoders' vectors as one vector, without attention: the wide part beside the
+    deep one.
 
-    The mean of word embeddings and the sum of attribute embeddings, and what a small perceptron adds to it (Wide & Deep,
-    Cheng et al. 2016, https://arxiv.org/abs/1606.07792). A step can afford it for every item that it reads.
+    The mean of word embeddings, the sum of attribute embeddings, a projection of each frozen vector, and what a small
+    perceptron adds to them (Wide & Deep, Cheng et al. 2016, https://arxiv.org/abs/1606.07792). A step can afford it for
+    every item that it reads.
 
     Args:
         dim: width D.
@@ -118,19 +126,17 @@ class ShallowTower(tf.keras.layers.Layer):
         vocabulary: number of token ids; 0 where texts are not used.
         pad_id: token id of padding.
         word_dim: width of the word embeddings.
+        vectors: name of an input -> that input of the whole catalogue `[N, P]`, which its statistics are taken from.
     """
 
-    def __init__(self, dim, *, attributes=None, vocabulary=0, pad_id=0, word_dim=64, **kwargs):
+    def __init__(self, dim, *, attributes=None, vocabulary=0, pad_id=0, word_dim=64, vectors=None, **kwargs):
         super().__init__(dtype="float32", **kwargs)
-        self.dim, self.attributes, self.vocabulary, self.pad_id, self.word_dim = (
-            dim,
-            attributes,
-            vocabulary,
-            pad_id,
-            word_dim,
-        )
+        self.dim, self.attributes, self.vocabulary = dim, attributes, vocabulary
+        self.pad_id, self.word_dim = pad_id, word_dim
         self.words_out = tf.keras.layers.Dense(dim, name="words_out", dtype="float32")
         self.feed_forward = FeedForward(dim, ratio=2.0, name="feed_forward", dtype="float32")
+        self.standardize = {name: Standardize(array, name=f"{name}_in") for name, array in (vectors or {}).items()}
+        self.project = {name: tf.keras.layers.Dense(dim, name=f"{name}_out") for name in self.standardize}
 
     def build(self, input_shape):
         if self.vocabulary:
@@ -139,7 +145,7 @@ class ShallowTower(tf.keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, inputs: dict):
-        """`attributes` int32 `[R, F, V]` and `tokens` int32 `[R, T]`, those that are used -> `[R, D]`."""
+        """`attributes` int32 `[R, F, V]`, `tokens` int32 `[R, T]`, vectors `[R, P]`: those that are used -> `[R, D]`."""
         vector = 0.0
         if self.attributes is not None:
             fields, _ = self.attributes(inputs["attributes"])  # missing fields are zeros
@@ -149,7 +155,37 @@ class ShallowTower(tf.keras.layers.Layer):
             weight = tf.cast(inputs["tokens"] != self.pad_id, tf.float32)[..., None]
             mean = tf.reduce_sum(words * weight, 1) / tf.maximum(tf.reduce_sum(weight, 1), 1.0)
             vector += self.words_out(mean * 8.0)  # a mean of many small vectors is small
+        for name, standardize in self.standardize.items():
+            vector += self.project[name](standardize(inputs[name]))
         return vector + self.feed_forward(vector)
+
+
+class Standardize(tf.keras.layers.Layer):
+    """Vectors of an encoder about their mean and of unit length on average; a vector of zeros (no content) stays zeros.
+
+    All of one shop's texts resemble each other: about their mean, what tells them apart is most of the vector. One scale
+    for all dimensions keeps the angles.
+
+    Args:
+        vectors: of the whole catalogue `[N, P]`; zeros are passed over.
+    """
+
+    def __init__(self, vectors, **kwargs):
+        super().__init__(dtype="float32", **kwargs)
+        present = vectors[np.any(vectors != 0, 1)].astype(np.float32)
+        present = present if len(present) else np.zeros((1, vectors.shape[1]), np.float32)
+        mean = present.mean(0)
+        spread = float(np.sqrt(np.square(present - mean).sum(1).mean()))
+        self.mean = self.add_weight("mean", mean.shape, initializer="zeros", trainable=False)
+        self.scale = self.add_weight("scale", (), initializer="ones", trainable=False)
+        self.mean.assign(mean)
+        self.scale.assign(1.0 / max(spread, 1e-6))
+
+    def call(self, vectors):
+        """`[R, P]` -> `[R, P]` float32."""
+        vectors = tf.cast(vectors, tf.float32)
+        present = tf.reduce_any(vectors != 0.0, 1, keepdims=True)
+        return tf.where(present, (vectors - self.mean) * self.scale, 0.0)
 
 
 class DecoderBlock(tf.keras.layers.Layer):

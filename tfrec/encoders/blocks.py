@@ -107,6 +107,11 @@ def build(layer: tf.keras.layers.Layer, shape: Sequence[int | None] | tf.TensorS
         layer.built = True
 
 
+def text_mask(encoder, ids, pad_id: int) -> tf.Tensor:
+    """Which ids `[B, T]` count: those of the encoder's mask, and none where a row is all padding."""
+    return encoder.mask(ids) & tf.reduce_any(tf.not_equal(ids, pad_id), 1, keepdims=True)
+
+
 def bert_initializer() -> tf.keras.initializers.Initializer:
     """Return BERT's initializer, a new one each time: one shared without a seed would repeat its values."""
     return tf.keras.initializers.TruncatedNormal(stddev=0.02)

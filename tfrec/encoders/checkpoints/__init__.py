@@ -18,7 +18,7 @@ from tfrec.encoders.checkpoints.vit import load_vit
 from tfrec.encoders.pooling import SentencePooling
 from tfrec.encoders.text import BertEncoder, ClipTextEncoder, ClipTokenizer, WordPiece
 
-__all__ = ["CheckpointError", "load_image_encoder", "load_text_encoder"]
+__all__ = ["CheckpointError", "kinds_of", "load_image_encoder", "load_text_encoder"]
 
 LoadedText = tuple[BertEncoder | ClipTextEncoder, WordPiece | ClipTokenizer, SentencePooling]
 IMAGE_FAMILIES: dict[str, Callable[..., tf.keras.layers.Layer]] = {
@@ -88,6 +88,21 @@ def load_text_encoder(
         return encoder, clip_tokenizer, pooling
     bert = load_bert(checkpoint, layers=layers, dropout=dropout)
     return bert, load_wordpiece(checkpoint, length), load_sentence_pooling(checkpoint, bert.dim)
+
+
+def kinds_of(source: str | Path) -> list[str]:
+    """Which encoders published weights hold: `text`, `image` or both.
+
+    Raises:
+        CheckpointError: They cannot be had, or are of a family that is not known.
+    """
+    if str(source) == KERAS or Path(source).suffix in (".h5", ".hdf5"):
+        return ["image"]
+    if is_preset(source):
+        return ["text"]
+    checkpoint = open_checkpoint(source)
+    family = _family(checkpoint, {*BERT, *CLIP_TEXT, *IMAGE_FAMILIES}, "text or image")
+    return [kind for kind, known in (("text", (*BERT, *CLIP_TEXT)), ("image", IMAGE_FAMILIES)) if family in known]
 
 
 def _family(checkpoint: Checkpoint, known, side: str) -> str:

@@ -1,0 +1,160 @@
+"""The feature store: what it holds, what it encodes again, and how it goes on after an interruption."""
+
+import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
+
+# isort: split
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipelines.content import PhotoBytes
+from pipelines.pixels import decode_photos
+from tests.small_encoders import make_shop, make_sides, save_sides
+from tfrec import encode, feature_writer
+from tfrec.assembly import tokenize
+from tfrec.feature_writer import FeatureWriter
+from tfrec.features import FeatureError, SideStore, content_keys, stored_sides
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    shop = make_shop(tmp_path_factory.mktemp("shop") / "data")
+    items = shop.items  # read once, then changed in place: some items lack text or photo, two share a text
+    items.at[3, "text"] = ""
+    items.at[5, "text"] = items.at[4, "text"]
+    items.at[7, "images"] = []
+    return shop
+
+
+@pytest.fixture(scope="module")
+def sides(shop):
+    return dict(zip(("text", "image"), make_sides(shop.items["text"])))
+
+
+def encoded_items(monkeypatch):
+    """A list that receives the number of contents that each call of the writer encodes."""
+    counts, fill = [], FeatureWriter._fill
+    monkeypatch.setattr(
+        FeatureWriter, "_fill", lambda s, a, items, *r: counts.append(len(items)) or fill(s, a, items, *r)
+    )
+    return counts
+
+
+def test_stored_texts_are_what_the_encoder_gives(shop, sides, tmp_path):
+    store = FeatureWriter(sides["text"], shop, tmp_path, tokens=True, batch=7).write()
+    features = store.features(content_keys("text", shop), pooled=False, data=shop.path)
+    ids = tokenize(sides["text"].tokenizer, shop.items["text"])
+    tokens, mask, vectors = (x.numpy() for x in sides["text"].encode(tf.constant(ids)))
+    rows = np.arange(len(ids))
+    np.testing.assert_array_equal(features.mask[rows], mask)
+    np.testing.assert_allclose(features.tokens[rows][mask], tokens[mask], atol=4e-3, rtol=1e-3)
+    np.testing.assert_allclose(features.vectors, vectors, atol=1e-3)
+    assert not features.vectors[3].any()
+    assert not features.mask[[3]].any()
+    assert len(store.keys) == len({text for text in shop.items["text"] if text})
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+def test_stored_photos_are_what_the_encoder_gives(shop, sides, tmp_path, pool):
+    store = FeatureWriter(sides["image"], shop, tmp_path, tokens=True, pool=pool, batch=7).write()
+    features = store.features(content_keys("image", shop), pooled=False, data=shop.path)
+    rows = np.arange(len(shop.items))
+    pixels, present = decode_photos(tf.constant(PhotoBytes(shop).read(rows)), (32, 24))
+    tokens, vectors = (x.numpy() for x in sides["image"].encode(pixels, present, pool))
+    np.testing.assert_array_equal(features.mask, present)
+    assert not features.mask[7]
+    np.testing.assert_allclose(features.tokens[rows][features.mask], tokens[present], atol=4e-3, rtol=1e-3)
+    np.testing.assert_allclose(features.vectors, vectors, atol=4e-3, rtol=1e-3)
+    assert tokens.shape[1] == (13 if pool == 1 else 5)
+
+
+def test_a_store_of_vectors_hands_them_out_as_one_token(shop, sides, tmp_path):
+    store = FeatureWriter(sides["text"], shop, tmp_path).write()
+    features = store.features(content_keys("text", shop), pooled=True, data=shop.path)
+    assert features.tokens[np.arange(4)].shape == (4, 1, 16)
+    assert features.mask[np.arange(4)].tolist() == [[True], [True], [True], [False]]
+    assert not (store.folder / "tokens.npy").exists()
+
+
+def test_only_new_and_changed_contents_are_encoded_again(shop, sides, tmp_path, monkeypatch):
+    counts = encoded_items(monkeypatch)
+    write = FeatureWriter(sides["text"], shop, tmp_path, tokens=True).write
+    before = {key: np.array(row) for key, row in zip(write().keys, write().vectors)}
+    assert len(counts) == 1
+    items, changed = shop.items.copy(), shop.items.copy()
+    changed.at[0, "text"] = "a text that no item had"
+    monkeypatch.setattr(shop, "items", changed)
+    store = FeatureWriter(sides["text"], shop, tmp_path, tokens=True).write()
+    assert counts[1:] == [1]
+    assert len(store.keys) == len(before)
+    for key, row in zip(store.keys, store.vectors):
+        if key in before:
+            np.testing.assert_array_equal(row, before[key])
+    monkeypatch.setattr(shop, "items", items)
+    FeatureWriter(sides["text"], shop, tmp_path, tokens=False).write()
+    assert counts[2:] == [len(before)]  # another form: all again
+
+
+def test_other_weights_encode_everything_again(shop, sides, tmp_path, monkeypatch):
+    counts = encoded_items(monkeypatch)
+    FeatureWriter(sides["text"], shop, tmp_path).write()
+    other, _ = make_sides(shop.items["text"])
+    other.encoder.token_embedding.embeddings.assign_add(tf.ones_like(other.encoder.token_embedding.embeddings))
+    assert other.digest != sides["text"].digest
+    FeatureWriter(other, shop, tmp_path).write()
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_an_interrupted_store_goes_on_where_it_stopped(shop, sides, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(feature_writer, "SAVE_SECONDS", -1.0)
+    whole = FeatureWriter(sides[kind], shop, tmp_path / "whole", tokens=True, batch=8).write()
+    name, started = f"_{kind}_blocks", []
+    blocks = getattr(FeatureWriter, name)
+
+    def stops(self, items, done):
+        started.append(done)
+        for number, block in enumerate(blocks(self, items, done)):
+            if number == 3:
+                raise KeyboardInterrupt
+            yield block
+
+    monkeypatch.setattr(FeatureWriter, name, stops)
+    cut = FeatureWriter(sides[kind], shop, tmp_path / "cut", tokens=True, batch=8)
+    with pytest.raises(KeyboardInterrupt):
+        cut.write()
+    assert not (tmp_path / "cut" / kind).exists()
+    with pytest.raises(KeyboardInterrupt):
+        cut.write()
+    monkeypatch.setattr(
+        FeatureWriter, name, lambda self, items, done: started.append(done) or blocks(self, items, done)
+    )
+    store = cut.write()
+    assert started == [0, 24, 48]
+    assert store.keys == whole.keys
+    for array in ("vectors", "tokens"):
+        np.testing.assert_allclose(store.array(array), whole.array(array), atol=1e-3)
+
+
+def test_a_store_that_lacks_items_or_is_broken_says_so(shop, sides, tmp_path):
+    store = FeatureWriter(sides["text"], shop, tmp_path).write()
+    with pytest.raises(FeatureError, match=r"lacks 1 of the 2 items.*run tfrec.encode again"):
+        store.features([store.keys[0], "unknown", ""], pooled=True, data=shop.path)
+    with pytest.raises(FeatureError, match="neither text/ nor image/"):
+        stored_sides(tmp_path / "text")
+    (store.folder / "keys.txt").write_text("one\ntwo")
+    with pytest.raises(FeatureError, match="cut short"):
+        SideStore(store.folder)
+    with pytest.raises(FeatureError, match="no feature store"):
+        SideStore(tmp_path)
+
+
+def test_the_command_encodes_both_sides(tmp_path):
+    shop = make_shop(tmp_path / "data")
+    weights = save_sides(shop.items["text"], tmp_path / "weights")
+    command = ["--weights", str(weights), "--data", str(shop.path), "--out", str(tmp_path / "out"), "--length", "24"]
+    assert encode.main([*command, "--image-store", "pooled"]) == 0
+    stores = stored_sides(tmp_path / "out")
+    assert {name: store.holds_tokens for name, store in stores.items()} == {"text": True, "image": False}
+    assert encode.main(["--weights", str(weights), str(weights), *command[2:]]) == 2
+    assert encode.main(["--weights", str(tmp_path / "nothing"), *command[2:]]) == 2

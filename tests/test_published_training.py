@@ -1,0 +1,170 @@
+"""Published encoders in the retrieval system: frozen and stored, partly trained, adapted; trained, evaluated, served."""
+
+import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
+
+# isort: split
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.small_encoders import make_shop, save_sides
+from tfrec import retrieval
+from tfrec.assembly import RetrievalAssembly
+from tfrec.assets import Assets
+from tfrec.config import ConfigError, parse_config, read_yaml, recipe_path, save_config
+from tfrec.feature_writer import FeatureWriter
+from tfrec.features import FeatureError
+from tfrec.frozen import frozen_features
+from tfrec.new_items import encode_items
+from tfrec.runs import load_run
+
+SMALL = [
+    *("--training.steps=6", "--training.evaluations=1", "--training.batch_size=16", "--task.encode_items=16"),
+    *("--model.fusion.dim=16", "--model.item.dim=16", "--model.query.heads=2", "--training.precision=float32"),
+    *("--model.image.size=[32,24]", "--model.text.length=24", "--model.text.vocabulary_size=200"),
+]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    return make_shop(tmp_path_factory.mktemp("shop") / "data")
+
+
+@pytest.fixture
+def weights(shop, tmp_path):
+    return save_sides(shop.items["text"], tmp_path / "weights")
+
+
+def configured(shop, *options):
+    layer = read_yaml(recipe_path("demo"))
+    system = layer.pop("system")
+    arguments = [*SMALL, f"--data={shop.path}", *options]
+    return parse_config(system, [layer, {"recipe": "demo"}], arguments)[0]
+
+
+def frozen_options(weights):
+    return [f"--model.text.weights={weights}", f"--model.image.weights={weights}"]
+
+
+def losses_of(assembly, steps=4):
+    optimizer, losses = tf.keras.optimizers.Adam(3e-3), []
+    for batch in assembly.dataset(0, steps):
+        with tf.GradientTape() as tape:
+            loss = assembly.model.compute_loss(batch, training=True)
+        optimizer.minimize(loss, assembly.model.trainable_variables, tape=tape)
+        losses.append(float(loss))
+    return losses
+
+
+def test_training_from_the_store_equals_training_from_raw_inputs(shop, weights, tmp_path):
+    config = configured(
+        shop, *frozen_options(weights), "--model.item.shallow=false", "--model.fusion.modality_dropout=0.3"
+    )
+    assets = Assets.learn(config, shop)
+    features = frozen_features(config, shop, assets, tmp_path)
+    runs = []
+    for stored in (features, {}):
+        tf.keras.utils.set_random_seed(3)
+        assembly = RetrievalAssembly(config, shop, assets, stored)
+        assert (assembly.model.item_tower.text is None) == bool(stored)
+        runs.append((losses_of(assembly), assembly))
+    (from_store, one), (from_raw, other) = runs
+    np.testing.assert_allclose(from_store, from_raw, rtol=2e-3)
+    assert from_raw[-1] != from_raw[0]
+    one.refresh(progress=False)
+    other.refresh(progress=False)
+    np.testing.assert_allclose(one.model.vectors.bank, other.model.vectors.bank, atol=0.02)
+
+
+def served_and_stored(run, assembly):
+    """Every item's vector from raw content as it is served, and from the features that training read."""
+    vectors, rows = assembly.model.vectors, tf.range(len(assembly.prepared.items))
+    inputs = {name: tf.constant(array) for name, array in vectors._inputs.items()}
+    assert set(inputs) == {"tokens", "attributes", "text_vector", "photo_vector"}
+    stored = vectors.finish(vectors.new_vectors(vectors.bank, inputs), rows).numpy()
+    return encode_items(run, assembly.prepared, assembly.prepared.items), stored
+
+
+@pytest.mark.slow
+def test_a_frozen_run_needs_its_weights_folder_once_and_serves_raw_content(shop, weights, tmp_path):
+    config = configured(shop, *frozen_options(weights), "--model.image.pooled=true")
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    save_config(config, run_dir / "config.yaml")
+    retrieval.train(config, run_dir)
+    shutil.rmtree(weights)
+    metrics = retrieval.evaluate(run_dir)
+    assert 0 <= metrics["metrics"]["recall@20"]["value"] <= 1
+    assembly = retrieval.load_assembly(run_dir)
+    served, stored = served_and_stored(load_run(run_dir), assembly)
+    np.testing.assert_allclose(served, stored, atol=0.01)
+
+    shutil.rmtree(run_dir / "features")
+    again = retrieval.load_assembly(run_dir)
+    np.testing.assert_allclose(again.model.all_vectors(), assembly.model.all_vectors(), atol=1e-4)
+
+
+def test_a_store_brings_its_encoder_along(shop, weights, tmp_path):
+    config = configured(shop, f"--model.text.weights={weights}", "--model.image.enabled=false")
+    FeatureWriter(Assets.learn(config, shop).text, shop, tmp_path / "store", tokens=True).write()
+    stored = configured(shop, f"--features={tmp_path / 'store'}", "--model.text.length=9")
+    assets = Assets.learn(stored, shop)
+    assert assets.tokenizer.sequence_length == 24  # as the features were made
+    assert assets.image is None  # the store has no photos: that encoder trains from random weights
+    features = frozen_features(stored, shop, assets, tmp_path / "run")
+    assert set(features) == {"text"}
+    assert not (tmp_path / "run" / "features").exists()
+    assert RetrievalAssembly(stored, shop, assets, features).model.item_tower.image is not None
+
+    assets.text.encoder.layer_norm.beta.assign_add(tf.ones([16]))
+    assets.text.__dict__.pop("digest", None)
+    with pytest.raises(FeatureError, match="another encoder"):
+        frozen_features(stored, shop, assets, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("options", "moves"),
+    [
+        (["--model.text.train_blocks=1"], ["block_1"]),
+        (["--model.text.train_blocks=all"], ["embedding", "layer_norm", "block_0", "block_1"]),
+        (["--model.text.lora_rank=2"], ["lora"]),
+    ],
+)
+def test_the_chosen_part_of_an_encoder_trains_and_nothing_else(shop, weights, options, moves):
+    text_only = ["--model.image.enabled=false", "--model.attributes.enabled=false", "--model.item.shallow=false"]
+    config = configured(shop, f"--model.text.weights={weights}", *text_only, *options)
+    assets = Assets.learn(config, shop)
+    assembly = RetrievalAssembly(config, shop, assets, frozen_features(config, shop, assets, shop.path))
+    encoder = assembly.model.item_tower.text
+    assert all(w.name.startswith("item_tower/text_encoder/") for w in encoder.trainable_weights)  # encoder_rate's name
+    before = [weight.numpy() for weight in encoder.weights]
+    losses_of(assembly, steps=2)
+    moved = [w.name for w, old in zip(encoder.weights, before, strict=True) if np.abs(w.numpy() - old).max() > 0]
+    assert moved
+    assert all(any(part in name for part in moves) for name in moved)
+    assert all(any(part in name for name in moved) for part in moves)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.text.lora_rank=4"], r"model.text.lora_rank=4 adapts published weights"),
+        (["--model.text.pooled=true"], r"model.text.pooled=true is for frozen encoders"),
+        (["--features=STORE", "--model.text.train_blocks=1"], "cannot train"),
+        (["--features=STORE", "--model.text.weights=other"], "was made with"),
+        (["--features=STORE", "--model.text.pooled=false"], "holds pooled vectors only"),
+        (["--features=STORE", "--model.text.enabled=false"], "does not use"),
+        (["--features=nowhere"], "holds no features"),
+    ],
+)
+def test_options_at_odds_are_named(shop, weights, tmp_path, options, message):
+    config = configured(
+        shop, f"--model.text.weights={weights}", "--model.text.pooled=true", "--model.image.enabled=false"
+    )
+    if "STORE" in options[0]:
+        FeatureWriter(Assets.learn(config, shop).text, shop, tmp_path / "store").write()
+    options = [option.replace("STORE", str(tmp_path / "store")) for option in options]
+    with pytest.raises((ConfigError, FeatureError), match=message):
+        Assets.learn(configured(shop, *options), shop)

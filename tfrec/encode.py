@@ -1,0 +1,121 @@
+"""Run frozen encoders once over a catalogue and store what they make of it.
+
+python -m tfrec.encode --weights hf://sentence-transformers/all-MiniLM-L6-v2 --data PREPARED --out FEATURES
+python -m tfrec.train --recipe hm --data PREPARED --features FEATURES --out RUN
+
+Run again after the catalogue has changed: only new or changed texts and photos are encoded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+log = logging.getLogger("tfrec")
+
+
+class EncodeError(ValueError):
+    """Options that do not go together."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit code: 0 done, 1 failed, 2 wrong options or data."""
+    from tfrec.command import run_command
+
+    options = _parser().parse_args(arguments)
+    return run_command(lambda: run(options))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Load the encoders, then encode what the store lacks."""
+    import tensorflow as tf
+
+    from pipelines.prepared import open_prepared
+    from tfrec.feature_writer import FeatureWriter
+    from tfrec.training import compute_precision
+
+    prepared = open_prepared(options.data)
+    tf.keras.mixed_precision.set_global_policy(compute_precision(options.precision))
+    for side in load_sides(options):
+        tokens = getattr(options, f"{side.kind}_store") == "tokens"
+        log.info("%s encoder of %s: %s", side.kind, side.source, "tokens and vectors" if tokens else "vectors")
+        store = FeatureWriter(
+            side, prepared, options.out, tokens=tokens, pool=options.pool, batch=options.batch
+        ).write()
+        log.info("%s: %d distinct contents of %d items", store.folder, len(store.keys), len(prepared.items))
+    return 0
+
+
+def load_sides(options: argparse.Namespace) -> list:
+    """The encoders that `--weights` name, one a side.
+
+    Raises:
+        EncodeError: two of them are of one side.
+    """
+    from tfrec.encoders.sides import load_image_side, load_text_side, sides_of
+
+    found: dict = {}
+    for source in options.weights:
+        for kind in sides_of(source):
+            if options.side not in ("both", kind):
+                continue
+            if kind in found:
+                raise EncodeError(f"--weights {source}: there is a {kind} encoder already ({found[kind].source})")
+            if kind == "text":
+                found[kind] = load_text_side(source, length=options.length)
+            else:
+                size = (
+                    tuple(options.size) if options.size and len(options.size) == 2 else options.size and options.size[0]
+                )
+                found[kind] = load_image_side(source, size=size)
+    if not found:
+        raise EncodeError(f"--weights {' '.join(options.weights)}: no encoder of side {options.side}")
+    return list(found.values())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tfrec.encode", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add(
+        "--weights",
+        nargs="+",
+        required=True,
+        metavar="SOURCE",
+        help="published encoders, at most one of texts and one of photos: a folder, hf://ORG/NAME, a KerasNLP preset, "
+        "keras://resnet50, or a folder of a pretrain run",
+    )
+    add("--data", type=Path, required=True, metavar="PREPARED", help="prepared dataset")
+    add("--out", type=Path, required=True, metavar="FEATURES", help="the store: made, or brought up to date")
+    add("--side", choices=("both", "text", "image"), default="both", help="of weights with both (CLIP): which to use")
+    add("--length", type=int, default=64, help="ids per text (default: %(default)s)")
+    add(
+        "--size",
+        type=int,
+        nargs="+",
+        metavar="PIXELS",
+        help="side, or height and width, of photos (default: as published)",
+    )
+    for side, default in (("text", "tokens"), ("image", "tokens")):
+        add(
+            f"--{side}-store",
+            choices=("tokens", "pooled"),
+            default=default,
+            help="keep the tokens beside one vector each, or the vector alone (default: %(default)s)",
+        )
+    add("--pool", type=int, default=1, metavar="SIDE", help="average patch tokens over squares of so many (default: 1)")
+    add("--batch", type=int, help="texts or photos encoded at a time (default: 64 texts, 32 photos)")
+    add(
+        "--precision",
+        choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
+        default="auto",
+        help="compute type (default: %(default)s)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
