@@ -225,6 +225,7 @@ class TrainingConfig:
         accumulate: parts that the encoders' work of a step is cut into; the gradient equals the uncut step's.
         epochs: passes over the examples.
         steps: number of steps; overrides `epochs`.
+        min_steps: take at least so many, in more epochs: a few customers fill only a few steps an epoch.
         learning_rate: peak learning rate.
         encoder_rate: the photo and text encoders learn at this multiple of it.
         warmup: share of the steps in which the rate rises to its peak.
@@ -247,6 +248,7 @@ class TrainingConfig:
     accumulate: int = 1
     epochs: int = 10
     steps: int | None = None
+    min_steps: int = 0
     learning_rate: float = 1e-3
     encoder_rate: float = 1.0
     warmup: float = 0.05

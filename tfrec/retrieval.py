@@ -38,7 +38,7 @@ def train(config: RetrievalConfig, run_dir: Path) -> None:
     tf.keras.utils.set_random_seed(config.seed)  # a run taken up with its assets starts as it would have without
     assembly = RetrievalAssembly(config, prepared, assets, frozen_features(config, prepared, assets, run_dir))
     model, options = assembly.model, config.training
-    steps = options.steps or options.epochs * assembly.batches.steps_per_epoch
+    steps = options.steps or max(options.min_steps, options.epochs * assembly.batches.steps_per_epoch)
     log.info(
         "%d items, %d training purchases, %d weights, %s, %d steps of %d",
         len(prepared.items),
