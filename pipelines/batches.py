@@ -23,12 +23,14 @@ class Purchases:
         user, item: int32 `[n]` row numbers.
         time: int64 `[n]` seconds.
         users: number of customers, also those without purchases.
+        rating: float32 `[n]`; None where they were not rated.
     """
 
     user: np.ndarray
     item: np.ndarray
     time: np.ndarray
     users: int
+    rating: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.item)
@@ -40,7 +42,8 @@ class Purchases:
 
     def where(self, keep: np.ndarray) -> "Purchases":
         """The purchases at which `keep` `[n]` is True."""
-        return Purchases(self.user[keep], self.item[keep], self.time[keep], self.users)
+        rating = None if self.rating is None else self.rating[keep]
+        return Purchases(self.user[keep], self.item[keep], self.time[keep], self.users, rating)
 
     def collapse_repeats(self, within: str) -> "Purchases":
         """Read further purchases of an item by its customer as one with the first.
@@ -157,7 +160,7 @@ class HistoryBatches:
         Returns:
             `history` int32 `[B, T]` (-1 padded on the left), `gaps` float32 `[B, T]` (days to the moment that the
             prediction at this place is for), `targets` int32 `[B, T + 1]` (-1: none), `weights` float32 `[B, T + 1]`,
-            `user` int32 `[B]`, `user_fields` int32 `[B, G]`;
+            `user` int32 `[B]`, `user_fields` int32 `[B, G]`; with ratings `ratings` float32 `[B, T + 1]`, the targets';
             `rows` int32 `[R]`, the distinct items of histories and targets and those drawn;
             `encode_rows` int32 `[E]` and
             `items` with their content.
@@ -203,6 +206,11 @@ class HistoryBatches:
         oldest = place[first, np.argmax(inside[first], 1)]
         targets[first, 0], weight[first, 0] = self.purchases.item[oldest], self.weights[oldest]
         user = self.purchases.user[start].astype(np.int32)
+        rated = {}
+        if self.purchases.rating is not None:
+            rating = self.purchases.rating[place] * (targets >= 0)
+            rating[first, 0] = self.purchases.rating[oldest]
+            rated["ratings"] = rating.astype(np.float32)
         return {
             "history": history,
             "gaps": (np.diff(time, axis=1) * (history >= 0) / DAY).astype(np.float32),
@@ -210,6 +218,7 @@ class HistoryBatches:
             "weights": weight,
             "user": user,
             "user_fields": self.user_fields[user],
+            **rated,
         }
 
     def encode_rows(self, sold: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -71,6 +71,11 @@ class Prepared:
         return pd.read_parquet(self.path / "events.parquet", columns=columns)
 
     @cached_property
+    def event_columns(self) -> list[str]:
+        """The columns of the interactions; `rating`, `price` and `channel` are there where the source has them."""
+        return pq.read_schema(self.path / "events.parquet").names
+
+    @cached_property
     def fields(self) -> list[str]:
         """The item attribute fields, without the `attr.` prefix."""
         return _attribute_fields(self.path / "items.parquet")

@@ -32,6 +32,14 @@ class FakeTowers(tf.Module):
         shift = tf.cast(tf.reduce_sum(user_fields, 1, keepdims=True), tf.float32) * 0.01
         return tf.reduce_sum(vectors, 1) / tf.maximum(tf.reduce_sum(weight, 1), 1e-9) + shift
 
+    def rate(self, queries, user, items):
+        likes = tf.cast(items, tf.float32) * 0.01 + tf.cast(user, tf.float32)[:, None] * 0.1
+        return likes + tf.reduce_sum(queries, 1, keepdims=True)
+
+    def attention(self, photos, has_photo, tokens, attributes):
+        bright = tf.reduce_mean(tf.cast(photos, tf.float32), -1) + 1.0
+        return bright / tf.reduce_sum(bright, [1, 2], keepdims=True)
+
     def user_query(self, user, user_fields):
         return tf.gather(self.table, tf.maximum(user, 0))
 

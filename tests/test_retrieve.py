@@ -4,6 +4,7 @@ import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 
 # isort: split
 import csv
+import json
 import os
 import shutil
 import signal
@@ -31,7 +32,7 @@ from tfrec.recommendation_files import (
     safe_cells,
     written_whole,
 )
-from tfrec.recommendations import RetrieveError, RetrieveOptions, plan
+from tfrec.recommendations import RetrieveError, RetrieveOptions, check_stages, plan
 
 USERS, ITEMS, LENGTH = 700, 60, 4
 DAY = 86_400
@@ -67,7 +68,7 @@ def prepared(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run():
-    return make_run(ITEMS)
+    return make_run(ITEMS, rates=True)
 
 
 @pytest.fixture(scope="module")
@@ -369,3 +370,61 @@ def test_help_does_not_wait_for_tensorflow(module):
     assert result.returncode == 0, result.stderr
     assert "usage:" in result.stdout
     assert time.perf_counter() - start < 30
+
+
+def test_histories_are_continued(models, prepared, tmp_path):
+    words = ["--model", str(models / "shop"), "--data", str(prepared), "--out", str(tmp_path / "next.parquet")]
+    assert command.main([*words, "--generate", "3", "--candidates", "20", "--exclude-seen"]) == 0
+    found = pd.read_parquet(tmp_path / "next.parquet")
+    assert set(found["item_ids"].map(len)) <= {1, 3}  # one customer has bought all but one item
+    assert found["item_ids"].map(lambda items: len(set(items)) == len(items)).all()
+
+
+def test_the_ranking_head_orders_what_was_found(models, prepared, tmp_path):
+    words = ["--model", str(models / "shop"), "--data", str(prepared)]
+    assert command.main([*words, "--out", str(tmp_path / "wide.parquet"), "--k", "20"]) == 0
+    two = [*words, "--out", str(tmp_path / "two.parquet"), "--k", "5", "--rerank", "--candidates", "20"]
+    assert command.main(two) == 0
+    wide, best = pd.read_parquet(tmp_path / "wide.parquet"), pd.read_parquet(tmp_path / "two.parquet")
+    for found, ordered in zip(wide["item_ids"], best["item_ids"]):
+        assert list(ordered) == sorted(found, reverse=True)[:5]  # the fake's ratings rise with the row
+    assert command.main([*two[:-1], "3"]) == 2  # fewer candidates than recommendations
+    assert command.main([*two, "--generate", "2"]) == 2
+
+
+def test_a_model_without_a_ranking_head_cannot_rerank(tmp_path):
+    manifest = {"max_k": 500, "signatures": ["recommend"], "query_kind": "history"}
+    options = RetrieveOptions(tmp_path, tmp_path, tmp_path / "x.parquet", rerank=20)
+    with pytest.raises(RetrieveError, match="ranking head"):
+        check_stages(options, manifest, tmp_path)
+
+
+def test_explanations_are_what_the_score_loses(models, prepared, run, tmp_path):
+    (tmp_path / "some.txt").write_text("user_id\nc0\nc1\nc3\n")
+    words = ["--model", str(models / "shop"), "--data", str(prepared), "--users", str(tmp_path / "some.txt")]
+    assert command.main([*words, "--out", str(tmp_path / "recs.csv"), "--k", "2", "--explain", "--part", "2"]) == 0
+    told = [json.loads(line) for line in (tmp_path / "recs.explained.jsonl").read_text().splitlines()]
+    assert [line["user_id"] for line in told] == ["c0", "c1", "c3"]
+    assert told[2]["recommended"][0]["because"] == []  # has bought nothing
+    rows = pd.Index(run.item_ids).get_indexer(open_prepared(prepared).items["item_id"]).astype(np.int32)
+    customer = CustomerReader(prepared, rows, length=LENGTH, fields={"club": ["member"]}).read(np.array([0]))
+    history, days = customer.history[0], customer.days_ago[0]
+
+    def query(kept):
+        weights = np.where(kept & (history >= 0), 1 / (1 + days), 0)
+        return (run.item_vectors[history] * weights[:, None]).sum(0) / max(
+            weights.sum(), 1e-9
+        ) + 0.01 * customer.fields[0, 0]
+
+    best = told[0]["recommended"][0]
+    vector = run.item_vectors[run.item_ids.index(best["item_id"])]
+    everything = np.ones(len(history), bool)
+    assert best["score"] == pytest.approx(query(everything) @ vector, abs=1e-4)
+    gains = {}
+    for place in np.flatnonzero(history >= 0):
+        rest = everything.copy()
+        rest[place] = False
+        gains.setdefault(run.item_ids[history[place]], []).append((query(everything) - query(rest)) @ vector)
+    for entry in best["because"]:
+        assert any(entry["gain"] == pytest.approx(gain, abs=1e-4) for gain in gains[entry["name"]])
+    assert set(best["modalities"]) == {"photo", "text", "attributes", "id"}

@@ -1,6 +1,6 @@
 """From a configuration and a prepared dataset to a model with its inputs: where the pieces are put together."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import numpy as np
@@ -18,6 +18,7 @@ from tfrec.encoders.tuning import add_lora, freeze
 from tfrec.features import SideFeatures
 from tfrec.fusion import CrossAttentionFusion
 from tfrec.models import ItemVectors, TwoTower
+from tfrec.protocol import Protocol
 from tfrec.towers import HistoryTower, ItemTower, ShallowTower, UserTower
 
 ENCODE_BATCH = 256
@@ -167,16 +168,25 @@ class RetrievalAssembly:
         self.batches = self._batches()
         self.model = self._model()
 
+    event_values: tuple[str, ...] = ()  # further columns of the events that the model learns from
+
     def _training_purchases(self) -> Purchases:
-        events = self.prepared.events(columns=["user", "item", "time", "split"])
+        events = self.prepared.events(columns=["user", "item", "time", "split", *self.event_values])
+        rating = events["rating"].to_numpy() if "rating" in events else None
         purchases = Purchases(
             events["user"].to_numpy(),
             events["item"].to_numpy(),
             events["time"].to_numpy(),
             len(self.prepared.users),
+            rating,
         )
         last = 1 if self.config.training.final else 0
         return purchases.where(events["split"].to_numpy() <= last).collapse_repeats(self.config.task.collapse_repeats)
+
+    @property
+    def deep(self) -> bool:
+        """Whether items have content that the item tower encodes."""
+        return self.content is not None and self.config.model.item.deep
 
     @cached_property
     def user_fields(self) -> np.ndarray:
@@ -207,7 +217,7 @@ class RetrievalAssembly:
             seed=config.seed,
             items=len(self.prepared.items),
             user_fields=self.user_fields,
-            content=self.content,
+            content=self.content if self.deep else None,
             encode_items=config.task.encode_items,
             candidates=config.task.candidates == "in_batch",
             negatives=config.task.negatives,
@@ -230,7 +240,7 @@ class RetrievalAssembly:
         vectors = ItemVectors(
             len(self.prepared.items),
             item.dim,
-            content=self.content is not None,
+            content=self.deep,
             shallow=shallow,
             inputs=inputs,
             id_embedding=item.id_embedding,
@@ -241,10 +251,10 @@ class RetrievalAssembly:
             name="vectors",
         )
         fields = tuple(self.assets.users.sizes) if self.assets.users else ()
-        model = TwoTower(
+        model = self._two_tower(
             vectors=vectors,
             query_tower=build_query_tower(self.config.model, fields, len(self.prepared.users)),
-            item_tower=build_item_tower(config.model, self.assets, self.features),
+            item_tower=build_item_tower(config.model, self.assets, self.features) if self.deep else None,
             frequency=self.frequency,
             temperature=task.temperature,
             mean_targets=self.batches.mean_targets,
@@ -262,13 +272,20 @@ class RetrievalAssembly:
         vectors.warm.assign((self.frequency > 0).astype(np.float32))
         return model
 
+    def _two_tower(self, **parts) -> TwoTower:
+        return TwoTower(**parts)
+
+    def further_metrics(self, split: str, queries_of: Callable[[Protocol], np.ndarray]) -> tuple[dict, dict]:
+        """Metrics beside those of the lists, and those of simple rules by name; `queries_of` gives a protocol's `[U, D]`."""
+        return {}, {}
+
     def dataset(self, start: int, stop: int) -> tf.data.Dataset:
         """tf.data batches of the training steps `start` to `stop`."""
         return make_dataset(self.batches, start, stop, photo_size=self.content.size if self.content else None)
 
     def refresh(self, progress: bool = True) -> None:
         """Encode the whole catalogue and fill the bank."""
-        if self.content is None:
+        if self.content is None or not self.deep:
             return
         fill_bank(self.model, self.content, progress=progress)
 

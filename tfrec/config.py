@@ -128,6 +128,7 @@ class ItemConfig:
         id_dropout: chance that an item loses that vector in a training step, so that content must do without.
         bias: learn a popularity bias per item, served as one more dimension.
         normalize: compare by cosine (divided by the temperature) instead of inner product.
+        deep: encode photo, text and attributes and fuse them by cross-attention.
         shallow: also sum up attributes and words without attention, afresh wherever an item is read.
         tie: the history reads the candidate vectors themselves instead of tables of its own.
     """
@@ -137,6 +138,7 @@ class ItemConfig:
     id_dropout: float = 0.3
     bias: bool = False
     normalize: bool = True
+    deep: bool = True
     shallow: bool = True
     tie: bool = False
 
@@ -274,11 +276,13 @@ class EvaluationConfig:
     Args:
         k: cut-offs of the ranking metrics.
         seen_filter: leave out items that the customer bought before.
+        min_rating: an interaction rated lower neither counts as a target nor is left out as seen; 0: all do.
         max_users: customers judged on the test split (a seeded sample); 0: all.
     """
 
     k: list[int] = field(default_factory=lambda: [5, 10, 12, 20, 50])
     seen_filter: bool = False
+    min_rating: float = 0.0
     max_users: int = 0
 
 
@@ -327,6 +331,7 @@ class System:
 
 SYSTEMS = {
     "retrieval": System("tfrec.config:RetrievalConfig", "tfrec.retrieval"),
+    "ratings": System("tfrec.ratings_config:RatingsConfig", "tfrec.retrieval"),
 }
 
 

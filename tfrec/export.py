@@ -92,6 +92,7 @@ def _writer(
             "query_kind": run.query_kind,
             "history_length": run.history_length,
             "user_fields": user_field_values(run),
+            "modalities": sorted(run.modalities),
             "signatures": sorted(signatures),
             "op_libraries": sorted(name for name, needed in libraries.items() if needed),
             "warmup_requests": write_warmup(path, name, signatures, run),

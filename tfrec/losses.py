@@ -42,17 +42,28 @@ def softmax_loss(
     if masked is not None:
         keep = tf.one_hot(labels, tf.shape(logits)[1], on_value=True, off_value=False, dtype=tf.bool)
         logits = tf.where(masked & ~keep, MASKED, logits)
-    positive = tf.gather(logits, labels, batch_dims=1)
     if hard_negatives:
-        logits, positive = hardest(logits, labels, hard_negatives), positive
-    total = tf.reduce_logsumexp(logits, 1)
-    loss = total - positive
-    if label_smoothing:
-        counts = logits > MASKED / 2
-        spread = tf.reduce_sum(tf.where(counts, total[:, None] - logits, 0.0), 1)
-        spread /= tf.maximum(tf.reduce_sum(tf.cast(counts, tf.float32), 1), 1.0)
-        loss = (1.0 - label_smoothing) * loss + label_smoothing * spread
-    return weighted_mean(loss, weights)
+        logits, labels = hardest(logits, labels, hard_negatives), tf.zeros_like(labels)
+    return weighted_mean(cross_entropy(logits, labels, label_smoothing), weights)
+
+
+def cross_entropy(logits, labels, smoothing: float = 0.0):
+    """Softmax cross-entropy of each example, by the ops that make loss and gradient in one pass over the logits.
+
+    Args:
+        logits: float32 `[P, C]`.
+        labels: int32 `[P]`.
+        smoothing: share of the target that is spread evenly over the candidates that are not masked.
+
+    Returns:
+        `[P]`.
+    """
+    if not smoothing:
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    counts = tf.cast(logits > MASKED / 2, tf.float32)
+    target = (smoothing / tf.reduce_sum(counts, 1, keepdims=True)) * counts
+    target += tf.one_hot(labels, tf.shape(logits)[1], on_value=1.0 - smoothing)
+    return tf.nn.softmax_cross_entropy_with_logits(tf.stop_gradient(target), logits)
 
 
 def hardest(logits, labels, count: int):

@@ -47,7 +47,7 @@ class ItemVectors(tf.keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(dtype="float32", **kwargs)
-        if not content and not id_embedding:
+        if not (content or shallow or id_embedding):
             raise ValueError("items need content (photo, text or attributes) or an id embedding; both are switched off")
         self.items, self.dim, self.content, self.id_embedding = items, dim, content, id_embedding
         self.id_dropout, self.has_bias, self.normalize, self.tie = id_dropout, bias, normalize, tie
@@ -95,7 +95,7 @@ class ItemVectors(tf.keras.layers.Layer):
             vectors += self.shallow({name: tf.gather(array, rows) for name, array in self._inputs.items()})
         if self.id_embedding:
             ids = tf.gather(self.item_ids, rows) * tf.gather(self.warm, rows)[:, None]
-            if training and self.id_dropout and self.content:
+            if training and self.id_dropout and (self.content or self.shallow is not None):
                 kept = (
                     self.dropout(tf.ones_like(ids[:, :1]), training=True) > 0
                 )  # no rescaling: serving adds them whole
@@ -112,8 +112,10 @@ class ItemVectors(tf.keras.layers.Layer):
         return tf.where((slot >= 0)[:, None], tf.gather(fresh, tf.maximum(slot, 0)), stored)
 
     def new_vectors(self, contents, inputs):
-        """Vectors of items that training never saw, from their content `[R, D]` and the shallow tower's inputs: `[R, D]`."""
-        return contents if self.shallow is None else contents + self.shallow(inputs)
+        """Vectors of items that training never saw, from their content `[R, D]` (None: not encoded) and the shallow
+        tower's inputs: `[R, D]`."""
+        parts = [contents, None if self.shallow is None else self.shallow(inputs)]
+        return tf.add_n([part for part in parts if part is not None])
 
     def finish(self, vectors, rows=None):
         """Candidate vectors `[R, D]`, or `[R, D + 1]` with the bias of `rows` `[R]` (0 where None)."""
@@ -259,17 +261,27 @@ class TwoTower(tfrs.Model):
                 drawn; `encode_rows` int32 `[E]` and `items` (their content).
             fresh: content vectors `[E, D]` of `encode_rows`; encoded here where None.
         """
+        rows, vectors = self.read_items(inputs, training, fresh)
+        return self.retrieval_loss(self.read_histories(inputs, rows, vectors, training), rows, vectors)
+
+    def read_items(self, inputs, training=False, fresh=None):
+        """The candidates of a batch: item rows `[R]` and their vectors `[R, D]`."""
         fresh_slots = None
         if self.vectors.content:
             fresh = self.encode(inputs, training) if fresh is None else fresh
             fresh_slots = self.vectors.slots(inputs["encode_rows"])
         rows = inputs["rows"] if self.candidate_kind == "in_batch" else tf.range(self.vectors.items)
-        vectors = self.vectors.vectors(rows, fresh, fresh_slots, training)
+        return rows, self.vectors.vectors(rows, fresh, fresh_slots, training)
+
+    def read_histories(self, inputs, rows, vectors, training=False):
+        """The batch in parts by length of history, each with its queries `[B, T + 1, D]`."""
+        columns = self.vectors.slots(rows)
+        return [(part, self.queries(part, vectors, columns, training)) for part in self._parts(inputs)]
+
+    def retrieval_loss(self, parts, rows, vectors):
+        """The softmax loss of what `read_histories` returned among the candidates `rows` with their `vectors`."""
         candidates, columns = self.vectors.finish(vectors, rows), self.vectors.slots(rows)
-        parts = [
-            self._examples(part, self.queries(part, vectors, columns, training), candidates, columns)
-            for part in self._parts(inputs)
-        ]
+        parts = [self._examples(part, queries, candidates, columns) for part, queries in parts]
         logits, labels, weights, *masked = (tf.concat(piece, 0) for piece in zip(*parts, strict=True))
         return softmax_loss(
             logits,
@@ -337,9 +349,10 @@ def by_length(inputs):
         return [inputs]
     short = inputs["history"].shape[1] // SHORT_PART
     count = tf.reduce_sum(tf.cast(tf.reduce_sum(tf.cast(inputs["history"] >= 0, tf.int32), 1) <= short, tf.int32))
-    names = ("history", "gaps", "targets", "weights", "user", "user_fields")
+    of_targets = [name for name in ("targets", "weights", "ratings") if name in inputs]
+    names = ("history", "gaps", "user", "user_fields", *of_targets)
     few = {name: inputs[name][:count] for name in names}
     # The start token's target stands at place 0, the others' are counted from the right.
     few |= {name: few[name][:, -short:] for name in ("history", "gaps")}
-    few |= {name: tf.concat([few[name][:, :1], few[name][:, -short:]], 1) for name in ("targets", "weights")}
+    few |= {name: tf.concat([few[name][:, :1], few[name][:, -short:]], 1) for name in of_targets}
     return [few, {name: inputs[name][count:] for name in names}]

@@ -6,6 +6,7 @@ alone:
 * leave-last-out: one target a user, the held-out item; the history is what stands before it.
 * temporal: a user's targets are the distinct items bought in the held-out window; the history ends at its
   start.
+* random: the targets are drawn from all of the log, and the history is all that was not held out.
 
 "Known" events are those of the earlier splits (for `test`: train and val; for `val`: train). Baselines count
 only these. Two kinds of cohort cut the results: users by history length, targets by repeat / new and warm /
@@ -63,6 +64,8 @@ class Protocol:
         target_repeat: bool `[T]`, the target is in that user's history.
         target_cold: bool `[T]`, the target was never sold in what the model was trained on.
         seen_filter: items of the history are never recommended (and are no targets).
+        min_rating: events rated lower are no targets, and the seen filter passes over them; 0: all count.
+        liked: the events of the history that count.
         eligible_users: users who could be evaluated before sampling to `max_users` by `seed`.
     """
 
@@ -78,6 +81,8 @@ class Protocol:
     target_repeat: np.ndarray
     target_cold: np.ndarray
     seen_filter: bool
+    min_rating: float
+    liked: Csr
     eligible_users: int
     max_users: int | None
     seed: int
@@ -93,7 +98,7 @@ class Protocol:
 
     def excluded(self) -> Csr | None:
         """Items that must not be recommended to each user, or None when seen items stay candidates."""
-        return self.history.distinct() if self.seen_filter else None
+        return self.liked.distinct() if self.seen_filter else None
 
     def user_cohorts(self) -> dict[str, np.ndarray]:
         """Name -> bool `[U]`; empty cohorts are left out."""
@@ -133,6 +138,7 @@ class Protocol:
             "candidates": self.n_items,
             "ranking": "exact, over the whole catalogue",
             "seen_filter": self.seen_filter,
+            "min_rating": self.min_rating or None,
             "seed": self.seed,
         }
 
@@ -142,6 +148,7 @@ def build_protocol(
     split: str,
     *,
     seen_filter: bool = False,
+    min_rating: float = 0.0,
     cold_users: bool = False,
     max_users: int | None = None,
     final: bool = False,
@@ -153,6 +160,7 @@ def build_protocol(
         prepared: an opened prepared dataset.
         split: `val` or `test`, the events to predict.
         seen_filter: never recommend an item of the history; repeat targets, unreachable then, are dropped.
+        min_rating: held-out events rated lower are no targets, and earlier ones are no reason to leave an item out.
         cold_users: keep users without any known event; they are reported apart from the main metrics.
         max_users: evaluate this many users, drawn uniformly; None = all.
         final: the model was trained on the validation events as well, so items sold there are not cold.
@@ -164,12 +172,23 @@ def build_protocol(
     if split not in ("val", "test"):
         raise ProtocolError(f"split={split!r} cannot be evaluated; choose 'val' or 'test'")
     code = SPLIT_CODES[split]
-    frame = prepared.events(columns=["user", "item", "time", "split"])
+    if min_rating and "rating" not in prepared.event_columns:
+        raise ProtocolError(f"min_rating={min_rating}: {prepared.path} has no ratings; leave it at 0")
+    frame = prepared.events(columns=["user", "item", "time", "split", *["rating"] * bool(min_rating)])
     log = Events(*(frame[name].to_numpy() for name in ("user", "item", "time")))
     part = frame["split"].to_numpy()
+    counts = frame["rating"].to_numpy() >= min_rating if min_rating else np.ones(len(log), bool)
     n_users, n_items = len(prepared.users), len(prepared.items)
-    history, targets, first_held = _cut(log, part, code, n_users)
-    repeat = _in_history(history, targets)
+    split_info = dict(prepared.manifest.get("split") or {})
+    held, before = np.flatnonzero(part == code), part < code
+    first_held = _first_held(log.user[held], held, n_users)
+    if not str(split_info.get("kind")).startswith("random"):
+        # By position, not by time: a log of days has many events at the held-out event's own time.
+        before &= np.arange(len(log)) < first_held[log.user]
+    history, liked = _rows(log, before, n_users), _rows(log, before & counts, n_users)
+    held = held[counts[held]]
+    targets = Csr.from_rows(log.user[held], log.item[held], n_users).distinct()
+    repeat = _in_history(liked, targets)
     if seen_filter:
         targets, repeat = targets.where(~repeat), repeat[~repeat]
 
@@ -186,7 +205,6 @@ def build_protocol(
         )
     trained = np.zeros(n_items, bool)
     trained[log.item[part <= SPLIT_CODES["val" if final else "train"]]] = True
-    split_info = dict(prepared.manifest.get("split") or {})
     chosen = targets.take(users)
     return Protocol(
         dataset=str(prepared.manifest.get("dataset", "")),
@@ -194,6 +212,7 @@ def build_protocol(
         split_info=split_info,
         users=users.astype(np.int32),
         history=history.take(users),
+        liked=liked.take(users),
         targets=chosen,
         query_time=_query_times(split_info, split, log.time[first_held[users]]),
         known=Events(log.user[earlier], log.item[earlier], log.time[earlier]),
@@ -201,35 +220,30 @@ def build_protocol(
         target_repeat=repeat[np.isin(targets.rows, users)],
         target_cold=~trained[chosen.items],
         seen_filter=seen_filter,
+        min_rating=min_rating,
         eligible_users=int(eligible.sum()),
         max_users=max_users,
         seed=seed,
     )
 
 
-def _cut(log: Events, part: np.ndarray, code: int, n_users: int) -> tuple[Csr, Csr, np.ndarray]:
-    """Cut every user's events at the first held-out one.
-
-    By position, not by time: a log of days has many events at the held-out event's own time.
+def _first_held(user: np.ndarray, held: np.ndarray, n_users: int) -> np.ndarray:
+    """The position of each user's first held-out event, -1 without one: int64 `[n_users]`.
 
     Args:
-        log: all events.
-        part: int8 `[E]`, the split of each.
-        code: the split that is held out.
-        n_users: rows of the result.
-
-    Returns:
-        Histories and distinct targets, a row for each user of the dataset, and int64 `[n_users]` the position of the
-        user's first held-out event, -1 without one.
+        user: users of the held-out events, rising.
+        held: positions of these events, rising.
+        n_users: users of the dataset.
     """
-    held = np.flatnonzero(part == code)
-    users, first = np.unique(log.user[held], return_index=True)
-    first_held = np.full(n_users, -1, np.int64)
-    first_held[users] = held[first]
-    before = (part < code) & (np.arange(len(log)) < first_held[log.user])
-    history = Csr.from_rows(log.user[before], log.item[before], n_users, log.time[before])
-    targets = Csr.from_rows(log.user[held], log.item[held], n_users).distinct()
-    return history, targets, first_held
+    users, first = np.unique(user, return_index=True)
+    positions = np.full(n_users, -1, np.int64)
+    positions[users] = held[first]
+    return positions
+
+
+def _rows(log: Events, chosen: np.ndarray, n_users: int) -> Csr:
+    """The `chosen` events (bool `[E]`) as a row for each user of the dataset."""
+    return Csr.from_rows(log.user[chosen], log.item[chosen], n_users, log.time[chosen])
 
 
 def _in_history(history: Csr, targets: Csr) -> np.ndarray:

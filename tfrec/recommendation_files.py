@@ -104,8 +104,17 @@ class Parts:
         with written_whole(self.path(number)) as stream:
             pq.write_table(table, stream)
 
-    def finish(self, count: int, out: Path, kind: str) -> None:
-        """Put all parts together as the output, and remove them."""
+    def write_lines(self, number: int, lines: list[str]) -> None:
+        """Write the lines that go with a part, before the part itself."""
+        with written_whole(self.path(number).with_suffix(".jsonl")) as stream:
+            stream.write("".join(f"{line}\n" for line in lines).encode())
+
+    def finish(self, count: int, out: Path, kind: str, lines: Path | None = None) -> None:
+        """Put all parts together as the output, and their lines as the file `lines`, and remove them."""
+        if lines is not None:
+            with written_whole(lines) as stream:
+                for number in range(count):
+                    stream.write(self.path(number).with_suffix(".jsonl").read_bytes())
         tables = (pq.read_table(self.path(number), schema=SCHEMA) for number in range(count))
         with written_whole(out) as stream:
             WRITERS[kind](tables, stream)

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
+import zlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +23,12 @@ import pyarrow.parquet as pq
 
 from pipelines.prepared import open_prepared
 from tfrec.customers import CustomerReader, Customers
+from tfrec.generation import Generation
 from tfrec.publish import find_version, read_manifest
 from tfrec.recommendation_files import Parts, format_of, recommendation_table
 
 if TYPE_CHECKING:
+    from tfrec.explanations import Explainer
     from tfrec.loading import LoadedModel
 
 
@@ -48,6 +52,9 @@ class RetrieveOptions:
         exclude_seen: leave out what a customer has bought.
         users: a file whose first column lists customers; all where None.
         until: only purchases before this day count (UTC).
+        generation: continue the histories by `generation.length` items, in their order, instead of listing the best k.
+        explain: also write why, as a file of JSON lines beside `out`.
+        rerank: let the ranking head order so many items that retrieval found, by predicted rating; 0: no second stage.
     """
 
     model: Path
@@ -61,6 +68,14 @@ class RetrieveOptions:
     exclude_seen: bool = False
     users: Path | None = None
     until: datetime | None = None
+    generation: Generation | None = None
+    rerank: int = 0
+    explain: bool = False
+
+    @property
+    def explanations(self) -> Path | None:
+        """The file that says why; None where it is not asked for."""
+        return self.out.with_suffix(".explained.jsonl") if self.explain else None
 
 
 def plan(options: RetrieveOptions) -> Job:
@@ -75,6 +90,7 @@ def plan(options: RetrieveOptions) -> Job:
     manifest = read_manifest(version)
     if not 1 <= options.k <= manifest["max_k"]:
         raise RetrieveError(f"--k {options.k} must be 1 to {manifest['max_k']}, the most that {version} answers")
+    check_stages(options, manifest, version)
     if options.batch < 1 or options.part < 1:
         raise RetrieveError(f"--batch {options.batch} and --part {options.part} must be at least 1")
     open_prepared(options.data)
@@ -125,6 +141,8 @@ class Job:
         progress(len(self.rows) - sum(len(cuts[number]) for number in missing))
 
         def write(number: int, customers: Customers, rows: np.ndarray, scores: np.ndarray) -> None:
+            if self.options.explain:
+                self.parts.write_lines(number, self.explain(customers, rows))
             self.parts.write(number, recommendation_table(customers.ids, rows, scores, item_ids))
 
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
@@ -140,7 +158,7 @@ class Job:
                 writing = writer.submit(write, number, customers, *answers)
             if writing is not None:
                 writing.result()
-        self.parts.finish(len(cuts), self.options.out, self.kind)
+        self.parts.finish(len(cuts), self.options.out, self.kind, self.options.explanations)
         self.model.close()
         return len(self.rows)
 
@@ -151,28 +169,92 @@ class Job:
         scores = np.empty(rows.shape, np.float32)
         for start in range(0, len(customers), self.options.batch):
             stop = min(start + self.options.batch, len(customers))
-            found = self.model(
-                "recommend_rows",
-                history=customers.history[start:stop],
-                days_ago=customers.days_ago[start:stop],
-                user=users[start:stop],
-                user_fields=customers.fields[start:stop],
-                exclude=customers.excluded(start, stop),
-                k=self.options.k,
-            )
-            rows[start:stop], scores[start:stop] = found["item_row"].numpy(), found["score"].numpy()
+            rows[start:stop], scores[start:stop] = self._answer(customers, users, start, stop)
             progress(stop - start)
         return rows, scores
 
+    def _answer(self, customers: Customers, users: np.ndarray, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Item rows and scores `[B, k]` of the customers `start` to `stop`, by the stages that are asked for."""
+        user, fields = users[start:stop], customers.fields[start:stop]
+        history, days_ago = customers.history[start:stop], customers.days_ago[start:stop]
+        excluded = customers.excluded(start, stop)
+
+        def search(history, days_ago, excluded, rows, k):
+            query = {"history": history, "days_ago": days_ago, "user": user[rows], "user_fields": fields[rows]}
+            found = self.model("recommend_rows", **query, exclude=excluded, k=k)
+            return found["item_row"].numpy(), found["score"].numpy()
+
+        if self.options.generation is not None:
+            numbers = np.array([zlib.crc32(name.encode()) for name in customers.ids[start:stop].to_pylist()])
+            return self.options.generation(search, history, days_ago, excluded, numbers)
+        everyone = np.arange(stop - start)
+        rows, scores = search(history, days_ago, excluded, everyone, self.options.rerank or self.options.k)
+        if not self.options.rerank:
+            return rows, scores
+        query = {"history": history, "days_ago": days_ago, "user": user, "user_fields": fields}
+        ratings = self.model("rate_rows", **query, items=rows)["rating"].numpy()
+        ratings = np.where(rows >= 0, ratings, scores)  # "no item" has the lowest score
+        best = np.argsort(-ratings, axis=1, kind="stable")[:, : self.options.k]
+        return np.take_along_axis(rows, best, 1), np.take_along_axis(ratings, best, 1)
+
+    def explain(self, customers: Customers, rows: np.ndarray) -> list[str]:
+        """Why each of a part's customers got the items `rows` int32 `[U, k]`: a line of JSON for each."""
+        lines = []
+        for place, user_id in enumerate(customers.ids.to_pylist()):
+            shown = rows[place][rows[place] >= 0]
+            told = self._explainer(customers.history[place], customers.days_ago[place], customers.fields[place], shown)
+            lines.append(json.dumps({"user_id": user_id, "recommended": told}, ensure_ascii=False))
+        return lines
+
+    @cached_property
+    def _explainer(self) -> Explainer:
+        from tfrec.explanations import Explainer
+
+        return Explainer(self.model, open_prepared(self.options.data))
+
     def _user_rows(self, customers: Customers) -> np.ndarray:
-        """The model's rows of customers int32 `[U]`, where it looks queries up by customer; else -1."""
-        if self.model.manifest["query_kind"] == "history":
+        """The model's rows of customers int32 `[U]`, where it looks them up; else -1."""
+        looks_up = self.model.manifest["query_kind"] == "user" or self.options.rerank
+        if not looks_up or "recommend_user" not in self.model.signatures:
             return np.full(len(customers), -1, np.int32)
         return self._known_users.get_indexer(customers.ids.to_pylist()).astype(np.int32)
 
     @cached_property
     def _known_users(self) -> pd.Index:
         return pd.Index([name.decode() for name in self.model.module.user_ids.numpy()])
+
+
+def check_stages(options: RetrieveOptions, manifest: dict[str, Any], version: Path) -> None:
+    """Refuse stages that a version cannot answer, by its manifest.
+
+    Raises:
+        RetrieveError: generation or reranking that does not fit the model or the other options.
+    """
+    most = manifest["max_k"]
+    if options.generation is not None:
+        if options.rerank:
+            raise RetrieveError("--generate and --rerank exclude each other: a continuation has an order of its own")
+        if options.generation.candidates > most:
+            raise RetrieveError(
+                f"--candidates {options.generation.candidates} is more than the {most} {version} answers"
+            )
+        if options.explain:
+            raise RetrieveError(
+                "--explain tells why items were recommended, not why they were generated: leave one out"
+            )
+        if manifest["query_kind"] == "user":
+            raise RetrieveError(f"{version} looks customers up and reads no history, so it has none to continue")
+    if options.explain and "explain_rows" not in manifest["signatures"]:
+        raise RetrieveError(f"{version} cannot explain itself; export a model that reads histories with this tfrec")
+    if options.rerank:
+        if "rate_rows" not in manifest["signatures"]:
+            raise RetrieveError(
+                f"{version} has no ranking head; train one with --recipe movielens, or leave out --rerank"
+            )
+        if not options.k <= options.rerank <= most:
+            raise RetrieveError(
+                f"--candidates {options.rerank} must be {options.k} (--k) to {most}, what {version} answers"
+            )
 
 
 def _reader(options: RetrieveOptions, model: LoadedModel) -> CustomerReader:
@@ -204,6 +286,9 @@ def _identity(options: RetrieveOptions, kind: str, version: Path) -> dict[str, A
         "batch": options.batch,
         "part": options.part,
         "exclude_seen": options.exclude_seen,
+        "generation": None if options.generation is None else asdict(options.generation),
+        "rerank": options.rerank,
+        "explain": options.explain,
     }
 
 

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parent / "templates"
 HEADLINE = ("recall@20", "recall@12", "recall@10", "mrr")  # the first of these that was measured leads
+ERRORS = ("rating_rmse", "rating_mae")  # smaller is better
 MAIN_METRICS = (
     *("recall@12", "recall@20", "precision@5", "hit_rate@10"),
     *("ndcg@10", "map@12", "mrr", "coverage@20", "diversity@20"),
+    *ERRORS,
 )
 KEY_FIGURES = ("recall@12", "recall@20", "ndcg@10", "map@12", "coverage@20")
 BASELINE_NAMES = {
@@ -33,6 +35,8 @@ BASELINE_NAMES = {
     "repurchase": "Repurchase",
     "item_cosine": "Item-item cosine",
     "tfidf": "TF-IDF of text",
+    "mean_rating": "Mean rating",
+    "rating_biases": "Biases of item and user",
 }
 METRIC_WORDS = {
     "recall": "share of a customer's next purchases found among the first k",
@@ -41,6 +45,8 @@ METRIC_WORDS = {
     "ndcg": "recall that counts early places more, 1 for the best possible order",
     "map": "mean average precision, as Kaggle computes MAP@12",
     "mrr": "mean of 1 / place of the first hit",
+    "rating_rmse": "root of the mean squared error of the predicted ratings",
+    "rating_mae": "mean absolute error of the predicted ratings",
     "coverage": "share of the catalogue recommended to anybody",
     "diversity": "mean of 1 - cosine between the items of one list",
 }
@@ -162,6 +168,8 @@ def protocol_words(protocol: dict[str, Any]) -> list[str]:
     days = f"the {get('test_days')} days from {get('cutoff')}" if get("split") == "test" else "the validation days"
     if get("split_kind") == "temporal":
         first = f"What customers bought in {days} is predicted from everything they bought before."
+    elif str(get("split_kind")).startswith("random"):
+        first = "Interactions drawn at random are held out and predicted from all others."
     else:
         first = "Each customer's last new item is held out and predicted from the purchases before it."
     sentences = [f"Split “{get('split', '?')}” of the dataset “{get('dataset', '?')}”. {first}"]
@@ -174,6 +182,8 @@ def protocol_words(protocol: dict[str, Any]) -> list[str]:
         sentences.append(f"{get('cold_users'):,} customers without any purchase before are a cohort apart.")
     if get("max_users") and get("eligible_users", 0) > get("max_users"):
         sentences.append(f"They are a random sample of {get('eligible_users'):,} (seed {get('seed')}).")
+    if get("min_rating"):
+        sentences.append(f"Only ratings of {get('min_rating'):g} and more count as purchases.")
     if get("seen_filter") is not None:
         seen = "are never recommended again" if get("seen_filter") else "may be recommended again"
         sentences.append(f"Items a customer has bought before {seen}.")
@@ -185,6 +195,7 @@ def readable(name: str) -> str:
     """A metric's name as printed: `hit_rate@10` -> `Hit rate@10`, `ndcg@10` -> `NDCG@10`."""
     kind = _kind(name)
     shown = kind.upper() if kind in ("ndcg", "map", "mrr") else kind.replace("_", " ").capitalize()
+    shown = shown.replace("rmse", "RMSE").replace("mae", "MAE")
     return name.replace(kind, shown, 1)
 
 
@@ -241,15 +252,19 @@ def _reachable(metrics: dict[str, Any], oracle: dict[str, float]) -> list[dict[s
 
 
 def _table_row(name: str, columns: dict[str, Any]) -> dict[str, Any]:
-    """A metric's row: a cell for each model or rule, the largest value marked."""
-    values = [_value(entry[name]) if name in entry else -np.inf for entry in columns.values()]
+    """A metric's row: a cell for each model or rule, the best value marked."""
+    measured = [_value(entry[name]) for entry in columns.values() if name in entry]
+    best = min(measured) if _kind(name) in ERRORS else max(measured)
     cells = [
-        {"value": charts.score(value), "interval": _interval(entry[name]), "best": value == max(values) > 0}
-        if name in entry
-        else {"value": "–", "interval": "", "best": False}
-        for value, entry in zip(values, columns.values())
+        _cell(entry[name], best) if name in entry else {"value": "–", "interval": "", "best": False}
+        for entry in columns.values()
     ]
     return {"name": readable(name), "cells": cells}
+
+
+def _cell(entry: dict[str, float], best: float) -> dict[str, Any]:
+    value = _value(entry)
+    return {"value": charts.score(value), "interval": _interval(entry), "best": value == best > 0}
 
 
 def _cohorts(lead: str, cohorts: dict[str, Any]) -> list[dict[str, Any]]:

@@ -23,7 +23,6 @@ def train(config: RetrievalConfig, run_dir: Path) -> None:
     import tensorflow as tf
 
     from pipelines.prepared import open_prepared
-    from tfrec.assembly import RetrievalAssembly
     from tfrec.assets import Assets
     from tfrec.frozen import frozen_features
     from tfrec.training import Trainer, compute_precision, set_determinism
@@ -36,7 +35,7 @@ def train(config: RetrievalConfig, run_dir: Path) -> None:
     if not folder.exists():
         assets.save(folder)
     tf.keras.utils.set_random_seed(config.seed)  # a run taken up with its assets starts as it would have without
-    assembly = RetrievalAssembly(config, prepared, assets, frozen_features(config, prepared, assets, run_dir))
+    assembly = assembly_class(config)(config, prepared, assets, frozen_features(config, prepared, assets, run_dir))
     model, options = assembly.model, config.training
     steps = options.steps or max(options.min_steps, options.epochs * assembly.batches.steps_per_epoch)
     log.info(
@@ -70,6 +69,7 @@ def validation(assembly):
             assembly.prepared,
             "val",
             seen_filter=config.evaluation.seen_filter,
+            min_rating=config.evaluation.min_rating,
             max_users=config.training.max_eval_users or None,
             seed=config.seed,
         )
@@ -122,12 +122,17 @@ def query_vectors(model, inputs: dict[str, np.ndarray]) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def protocol_queries(assembly, protocol: Protocol) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Query vectors float32 `[U, D]` of a protocol's customers, and what the query tower read of them."""
+    inputs = protocol_histories(protocol, assembly.config.model.query.length, assembly.user_fields)
+    return query_vectors(assembly.model, inputs), inputs
+
+
 def rank(assembly, protocol: Protocol, k: int):
     """The model's lists for a protocol's customers: item rows int32 `[U, k]` and scores float32 `[U, k]`."""
     from tfrec.search import exact_top_k
 
-    inputs = protocol_histories(protocol, assembly.config.model.query.length, assembly.user_fields)
-    queries = query_vectors(assembly.model, inputs)
+    queries, inputs = protocol_queries(assembly, protocol)
     bonus = repeat_bonus(assembly.model, inputs["history"], inputs["days_ago"])
     return exact_top_k(queries, candidate_vectors(assembly), k, exclude=protocol.excluded(), bonus=bonus)
 
@@ -167,6 +172,7 @@ def evaluate(
         prepared,
         split,
         seen_filter=config.evaluation.seen_filter if seen_filter is None else seen_filter,
+        min_rating=config.evaluation.min_rating,
         cold_users=True,
         max_users=config.evaluation.max_users or None,
         final=config.training.final,
@@ -179,6 +185,8 @@ def evaluate(
     baselines = {}
     for name, lists in run_baselines(prepared, protocol, max(ks)):
         baselines[name] = summarize_protocol(protocol, lists, vectors=vectors, ks=ks, seed=config.seed)[0]
+    own, of_rules = assembly.further_metrics(split, lambda protocol: protocol_queries(assembly, protocol)[0])
+    metrics, baselines = metrics | own, baselines | of_rules
     more = {}
     reachable = best_reachable(prepared, protocol, ks)
     if reachable:
@@ -207,12 +215,23 @@ def best_reachable(prepared, protocol: Protocol, ks: list[int]) -> dict | None:
     return None if lists is None else summarize_protocol(protocol, lists, ks=ks)[0]
 
 
+def assembly_class(config: RetrievalConfig):
+    """What puts together the model of a configuration."""
+    from tfrec.assembly import RetrievalAssembly
+    from tfrec.ratings_config import RatingsConfig
+
+    if isinstance(config, RatingsConfig):
+        from tfrec.ratings import RatingAssembly
+
+        return RatingAssembly
+    return RetrievalAssembly
+
+
 def load_assembly(run_dir: Path):
     """The model of a finished run with its weights, and its dataset."""
     import tensorflow as tf
 
     from pipelines.prepared import open_prepared
-    from tfrec.assembly import RetrievalAssembly
     from tfrec.assets import Assets
     from tfrec.config import load_config
     from tfrec.frozen import frozen_features
@@ -222,6 +241,6 @@ def load_assembly(run_dir: Path):
     tf.keras.mixed_precision.set_global_policy("float32")
     tf.keras.utils.set_random_seed(config.seed)
     prepared, assets = open_prepared(config.data), Assets.load(run_dir / "assets", config)
-    assembly = RetrievalAssembly(config, prepared, assets, frozen_features(config, prepared, assets, run_dir))
+    assembly = assembly_class(config)(config, prepared, assets, frozen_features(config, prepared, assets, run_dir))
     restore_weights(assembly.model, run_dir)
     return assembly

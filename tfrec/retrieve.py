@@ -7,6 +7,8 @@ name of --out says the format:
   NAME.csv             user_id,rank,item_id,score: one line a recommendation
   submission*.csv      Kaggle's: customer_id,prediction, item ids separated by spaces
 
+With --explain, NAME.explained.jsonl says which purchases, modalities, words and photo regions speak for each item.
+
 Finished parts stand in OUT.parts until all are done. A run that was stopped goes on with --resume, and writes
 the same bytes as one that was not.
 """
@@ -17,8 +19,12 @@ import argparse
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tfrec.command import run_command
+
+if TYPE_CHECKING:
+    from tfrec.recommendations import RetrieveOptions
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,13 +40,26 @@ def main(arguments: list[str] | None = None) -> int:
 def _retrieve(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from tfrec.recommendations import RetrieveOptions, plan
+    from tfrec.recommendations import plan
 
-    job = plan(RetrieveOptions(**vars(options)))
+    job = plan(_stages(options))
     with tqdm(total=len(job.rows), desc="recommending", unit="customer", unit_scale=True) as bar:
         count = job.run(bar.update)
-    print(f"{options.out}: {options.k} recommendations for each of {count} customers")
+    print(f"{options.out}: {job.options.k} recommendations for each of {count} customers")
     return 0
+
+
+def _stages(options: argparse.Namespace) -> RetrieveOptions:
+    """What to do, from the command line."""
+    from tfrec.generation import Generation
+    from tfrec.recommendations import RetrieveOptions
+
+    values = vars(options)
+    length, rerank, candidates = values.pop("generate"), values.pop("rerank"), values.pop("candidates")
+    drawn = {name: values.pop(name) for name in ("strategy", "beams", "temperature", "top_k", "seed")}
+    if length is not None:
+        values |= {"k": length, "generation": Generation(length, candidates=candidates or 500, **drawn)}
+    return RetrieveOptions(**values, rerank=(candidates or 100) if rerank else 0)
 
 
 def _day(text: str) -> datetime:
@@ -69,6 +88,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--users", type=Path, metavar="FILE", help="only the customers in this file's first column")
     add("--until", type=_day, metavar="YYYY-MM-DD", help="only purchases before this day count")
+    add(
+        "--rerank", action="store_true", help="order what retrieval found by the ratings that the ranking head predicts"
+    )
+    add("--explain", action="store_true", help="also write why, to NAME.explained.jsonl: slow, so best with --users")
+    add("--generate", type=int, metavar="N", help="continue each history by N items, listed in their order")
+    add(
+        "--strategy",
+        choices=["greedy", "beam", "sample"],
+        default="greedy",
+        help="of --generate (default: %(default)s)",
+    )
+    add("--beams", type=int, default=4, help="continuations that beam search keeps (default: %(default)s)")
+    add("--temperature", type=float, default=1.0, help="of sampling: below 1 sharper (default: %(default)s)")
+    add(
+        "--top-k", type=int, default=0, help="sample among so many best items; 0: all candidates (default: %(default)s)"
+    )
+    add("--seed", type=int, default=0, help="of sampling (default: %(default)s)")
+    add("--candidates", type=int, help="items found for --rerank (default: 100), or for a step of --generate (500)")
     add("--exclude-seen", action="store_true", help="leave out what a customer has bought")
     add("--resume", action="store_true", help="go on where a stopped run with the same options was")
     add("--batch", type=int, default=1024, help="customers a call of the model (default: %(default)s)")

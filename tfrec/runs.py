@@ -35,6 +35,16 @@ class Towers(Protocol):
     def repeat_scores(self, days_ago: tf.Tensor) -> tf.Tensor:
         """What purchases made `days_ago` float32 `[B, T]` add to their items' scores; offered where `Run.repeats`."""
 
+    def rate(self, queries: tf.Tensor, user: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+        """Ratings `[B, K]` of items int32 `[B, K]` by customers with query vectors `[B, D]`, known as int32 `[B]` (rows of
+        `Run.users`, -1 = unknown); offered where `Run.rates`.
+        """
+
+    def attention(self, photos: tf.Tensor, has_photo: tf.Tensor, tokens: tf.Tensor, attributes: tf.Tensor) -> tf.Tensor:
+        """Attention of words and attributes to the parts of photos `[B, h, w]`, each adding up to 1; offered where
+        `Run.attends`.
+        """
+
     def similar_query(self, vectors: tf.Tensor) -> tf.Tensor:
         """Candidate vectors `[B, D]` as queries for similar items: without the popularity bias, if they carry
         one.
@@ -88,6 +98,8 @@ class Run:
         history_length: most purchases that the query tower reads, L.
         config: the run's configuration, kept in the manifest.
         query_kind: whether queries are made of a purchase history or looked up by customer.
+        rates: whether a ranking head predicts ratings.
+        attends: whether photos are fused by an attention that can be shown.
         repeats: whether earlier purchases of an item count in its score.
         modalities: of `photo`, `text` and `attributes`, those that items are encoded from.
         item_attributes: field -> the values of each of the `N` items; what answers can be filtered by.
@@ -108,6 +120,8 @@ class Run:
     config: dict[str, Any]
     query_kind: Literal["history", "user"] = "history"
     repeats: bool = False
+    rates: bool = False
+    attends: bool = False
     modalities: frozenset[str] = frozenset()
     item_attributes: dict[str, list[list[str]]] = field(default_factory=dict)
     attributes: AttributeVocabulary | None = None
@@ -159,6 +173,8 @@ def load_run(run_dir: Path) -> Run:
         config=plain(config),
         query_kind=towers.query_kind,
         repeats=assembly.model.repeats is not None,
+        rates=hasattr(assembly.model, "rate"),
+        attends=towers.attends,
         modalities=frozenset(name for name, used in has.items() if used),
         item_attributes={name: [list(v) for v in prepared.items[f"attr.{name}"]] for name in prepared.fields},
         attributes=assets.attributes,

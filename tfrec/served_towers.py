@@ -41,6 +41,10 @@ class ServedTowers(tf.Module):
         assert self.model.repeats is not None  # `Run.repeats` says so
         return self.model.repeats(days_ago)
 
+    def rate(self, queries, user, items):
+        """Ratings `[B, K]` of items int32 `[B, K]` by customers int32 `[B]` (-1 = unknown) with queries `[B, D]`."""
+        return self.model.rate(queries, user, items, self.vectors)
+
     def user_query(self, user, user_fields):
         """Query vectors `[B, D]` of known customers int32 `[B]` (-1 = unknown)."""
         return self.model.last_query({"user": user, "user_fields": user_fields}, self.vectors)
@@ -56,6 +60,23 @@ class ServedTowers(tf.Module):
         inputs = self.frozen({"has_photo": has_photo, "photos": photos, "tokens": tokens, "attributes": attributes})
         contents = self.model.encode({"items": inputs})
         return self.model.vectors.finish(self.model.vectors.new_vectors(contents, inputs))
+
+    @property
+    def attends(self) -> bool:
+        """Whether there is an attention from words and attributes to photos."""
+        tower = self.model.item_tower
+        return tower is not None and tower.image is not None and tower.fusion.layers > 0
+
+    def attention(self, photos, has_photo, tokens, attributes):
+        """Attention of words and attributes to the parts of photos `[B, h, w]`, each adding up to 1."""
+        tower = self.model.item_tower
+        assert tower is not None and tower.image is not None  # `Run.attends` says so
+        inputs = self.frozen({"has_photo": has_photo, "photos": photos, "tokens": tokens, "attributes": attributes})
+        to_image = tower(inputs, return_attention=True)[1]["text_to_image"]  # (B, words and fields, 2 + h w)
+        height, width = (side // tower.pool for side in tower.image.grid)
+        patches = tf.reduce_mean(to_image, 1)[:, 2:]  # behind the tokens of "no photo" and of the class
+        patches = tf.math.divide_no_nan(patches, tf.reduce_sum(patches, 1, keepdims=True))
+        return tf.reshape(tf.cast(patches, tf.float32), [-1, height, width])
 
     def photo_query(self, photos):
         """Query vectors `[B, D]` of photos uint8 `[B, H, W, 3]` alone."""

@@ -106,6 +106,12 @@ class ServingModel(tf.Module):
             "embed_query": self._embed_query_signature(),
         }
         named["recommend"] = named["serving_default"]
+        if run.query_kind == "history":
+            named["explain_rows"] = self._explain_signature()
+        if run.attends:
+            named["attend_item"] = self._attend_signature()
+        if run.rates:
+            named["rate_rows"] = self._rate_signature()
         if run.users is not None:
             named["recommend_user"] = self._user_signature()
         if "text" in run.modalities:
@@ -178,6 +184,66 @@ class ServingModel(tf.Module):
             return {"item_row": rows, "score": scores}
 
         return recommend_rows
+
+    def _explain_signature(self):
+        """The scores of `items` `[B, K]`, and what they would be without each purchase: `without` `[B, K, L]`.
+
+        Also the query vectors `[B, D]`, and their products with the items' vectors `[B, K]`: the score without what
+        earlier purchases of the item itself add.
+        """
+        fields = tf.TensorSpec([None, self._run.user_fields], tf.int32)
+
+        @tf.function(input_signature=[ROWS, DAYS, fields, ROWS], autograph=False)
+        def explain_rows(history, days_ago, user_fields, items):
+            vectors = tf.gather(self._vectors, tf.maximum(items, 0))  # (B, K, D)
+            bonus = self._bonus(history, days_ago, items)  # (B, K, L)
+            query = self.towers.query(*self._compact(history, days_ago), user_fields)
+            product = tf.einsum("bd,bkd->bk", query, vectors)
+            score = product + tf.reduce_sum(bonus, 2)
+            batch, length = tf.unstack(tf.shape(history))
+            left_out = tf.where(tf.eye(length, dtype=tf.bool)[None], -1, history[:, None])  # (B, L, L)
+            flat = tf.reshape(left_out, [-1, length])
+            queries = self.towers.query(
+                *self._compact(flat, tf.repeat(days_ago, length, axis=0)), tf.repeat(user_fields, length, axis=0)
+            )
+            queries = tf.reshape(queries, [batch, length, tf.shape(query)[1]])
+            without = tf.einsum("bld,bkd->bkl", queries, vectors) + tf.reduce_sum(bonus, 2, keepdims=True) - bonus
+            return {"score": score, "without": without, "query": query, "product": product}
+
+        return explain_rows
+
+    def _bonus(self, history, days_ago, items):
+        """What each purchase `[B, L]` adds to the score of its own item among `items` `[B, K]`: `[B, K, L]`."""
+        if not self._run.repeats:
+            return tf.zeros([tf.shape(items)[0], tf.shape(items)[1], tf.shape(history)[1]])
+        own = (items[:, :, None] == history[:, None]) & (history >= 0)[:, None]
+        return tf.where(own, self.towers.repeat_scores(days_ago)[:, None], 0.0)
+
+    def _attend_signature(self):
+        @tf.function(input_signature=_named(photo=STRINGS, text=STRINGS, attributes=STRING_ROWS), autograph=False)
+        def attend_item(photo, text=MISSING, attributes=NONE):
+            batch = tf.shape(photo)[0]
+            attributes = self._per_row(attributes, batch)
+            encoded = self._attributes(attributes) if self._attributes else tf.zeros([batch, 0, 1], tf.int32)
+            pixels, readable = self.towers.pixels(photo)
+            tokens = tf.zeros([batch, 1], tf.int32)
+            if "text" in self._run.modalities:
+                tokens = self.towers.tokens(tf.broadcast_to(text, [batch]))
+            return {"attention": self.towers.attention(pixels, readable, tokens, encoded)}
+
+        return attend_item
+
+    def _rate_signature(self):
+        """The ratings that the ranking head predicts for `items` `[B, K]`; 0 for the padding -1."""
+        fields = tf.TensorSpec([None, self._run.user_fields], tf.int32)
+
+        @tf.function(input_signature=[ROWS, DAYS, tf.TensorSpec([None], tf.int32), fields, ROWS], autograph=False)
+        def rate_rows(history, days_ago, user, user_fields, items):
+            query = self._query(*self._compact(history, days_ago), user, user_fields)
+            ratings = self.towers.rate(query.vectors, user, tf.maximum(items, 0))
+            return {"rating": tf.where(items >= 0, ratings, 0.0)}
+
+        return rate_rows
 
     def _embed_query_signature(self):
         @tf.function(input_signature=_named(history=STRING_ROWS, days_ago=DAYS), autograph=False)

@@ -74,6 +74,20 @@ def example_inputs(signature: str, run: Run, batch: int) -> dict[str, np.ndarray
     others = {
         "embed_query": {"history": history, "days_ago": days},
         "embed_item": {"photo": photo, "text": text, "attributes": none},
+        "attend_item": {"photo": photo, "text": text, "attributes": none},
+        "explain_rows": {
+            "history": row_history,
+            "days_ago": days,
+            "user_fields": np.zeros((batch, run.user_fields), np.int32),
+            "items": row_history,
+        },
+        "rate_rows": {
+            "history": row_history,
+            "days_ago": days,
+            "user": np.zeros(batch, np.int32),
+            "user_fields": np.zeros((batch, run.user_fields), np.int32),
+            "items": row_history,
+        },
         "recommend_rows": {
             "history": row_history,
             "days_ago": days,

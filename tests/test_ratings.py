@@ -1,0 +1,110 @@
+"""Retrieval and rating together: the ranking head against plain NumPy, and the recipe from files to metrics."""
+
+import json
+
+import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
+
+# isort: split
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipelines.__main__ import main as prepare
+from pipelines.prepared import open_prepared
+from tfrec.protocol import ProtocolError, build_protocol
+from tfrec.rating_model import USER_SCALE, RatingHead
+from tfrec.ratings import rating_errors, rating_rules
+from tfrec.train import main as train
+
+USERS, MOVIES = 40, 30
+
+
+def head_inputs():
+    rng = np.random.default_rng(0)
+    query, candidate = rng.normal(size=(2, 3, 4)).astype(np.float32)
+    return {"user": np.array([1, -1, 0]), "item": np.array([0, 2, 1]), "query": query, "candidate": candidate}
+
+
+def test_the_head_starts_as_biased_matrix_factorisation():
+    head, inputs = RatingHead(2, 3, mean=3.5, factors=4, hidden=8), head_inputs()
+    head(inputs)
+    head.user_bias.assign([0.01, -0.02, 99.0])
+    head.item_bias.assign([0.5, -0.25, 0.125])
+    rating, squares = head(inputs)
+    factors = USER_SCALE * head.user_factors.numpy(), head.item_factors.numpy()
+    expected = [3.5 - 0.2 + 0.5 + factors[0][1] @ factors[1][0], 3.5 + 0.125]  # an unknown user adds nothing
+    expected.append(3.5 + 0.1 - 0.25 + factors[0][0] @ factors[1][1])
+    np.testing.assert_allclose(rating, expected, rtol=1e-5)
+    assert float(squares) > 0
+
+
+def test_the_head_is_rebuilt_from_its_config():
+    head = RatingHead(2, 3, mean=3.5, factors=4, hidden=8, dropout=0.1)
+    again = RatingHead.from_config(head.get_config())
+    head(head_inputs()), again(head_inputs())
+    again.set_weights(head.get_weights())
+    np.testing.assert_allclose(head(head_inputs())[0], again(head_inputs())[0])
+
+
+def test_errors_and_rules_are_those_of_a_plain_loop():
+    found = rating_errors(np.array([3.0, 4.0, 5.0]), np.array([3.0, 2.0, 4.0]), seed=0)
+    assert found["rating_rmse"]["value"] == pytest.approx(np.sqrt(5 / 3))
+    assert found["rating_mae"]["value"] == pytest.approx(1.0)
+    assert found["rating_rmse"]["low"] <= found["rating_rmse"]["value"] <= found["rating_rmse"]["high"]
+    known = pd.DataFrame({"user": [0, 0, 1], "item": [0, 1, 0], "rating": [5.0, 1.0, 3.0]})
+    held = pd.DataFrame({"user": [1, 2], "item": [1, 2]})
+    rules = rating_rules(known, held, 3, 3, strength=1.0)
+    np.testing.assert_allclose(rules["mean_rating"], [3.0, 3.0])
+    of_item = {0: 2 / 3, 1: -2 / 2}
+    of_user = (0 - of_item[0]) / 2
+    np.testing.assert_allclose(rules["rating_biases"], [3 + of_item[1] + of_user, 3.0])
+
+
+@pytest.fixture(scope="module")
+def movies(tmp_path_factory):
+    """Two kinds of movies and of users: each user watches both, and likes the movies of one kind."""
+    rng = np.random.default_rng(0)
+    raw, out = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("data") / "movies"
+    lines = ["userId,movieId,rating,timestamp"]
+    for user in range(USERS):
+        for place, movie in enumerate(rng.permutation(MOVIES)[:20]):
+            lines.append(f"{user},{movie},{5 if movie % 2 == user % 2 else 1},{100 * user + place}")
+    (raw / "ratings.csv").write_text("\n".join(lines) + "\n")
+    titles = [f"{movie},The {'Calm' if movie % 2 else 'Wild'} One ({1990 + movie}),Drama" for movie in range(MOVIES)]
+    (raw / "movies.csv").write_text("\n".join(["movieId,title,genres", *titles]) + "\n")
+    options = ["--split", "random", "--test-share", "0.2", "--val-share", "0.1"]
+    assert prepare(["movielens", "--raw", str(raw), "--out", str(out), *options]) == 0
+    return out
+
+
+def test_a_random_split_is_predicted_from_all_that_is_left(movies):
+    prepared = open_prepared(movies)
+    events, protocol = prepared.events(), build_protocol(prepared, "test", min_rating=4.0, seen_filter=True)
+    for row, user in enumerate(protocol.users):
+        own = events[events["user"] == user]
+        held, known = own[own["split"] == 2], own[own["split"] < 2]
+        assert protocol.history[row].tolist() == known["item"].tolist()
+        assert set(protocol.targets[row]) == set(held["item"][held["rating"] >= 4])
+        assert set(protocol.excluded()[row]) == set(known["item"][known["rating"] >= 4])
+
+
+def test_the_recipe_learns_what_each_user_likes(movies, tmp_path):
+    options = [
+        *("--model.item.dim", "16", "--model.query.length", "12", "--model.text.vocabulary_size", "100"),
+        *("--training.batch_size", "16", "--training.epochs", "30", "--training.learning_rate", "0.01"),
+        *("--training.evaluations", "2", "--training.precision", "float32"),
+    ]
+    assert train(["--recipe", "movielens", "--data", str(movies), "--out", str(tmp_path / "run"), *options]) == 0
+    found = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert found["protocol"]["min_rating"] == 4.0
+    assert found["metrics"]["rating_rmse"]["value"] < 1.0  # always saying the mean errs by 2
+    assert found["baselines"]["mean_rating"]["rating_rmse"]["value"] > 1.9
+    assert found["metrics"]["recall@10"]["value"] > found["baselines"]["popularity"]["recall@10"]["value"]
+
+
+def test_a_dataset_without_ratings_is_refused(tmp_path):
+    (tmp_path / "walks.txt").write_text("".join(f"u{user} a b c d\n" for user in range(5)))
+    assert prepare(["sequences", "--raw", str(tmp_path / "walks.txt"), "--out", str(tmp_path / "data")]) == 0
+    with pytest.raises(ProtocolError, match="no ratings"):
+        build_protocol(open_prepared(tmp_path / "data"), "test", min_rating=4.0)
+    assert train(["--recipe", "movielens", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]) == 2
