@@ -41,7 +41,7 @@ def learn(lines, folder, *options, recipe="sequence-small", prepare_options=()):
 
 @pytest.mark.parametrize("options", [["--task.candidates", "catalogue"], ["--task.candidates", "in_batch"]])
 def test_ids_alone_learn_the_order(lines, tmp_path, options):
-    found = learn(lines, tmp_path, "--training.epochs", "15", *options, prepare_options=["--no-attributes"])
+    found = learn(lines, tmp_path, "--training.epochs", "15", "--training.patience", "0", *options, prepare_options=["--no-attributes"])
     assert found["protocol"]["seen_filter"]
     assert found["metrics"]["hit_rate@5"]["value"] > 0.9
     assert found["metrics"]["ndcg@5"]["value"] > 2 * found["baselines"]["popularity"]["ndcg@5"]["value"]
@@ -49,7 +49,7 @@ def test_ids_alone_learn_the_order(lines, tmp_path, options):
 
 def test_attributes_stand_in_for_ids(lines, tmp_path):
     options = ["--model.item.id_embedding", "false", "--model.attributes.min_count", "1"]
-    found = learn(lines, tmp_path, "--training.epochs", "15", *options)
+    found = learn(lines, tmp_path, "--training.epochs", "15", "--training.patience", "0", *options)
     assert found["metrics"]["hit_rate@5"]["value"] > 0.9
 
 

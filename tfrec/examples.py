@@ -15,6 +15,11 @@ from tfrec.protocol import Protocol
 EXAMPLES_FILE = "examples.json"
 
 
+def sampled_rows(protocol: Protocol, *, n: int = 12, seed: int = 0) -> np.ndarray:
+    """The protocol's users that `sample_examples` draws, int64 `[n]`."""
+    return np.random.default_rng(seed).permutation(len(protocol.users))[:n]
+
+
 def sample_examples(
     protocol: Protocol,
     ranked: np.ndarray,
@@ -46,7 +51,7 @@ def sample_examples(
         `seen` names the recommended items in it.
     """
     ids = np.asarray(user_ids, dtype=object)
-    rows = np.random.default_rng(seed).permutation(len(protocol.users))[:n]
+    rows = sampled_rows(protocol, n=n, seed=seed)
     examples = []
     for row in rows.tolist():
         shown = [place for place in range(min(k, ranked.shape[1])) if ranked[row, place] >= 0]

@@ -201,9 +201,28 @@ def evaluate(
         **more,
     )
     write_per_user(run_dir / "users.parquet", protocol, ranked, list(prepared.users["user_id"]), ks)
-    write_examples(run_dir, sample_examples(protocol, ranked, scores, prepared.users["user_id"]))
+    examples = sample_examples(protocol, ranked, scores, prepared.users["user_id"])
+    if config.model.query.kind == "history":
+        _add_reasons(assembly, protocol, examples, vectors)
+    write_examples(run_dir, examples)
     write_report(run_dir, prepared)
     return json.loads((run_dir / "metrics.json").read_text())
+
+
+def _add_reasons(assembly, protocol: Protocol, examples: list[dict], vectors: np.ndarray) -> None:
+    """Say in the report's examples which purchase each recommendation owes most to."""
+    from tfrec.examples import sampled_rows
+    from tfrec.reasons import add_reasons
+
+    items = assembly.prepared.items
+    add_reasons(
+        examples,
+        protocol_histories(protocol, assembly.config.model.query.length, assembly.user_fields),
+        sampled_rows(protocol),
+        queries_of=lambda inputs: query_vectors(assembly.model, inputs),
+        vectors=vectors,
+        titles=items["title"].where(items["title"] != "", items["item_id"]),
+    )
 
 
 def best_reachable(prepared, protocol: Protocol, ks: list[int]) -> dict | None:

@@ -70,7 +70,8 @@ class ServedTowers(tf.Module):
     def attention(self, photos, has_photo, tokens, attributes):
         """Attention of words and attributes to the parts of photos `[B, h, w]`, each adding up to 1."""
         tower = self.model.item_tower
-        assert tower is not None and tower.image is not None  # `Run.attends` says so
+        assert tower is not None  # `Run.attends` says so
+        assert tower.image is not None
         inputs = self.frozen({"has_photo": has_photo, "photos": photos, "tokens": tokens, "attributes": attributes})
         to_image = tower(inputs, return_attention=True)[1]["text_to_image"]  # (B, words and fields, 2 + h w)
         height, width = (side // tower.pool for side in tower.image.grid)

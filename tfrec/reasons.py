@@ -1,0 +1,54 @@
+"""The report's word on why: which purchase each recommendation owes most of its score to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tfrec.histories import to_gaps
+
+
+def histories_without(history: np.ndarray, days_ago: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A history, and the same without each of its purchases.
+
+    Args:
+        history: int32 `[L]` item rows, -1 padded on the left.
+        days_ago: float32 `[L]`.
+
+    Returns:
+        Rows int32 `[1 + L, L]` and days `[1 + L, L]`: the whole history first, then without place 0, 1, ...; what is left
+        is right-aligned again.
+    """
+    length = len(history)
+    rows, days = np.tile(history, (1 + length, 1)), np.tile(days_ago, (1 + length, 1))
+    rows[np.arange(1, 1 + length), np.arange(length)] = -1
+    order = np.argsort(rows >= 0, axis=1, kind="stable")
+    return np.take_along_axis(rows, order, 1), np.take_along_axis(days, order, 1)
+
+
+def add_reasons(
+    examples: list[dict[str, Any]], inputs: dict[str, np.ndarray], rows, *, queries_of, vectors, titles
+) -> None:
+    """Name, in each example, the purchase without which a recommendation would lose most of its score.
+
+    Args:
+        examples: as `tfrec.examples.sample_examples` makes them; gains "reasons", a line for each recommended item.
+        inputs: `history`, `days_ago`, `user` and `user_fields` of all evaluated customers.
+        rows: the examples' customers among them.
+        queries_of: such inputs with `gaps` -> query vectors `[B, D]`.
+        vectors: candidate vectors `[N, D]`.
+        titles: what each item is called.
+    """
+    left_out = [histories_without(inputs["history"][row], inputs["days_ago"][row]) for row in rows]
+    history, days = (np.concatenate(part) for part in zip(*left_out))
+    alike = {name: np.repeat(inputs[name][rows], len(left_out[0][0]), 0) for name in ("user", "user_fields")}
+    queries = queries_of({"history": history, "days_ago": days, "gaps": to_gaps(days), **alike})
+    for example, row, own in zip(examples, rows, np.split(queries, len(rows))):
+        bought = inputs["history"][row]
+        scores = own @ vectors[[item for item, _ in example["recommended"]]].T  # (1 + L, K)
+        gains = np.where(bought[:, None] >= 0, scores[:1] - scores[1:], -np.inf)
+        best = np.argmax(gains, 0)
+        example["reasons"] = [
+            f"like {titles[bought[place]]}" if gains[place, at] > 0 else "" for at, place in enumerate(best)
+        ]
