@@ -13,7 +13,16 @@ ITEMS = 24
 SMALL = [
     *("--model.item.dim", "16", "--model.query.layers", "1", "--model.query.length", "8", "--model.query.dropout", "0"),
     *("--training.batch_size", "32", "--training.learning_rate", "0.02", "--training.evaluations", "2"),
-    *("--training.precision", "float32", "--evaluation.k", "[5]", "--training.monitor", "ndcg@5"),
+    *(
+        "--training.precision",
+        "float32",
+        "--evaluation.k",
+        "[5]",
+        "--training.monitor",
+        "ndcg@5",
+        "--training.patience",
+        "0",
+    ),
 ]
 
 
@@ -41,7 +50,7 @@ def learn(lines, folder, *options, recipe="sequence-small", prepare_options=()):
 
 @pytest.mark.parametrize("options", [["--task.candidates", "catalogue"], ["--task.candidates", "in_batch"]])
 def test_ids_alone_learn_the_order(lines, tmp_path, options):
-    found = learn(lines, tmp_path, "--training.epochs", "15", "--training.patience", "0", *options, prepare_options=["--no-attributes"])
+    found = learn(lines, tmp_path, "--training.epochs", "15", *options, prepare_options=["--no-attributes"])
     assert found["protocol"]["seen_filter"]
     assert found["metrics"]["hit_rate@5"]["value"] > 0.9
     assert found["metrics"]["ndcg@5"]["value"] > 2 * found["baselines"]["popularity"]["ndcg@5"]["value"]
@@ -49,7 +58,7 @@ def test_ids_alone_learn_the_order(lines, tmp_path, options):
 
 def test_attributes_stand_in_for_ids(lines, tmp_path):
     options = ["--model.item.id_embedding", "false", "--model.attributes.min_count", "1"]
-    found = learn(lines, tmp_path, "--training.epochs", "15", "--training.patience", "0", *options)
+    found = learn(lines, tmp_path, "--training.epochs", "15", *options)
     assert found["metrics"]["hit_rate@5"]["value"] > 0.9
 
 
