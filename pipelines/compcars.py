@@ -45,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--test-share", type=float, default=0.2, help="of items, or of models (default 0.2)")
     parser.add_argument("--val-share", type=float, default=0.0, help="the same for validation (default 0)")
+    parser.add_argument(
+        "--margin",
+        type=float,
+        default=0.0,
+        help="keep this share of a box's sides around it, for training to crop with some play (default 0)",
+    )
     parser.add_argument("--size", type=int, default=256, help="longest side of a stored photo (default 256)")
     parser.add_argument("--seed", type=int, default=0, help="of the split (default 0)")
 
@@ -65,6 +71,7 @@ def run(args: argparse.Namespace) -> None:
         test_share=args.test_share,
         val_share=args.val_share,
         size=args.size,
+        margin=args.margin,
         seed=args.seed,
     )
     prepare(args.raw, args.out, options, csv=args.csv, overwrite=args.overwrite)

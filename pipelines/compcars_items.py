@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipelines.boxes import format_box
 from pipelines.compcars_labels import CarPhoto, read_csv, read_tree
 from pipelines.label_splits import split_labels
 from pipelines.photo_crops import Shot, store_crops
@@ -26,6 +27,7 @@ class Options:
         test_share: of items, or of models.
         val_share: the same for validation.
         size: longest side of a stored photo.
+        margin: share of a box's sides that is kept around it; the items then carry `boxes`.
         seed: of the split.
     """
 
@@ -35,6 +37,7 @@ class Options:
     test_share: float = 0.2
     val_share: float = 0.0
     size: int = 256
+    margin: float = 0.0
     seed: int = 0
 
 
@@ -68,8 +71,11 @@ def prepare(
             (Shot(key, photo.path, photo.box, photo.file, photo.row) for key, photo in shots.items()),
             size=options.size,
             total=len(shots),
+            margin=options.margin,
         )
         frame = items_frame({key: photo for key, photo in shots.items() if key in stored}, options)
+        if options.margin:
+            frame["boxes"] = [[format_box(stored[key]) for key in keys] for keys in frame["images"]]
         if not len(frame):
             raise PreparedError(
                 f"{raw}: none of {len(photos)} labelled photos can be used for the views "

@@ -4,6 +4,7 @@ The item tower's inputs for any rows, wherever they come from: photos decoded on
 memory, decoded for each batch otherwise; or the frozen encoders' tokens from a feature store.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,22 +43,22 @@ class ItemContent:
 
 
 class PhotoBytes:
-    """The first photo of each item as bytes.
+    """One photo a row as bytes.
 
     Args:
         prepared: the dataset.
+        keys: the key of each row's photo, None where it has none; the first photo of each item where not given.
     """
 
-    def __init__(self, prepared: Prepared):
-        keys = prepared.items["images"]
-        self.keys = [row[0] if len(row) else None for row in keys]
+    def __init__(self, prepared: Prepared, keys: Sequence[str | None] | None = None):
+        self.keys = [row[0] if len(row) else None for row in prepared.items["images"]] if keys is None else list(keys)
         if prepared.images is None:
             raise ValueError(f"{prepared.path} has no photos")
         self.store = prepared.images
 
     @property
     def present(self) -> np.ndarray:
-        """Whether each item has a photo, bool `[N]`."""
+        """Whether each row has a photo, bool `[N]`."""
         return np.array([key is not None for key in self.keys])
 
     def read(self, rows: np.ndarray) -> np.ndarray:
@@ -87,13 +88,18 @@ def photo_arrays(prepared: Prepared, size: tuple[int, int], *, limit: int = PIXE
     return {**arrays, "photos": decode_all(photos, items, size)}, None
 
 
-def decode_all(photos: PhotoBytes, items: int, size: tuple[int, int], *, batch: int = 256) -> np.ndarray:
-    """Decode every item's photo: uint8 `[N, H, W, 3]`, white where there is none."""
+def decode_all(
+    photos: PhotoBytes, items: int, size: tuple[int, int], *, batch: int = 256, boxes: np.ndarray | None = None
+) -> np.ndarray:
+    """Decode every item's photo: uint8 `[N, H, W, 3]`, white where there is none; cropped to `boxes` `[N, 4]` if given."""
     import tensorflow as tf
     from tqdm import tqdm
 
+    from pipelines.boxes import BoxCropper
     from pipelines.pixels import decode_photos
 
+    if boxes is not None:
+        crop, place = BoxCropper(size), tf.constant(boxes)
     pixels = np.empty((items, *size, 3), np.uint8)
     starts = tf.data.Dataset.range(0, items, batch)
 
@@ -101,7 +107,7 @@ def decode_all(photos: PhotoBytes, items: int, size: tuple[int, int], *, batch: 
         read_rows = lambda s: photos.read(np.arange(s, min(s + batch, items)))  # noqa: E731
         data = tf.numpy_function(read_rows, [start], tf.string)
         data.set_shape([None])
-        return decode_photos(data, size)[0]
+        return decode_photos(data, size)[0] if boxes is None else crop(data, place[start : start + batch])
 
     done = 0
     with tqdm(total=items, desc="decode photos", unit="photo", disable=None) as bar:

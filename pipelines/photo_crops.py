@@ -42,7 +42,22 @@ class Shot:
     row: int
 
 
-def store_crops(writer: PreparedWriter, shots: Iterable[Shot], *, size: int, total: int) -> set[str]:
+@dataclass(frozen=True)
+class Crop:
+    """A cropped photo.
+
+    Attributes:
+        jpeg: its bytes.
+        box: where the labelled box lies in it: left, top, right, bottom as shares of its width and height.
+    """
+
+    jpeg: bytes
+    box: Box
+
+
+def store_crops(
+    writer: PreparedWriter, shots: Iterable[Shot], *, size: int, total: int, margin: float = 0.0
+) -> dict[str, Box]:
     """Crop, encode and store photos on threads, in order.
 
     Args:
@@ -50,33 +65,40 @@ def store_crops(writer: PreparedWriter, shots: Iterable[Shot], *, size: int, tot
         shots: what to store.
         size: longest side in pixels; smaller crops are kept as they are.
         total: how many there are, for the progress bar.
+        margin: see `crop_photo`.
 
     Returns:
-        The keys that were stored.
+        The keys that were stored, with the place of each box in its stored photo.
     """
 
-    def work(shot: Shot) -> bytes | PhotoError:
+    def work(shot: Shot) -> Crop | PhotoError:
         try:
-            return crop_photo(shot.path, shot.box, size=size)
+            return crop_photo(shot.path, shot.box, size=size, margin=margin)
         except PhotoError as error:
             return error
 
-    stored = set()
+    stored: dict[str, Box] = {}
     threads = len(os.sched_getaffinity(0))  # Pillow decodes and resizes outside the interpreter lock
     with Progress("photos", total, unit=" photos") as progress, ThreadPoolExecutor(threads) as pool:
         for batch in _batches(shots, AHEAD):
-            for shot, encoded in zip(batch, pool.map(work, batch)):
-                if isinstance(encoded, bytes):
-                    writer.images.add(shot.key, encoded)
-                    stored.add(shot.key)
+            for shot, crop in zip(batch, pool.map(work, batch)):
+                if isinstance(crop, Crop):
+                    writer.images.add(shot.key, crop.jpeg)
+                    stored[shot.key] = crop.box
                 else:
-                    writer.reject(file=shot.file, row=shot.row, field="photo", value=shot.path, reason=str(encoded))
+                    writer.reject(file=shot.file, row=shot.row, field="photo", value=shot.path, reason=str(crop))
                 progress.update()
     return stored
 
 
-def crop_photo(path: Path, box: Box, *, size: int) -> bytes:
-    """Return the box of one photo, at most `size` pixels long, as JPEG.
+def crop_photo(path: Path, box: Box, *, size: int, margin: float = 0.0) -> Crop:
+    """Cut the box out of one photo, at most `size` pixels long, as JPEG.
+
+    Args:
+        path: the photo.
+        box: see `Shot`.
+        size: longest side in pixels.
+        margin: keep this share of the box's width and height around it, as far as the photo reaches.
 
     Raises:
         PhotoError: the file is missing, no photo, cut off, too large, or the box lies outside the photo.
@@ -96,11 +118,31 @@ def crop_photo(path: Path, box: Box, *, size: int) -> bytes:
         raise PhotoError(f"photo has more than {MAX_PIXELS:,} pixels") from error
     except (OSError, SyntaxError, EOFError, IndexError, KeyError) as error:
         raise PhotoError("photo is truncated or damaged") from error
-    crop = upright.crop(_inside(box, upright.size))
+    inner = _inside(box, upright.size)
+    outer = _enlarged(inner, upright.size, margin)
+    crop = upright.crop(outer)
     crop.thumbnail((size, size), Image.Resampling.BICUBIC)
     encoded = io.BytesIO()
     crop.save(encoded, "JPEG", quality=QUALITY)
-    return encoded.getvalue()
+    return Crop(encoded.getvalue(), _shares(inner, outer))
+
+
+def _enlarged(inner: tuple[int, int, int, int], size: tuple[int, int], margin: float) -> tuple[int, int, int, int]:
+    """A crop with a margin around it, within the photo."""
+    left, top, right, bottom = inner
+    wide, high = round(margin * (right - left)), round(margin * (bottom - top))
+    return max(0, left - wide), max(0, top - high), min(size[0], right + wide), min(size[1], bottom + high)
+
+
+def _shares(inner: tuple[int, int, int, int], outer: tuple[int, int, int, int]) -> Box:
+    """Where `inner` lies in `outer`, as shares of its sides."""
+    width, height = outer[2] - outer[0], outer[3] - outer[1]
+    return (
+        (inner[0] - outer[0]) / width,
+        (inner[1] - outer[1]) / height,
+        (inner[2] - outer[0]) / width,
+        (inner[3] - outer[1]) / height,
+    )
 
 
 def _inside(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -32,6 +32,11 @@ def decode_photos(photos, size: tuple[int, int]):
 
 def decode_photo(photo, size: tuple[int, int]):
     """One photo's bytes (scalar string) to pixels uint8 `[height, width, 3]`; see `decode_photos`."""
+    return letterbox(open_photo(photo), size)
+
+
+def open_photo(photo):
+    """One photo's bytes (scalar string) to its pixels as they are, uint8 `[h, w, 3]`; see `decode_photos`."""
     is_png = tf.equal(tf.strings.substr(photo, 0, 4), b"\x89PNG")
     declared = tf.cond(is_png, lambda: png_shape(photo), lambda: tf.io.extract_jpeg_shape(photo)[:2])
     area = tf.reduce_prod(tf.cast(declared, tf.int64))
@@ -40,8 +45,7 @@ def decode_photo(photo, size: tuple[int, int]):
         area, tf.constant(MAX_PIXELS, tf.int64), message=f"photo declares more than {MAX_PIXELS:,} pixels"
     )
     with tf.control_dependencies([check]):
-        image = tf.io.decode_image(photo, channels=3, expand_animations=False)
-    return letterbox(image, size)
+        return tf.io.decode_image(photo, channels=3, expand_animations=False)
 
 
 def png_shape(photo):

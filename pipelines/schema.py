@@ -26,7 +26,13 @@ ITEM_COLUMNS = {
     "images": STRINGS,
     "views": STRINGS,
 }
-ITEM_OPTIONAL = {"group": pa.string(), "label": pa.string(), "price": pa.float32(), "split": pa.int8()}
+ITEM_OPTIONAL = {
+    "group": pa.string(),
+    "label": pa.string(),
+    "price": pa.float32(),
+    "split": pa.int8(),
+    "boxes": STRINGS,
+}
 USER_COLUMNS = {"user_id": pa.string()}
 EVENT_COLUMNS = {"user": pa.int32(), "item": pa.int32(), "time": pa.int64(), "split": pa.int8()}
 EVENT_OPTIONAL = {"rating": pa.float32(), "price": pa.float32(), "channel": pa.int8()}

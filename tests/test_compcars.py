@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from pipelines.__main__ import main
+from pipelines.boxes import parse_box as parse_box_shares
 from pipelines.compcars_items import Options, items_frame, prepare
 from pipelines.compcars_labels import CSV_COLUMNS, CarPhoto, parse_box, parse_view
 from pipelines.compcars_miniature import generate
@@ -91,6 +92,18 @@ def test_photos_are_cropped_to_the_box(prepared, miniature):
     assert width / height == pytest.approx((x2 - x1 + 1) / (y2 - y1 + 1), abs=0.03)
 
 
+def test_with_a_margin_photos_keep_their_surroundings_and_items_carry_the_box(prepared, miniature, tmp_path):
+    words = ["compcars", "--raw", str(miniature), "--out", str(tmp_path / "cars"), "--size", "96", "--margin", "0.2"]
+    assert main(words) == 0
+    made = open_prepared(tmp_path / "cars")
+    for row, tight in zip(made.items.itertuples(), prepared.items.itertuples(), strict=True):
+        left, top, right, bottom = parse_box_shares(row.boxes[0])
+        size = Image.open(io.BytesIO(made.images.read(row.images[0]))).size
+        cut = Image.open(io.BytesIO(prepared.images.read(tight.images[0]))).size
+        assert ((right - left) * size[0]) / ((bottom - top) * size[1]) == pytest.approx(cut[0] / cut[1], abs=0.06)
+        assert right - left < 1 or bottom - top < 1
+
+
 def test_csv_gives_the_same_items_as_the_tree(prepared, miniature, tmp_path):
     table = tmp_path / "cars.csv"
     with open(table, "w", newline="") as stream:
@@ -170,7 +183,7 @@ def test_crop_photo_checks_before_it_decodes(tmp_path, monkeypatch):
     for name, message in (("none.jpg", "missing"), ("text.jpg", "not a JPEG"), ("cut.png", "damaged")):
         with pytest.raises(PhotoError, match=message):
             crop_photo(tmp_path / name, (1, 1, 9, 9), size=32)
-    assert Image.open(io.BytesIO(crop_photo(tmp_path / "whole.png", (1, 1, 30, 20), size=15))).size == (
+    assert Image.open(io.BytesIO(crop_photo(tmp_path / "whole.png", (1, 1, 30, 20), size=15).jpeg)).size == (
         15,
         10,
     )
