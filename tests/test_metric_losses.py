@@ -53,7 +53,7 @@ def _reference(name: str, labels, weights, torch):
         "multi_similarity": lambda: mined(ms, miners.MultiSimilarityMiner(epsilon=0.1)),
         "multi_similarity/all": lambda: lambda x: ms(x, labels),
         "ntxent": lambda: lambda x: losses.NTXentLoss(temperature=0.07)(x, labels),
-        "supervised_contrastive": lambda: lambda x: losses.SupConLoss(temperature=0.1)(x, labels),
+        "supcon": lambda: lambda x: losses.SupConLoss(temperature=0.1)(x, labels),
         "triplet/all": lambda: lambda x: losses.TripletMarginLoss(margin=0.2)(x, labels),
         "triplet": lambda: mined(losses.TripletMarginLoss(margin=0.2), miners.TripletMarginMiner(0.2, "semihard")),
         "triplet/hard": lambda: mined(losses.TripletMarginLoss(margin=0.2), miners.TripletMarginMiner(0.2, "hard")),
@@ -118,7 +118,7 @@ def test_ntxent_and_supervised_contrastive_equal_plain_loops():
             others = sum(exp[j] for j in range(10) if j != a)
             anchors.append(-np.mean([np.log(exp[p] / others) for p in positives]))
     assert _value_and_gradient("ntxent", embeddings, labels)[0] == pytest.approx(np.mean(pairs), rel=1e-5)
-    value, _ = _value_and_gradient("supervised_contrastive", embeddings, labels)
+    value, _ = _value_and_gradient("supcon", embeddings, labels)
     assert value == pytest.approx(np.mean(anchors), rel=1e-5)
 
 

@@ -19,3 +19,15 @@ def test_the_table_shows_the_model_first_and_every_baseline():
     assert "0.2500 [0.2400, 0.2600]" in lines[2]
     assert lines[3].split() == ["best", "reachable", "0.5000", "0.6000"]
     assert lines[4].split() == ["item", "cosine", "0.1250"]
+
+
+def test_photos_judged_by_labels_say_how_many_items_and_classes():
+    content = {
+        "protocol": {"split": "test", "items": 4000, "classes": 10},
+        "metrics": {name: interval(0.5) for name in ("knn_accuracy", "recall@1", "recall@5", "map@r", "ari", "nmi")},
+        "baselines": {"pixels": {"ari": interval(0.25)}},
+    }
+    lines = summary_table(content).splitlines()
+    assert lines[0] == "test split, 4,000 items of 10 classes"
+    assert lines[1].split() == ["knn_accuracy", "recall@1", "map@r", "ari"]
+    assert lines[3].split() == ["pixels", "0.2500"]

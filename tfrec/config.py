@@ -332,6 +332,7 @@ class System:
 SYSTEMS = {
     "retrieval": System("tfrec.config:RetrievalConfig", "tfrec.retrieval"),
     "ratings": System("tfrec.ratings_config:RatingsConfig", "tfrec.retrieval"),
+    "metric_learning": System("tfrec.metric_config:MetricLearningConfig", "tfrec.metric_learning"),
 }
 
 

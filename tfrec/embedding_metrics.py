@@ -7,6 +7,7 @@ bounded; what is too large to do on every row is done on a seeded sample whose s
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -91,14 +92,29 @@ def knn_accuracy(
     Returns:
         Accuracy in 0..1.
     """
+    sides: dict[str, Any] = {"gallery": gallery, "gallery_labels": gallery_labels}
+    return float(knn_hits(vectors, labels, **sides, k=k, max_queries=max_queries, seed=seed).mean())
+
+
+def knn_hits(
+    vectors: np.ndarray,
+    labels: Labels,
+    *,
+    gallery: np.ndarray | None = None,
+    gallery_labels: Labels | None = None,
+    k: int = 5,
+    max_queries: int | None = None,
+    seed: int = 0,
+) -> np.ndarray:
+    """Whether the vote is right for each query, bool `[Q]`; see `knn_accuracy`."""
     queries, codes, gallery, gallery_codes, itself = _sides(vectors, labels, gallery, gallery_labels)
     if max_queries is not None and len(queries) > max_queries:
         chosen = np.sort(np.random.default_rng(seed).choice(len(queries), max_queries, replace=False))
         queries, codes, itself = queries[chosen], codes[chosen], None if itself is None else itself[chosen]
-    right = 0
+    right = np.empty(len(queries), bool)
     for rows, neighbours, _ in nearest(queries, gallery, k, itself=itself):
-        right += int((_vote(gallery_codes[neighbours]) == codes[rows]).sum())
-    return right / len(queries)
+        right[rows] = _vote(gallery_codes[neighbours]) == codes[rows]
+    return right
 
 
 def retrieval_metrics(
@@ -131,29 +147,47 @@ def retrieval_metrics(
     Returns:
         `recall@k` for each k, `map@r`, `r_precision`, `queries` (used) and `queries_without_match`.
     """
+    sides: dict[str, Any] = {"gallery": gallery, "gallery_labels": gallery_labels}
+    values, lost = retrieval_values(vectors, labels, **sides, ks=ks, max_queries=max_queries, seed=seed)
+    queries = len(values["map@r"])
+    means = {name: float(value.mean()) if queries else 0.0 for name, value in values.items()}
+    return {**means, "queries": queries, "queries_without_match": lost}
+
+
+def retrieval_values(
+    vectors: np.ndarray,
+    labels: Labels,
+    *,
+    gallery: np.ndarray | None = None,
+    gallery_labels: Labels | None = None,
+    ks: Sequence[int] = (1, 5, 10),
+    max_queries: int = 10_000,
+    seed: int = 0,
+) -> tuple[dict[str, np.ndarray], int]:
+    """What `retrieval_metrics` averages: `recall@k`, `map@r` and `r_precision` of each query float64 `[Q]`, and how many
+    rows were left out because nothing of their label is to be found.
+    """
     queries, codes, gallery, gallery_codes, itself = _sides(vectors, labels, gallery, gallery_labels)
     sizes = np.bincount(gallery_codes, minlength=int(codes.max()) + 1)[codes] - (itself is not None)
-    usable = np.flatnonzero(sizes > 0)
-    chosen = usable
-    if len(usable) > max_queries:
-        chosen = np.sort(np.random.default_rng(seed).choice(usable, max_queries, replace=False))
-    result = {"queries": len(chosen), "queries_without_match": int((sizes <= 0).sum())}
+    chosen = np.flatnonzero(sizes > 0)
+    lost = len(queries) - len(chosen)
+    if len(chosen) > max_queries:
+        chosen = np.sort(np.random.default_rng(seed).choice(chosen, max_queries, replace=False))
+    names = [*(f"recall@{k}" for k in ks), "map@r", "r_precision"]
+    values = {name: np.empty(len(chosen)) for name in names}
     if not len(chosen):
-        return {**{f"recall@{k}": 0.0 for k in ks}, "map@r": 0.0, "r_precision": 0.0, **result}
+        return values, lost
     sizes, codes = sizes[chosen], codes[chosen]
-    found = dict.fromkeys(ks, 0)
-    average = precision = 0.0
     itself = None if itself is None else itself[chosen]
     for rows, neighbours, _ in nearest(queries[chosen], gallery, max(*ks, int(sizes.max())), itself=itself):
         correct = gallery_codes[neighbours] == codes[rows, None]  # (block, k)
         for k in ks:
-            found[k] += int(correct[:, :k].any(axis=1).sum())
+            values[f"recall@{k}"][rows] = correct[:, :k].any(axis=1)
         rank = np.arange(1, correct.shape[1] + 1)
         correct &= rank <= sizes[rows, None]
-        average += float(((correct.cumsum(axis=1) / rank * correct).sum(axis=1) / sizes[rows]).sum())
-        precision += float((correct.sum(axis=1) / sizes[rows]).sum())
-    shares = {f"recall@{k}": count / len(chosen) for k, count in found.items()}
-    return {**shares, "map@r": average / len(chosen), "r_precision": precision / len(chosen), **result}
+        values["map@r"][rows] = (correct.cumsum(axis=1) / rank * correct).sum(axis=1) / sizes[rows]
+        values["r_precision"][rows] = correct.sum(axis=1) / sizes[rows]
+    return values, lost
 
 
 def clustering_metrics(labels: Labels, clusters: Labels, *, pure_from: float = 1.0) -> dict[str, float]:

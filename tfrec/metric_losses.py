@@ -213,7 +213,7 @@ LOSSES: dict[str, Callable[..., tf.Tensor]] = {
     "cross_entropy": cross_entropy,
     "multi_similarity": multi_similarity,
     "ntxent": ntxent,
-    "supervised_contrastive": supervised_contrastive,
+    "supcon": supervised_contrastive,
     "triplet": triplet,
 }
 

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-PREFERRED = ("recall@12", "recall@20", "ndcg@10", "map@12", "hit_rate@10", "mrr")
+PREFERRED = (
+    "recall@12",
+    "recall@20",
+    "ndcg@10",
+    "map@12",
+    "hit_rate@10",
+    "mrr",
+    "knn_accuracy",
+    "recall@1",
+    "map@r",
+    "ari",
+)
 COLUMNS = 4
 
 
@@ -26,13 +37,18 @@ def summary_table(content: dict[str, Any]) -> str:
         rows[name.replace("_", " ")] = [f"{summary[m]['value']:.4f}" if m in summary else "" for m in names]
     first = max(len(name) for name in rows)
     width = max(len(cell) for cells in rows.values() for cell in cells)
-    protocol = content["protocol"]
-    about = f"{protocol['split']} split, {protocol['users']:,} customers, {protocol['candidates']:,} candidates, " + (
-        "seen items left out" if protocol["seen_filter"] else "seen items stay candidates"
-    )
-    lines = [about, " " * first + "".join(f"  {name:{width}}" for name in names)]
+    lines = [_about(content["protocol"]), " " * first + "".join(f"  {name:{width}}" for name in names)]
     lines += [f"{name:{first}}" + "".join(f"  {cell:{width}}" for cell in cells) for name, cells in rows.items()]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _about(protocol: dict[str, Any]) -> str:
+    """Who was judged, in one line."""
+    if "classes" in protocol:  # photos by their labels
+        return f"{protocol['split']} split, {protocol['items']:,} items of {protocol['classes']} classes"
+    return f"{protocol['split']} split, {protocol['users']:,} customers, {protocol['candidates']:,} candidates, " + (
+        "seen items left out" if protocol["seen_filter"] else "seen items stay candidates"
+    )
 
 
 def _with_interval(entry: dict[str, float]) -> str:

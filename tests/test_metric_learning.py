@@ -1,0 +1,248 @@
+"""Metric learning end to end on made-up two-sided items: training, resuming, judging, and what is told to the user."""
+
+import json
+
+import numpy as np
+import pytest
+
+from pipelines.label_batches import LabelBatches
+from pipelines.photo_views import read_views
+from pipelines.prepared import PreparedError, open_prepared
+from tests.metric_data import write_items
+from tfrec import metric_learning
+from tfrec.config import ConfigError, parse_config, read_yaml, recipe_path, save_config
+from tfrec.embedding_intervals import summarize_embedding
+from tfrec.embedding_metrics import embedding_metrics
+
+LOSSES = ["arcface", "contrastive", "cross_entropy", "multi_similarity", "ntxent", "supcon", "triplet"]
+SMALL = {
+    "model": {
+        "encoder": {"size": [16, 16], "patch": 8, "dim": 16, "layers": 1, "heads": 2},
+        "views": ["front", "rear"],
+        "embedding": 8,
+    },
+    "task": {"per_class": 4},
+    "training": {"batch_size": 16, "steps": 4, "precision": "float32", "deterministic": False, "learning_rate": 0.003},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_items(tmp_path_factory.mktemp("two_sided") / "data")
+
+
+def configure(data, *layers, recipe="metric-small"):
+    recipe = read_yaml(recipe_path(recipe))
+    return parse_config(recipe.pop("system"), [recipe, {"data": str(data)}, *layers], [])[0]
+
+
+def run(config, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(config, folder / "config.yaml")
+    metric_learning.train(config, folder)
+    return folder
+
+
+def vectors(folder):
+    with np.load(folder / "embeddings.npz", allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays}
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    options = {"training": {"steps": 60}, "task": {"loss": "supcon"}}
+    return run(configure(data, SMALL, options), tmp_path_factory.mktemp("runs") / "both")
+
+
+def test_both_views_tell_classes_apart_that_one_view_cannot(data, trained, tmp_path):
+    both = metric_learning.evaluate(trained)
+    options = {"training": {"steps": 60}, "task": {"loss": "supcon"}, "model": {"views": ["front"]}}
+    front = metric_learning.evaluate(run(configure(data, SMALL, options), tmp_path / "front"))
+    assert both["metrics"]["knn_accuracy"]["value"] == 1.0
+    assert front["metrics"]["knn_accuracy"]["value"] <= 0.75
+    assert both["protocol"]["views"] == ["front", "rear"]
+    assert both["protocol"]["classes_seen_in_training"] is True
+
+
+def test_a_run_is_judged_beside_pixels_and_the_untrained_encoder(trained):
+    content = metric_learning.evaluate(trained, split="val", ks=[1, 2])
+    assert json.loads((trained / "metrics.json").read_text()) == content
+    wanted = {"knn_accuracy", "recall@1", "recall@2", "map@r", "ari", "nmi", "purity"}
+    for summary in (content["metrics"], content["baselines"]["pixels"], content["baselines"]["untrained"]):
+        assert set(summary) == wanted
+        assert all(entry["low"] <= entry["value"] <= entry["high"] for entry in summary.values())
+    page = (trained / "report.html").read_text()
+    assert "raw pixels" in page
+    assert "data:image/png" in page  # the training curves
+
+
+def test_vectors_of_every_item_before_and_after_are_left_for_analysis(data, trained, tmp_path):
+    from tfrec.analyze import main
+
+    found = vectors(trained)
+    assert len(found["item_id"]) == len(open_prepared(data).items)
+    np.testing.assert_allclose(np.linalg.norm(found["vectors"], axis=1), 1.0, atol=1e-5)
+    assert found["before"].shape == (48, 32)  # two views of 16 end to end
+    words = ["--run", str(trained), "--out", str(tmp_path), "--projections", "pca", "--clusterings", "kmeans"]
+    assert main(words) == 0
+    metrics = json.loads((tmp_path / "analysis.json").read_text())["metrics"]
+    assert metrics["after"]["knn_accuracy"] >= metrics["before"]["knn_accuracy"]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_gradient_of_every_loss_reaches_the_encoder(data, loss):
+    import tensorflow as tf
+
+    from tfrec.metric_assembly import MetricAssembly
+
+    assembly = MetricAssembly(configure(data, SMALL, {"task": {"loss": loss}}), open_prepared(data))
+    batch = next(iter(assembly.dataset(0, 1)))
+    with tf.GradientTape() as tape:
+        value = assembly.model.compute_loss(batch)
+    gradient = tape.gradient(value, assembly.model.views.encoder.embedding.projection.kernel)
+    assert value > 0
+    assert np.isfinite(gradient).all()
+    assert np.abs(gradient).max() > 1e-6
+
+
+@pytest.mark.slow
+def test_a_killed_training_resumes_to_the_same_vectors(data, tmp_path, monkeypatch):
+    from tfrec.training import Trainer
+
+    options = {"training": {"steps": 6, "checkpoint_seconds": 0.0}}
+    config = configure(data, SMALL, options)
+    whole = vectors(run(config, tmp_path / "whole"))
+    advance = Trainer._advance
+
+    def stop(self, loss):
+        if int(self.progress.step) == 4:
+            raise KeyboardInterrupt
+        return advance(self, loss)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_advance", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path / "killed")
+    assert not (tmp_path / "killed" / "embeddings.npz").exists()
+    resumed = vectors(run(config, tmp_path / "killed"))
+    np.testing.assert_allclose(resumed["before"], whole["before"], atol=1e-6)
+    np.testing.assert_allclose(resumed["vectors"], whole["vectors"], atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["clip", "resnet"])
+def test_the_compcars_recipe_takes_a_step_with_every_encoder(data, tmp_path, kind):
+    encoder = {"kind": kind, "size": [32, 32], "patch": 16, "dim": 16, "layers": 2, "heads": 2, "width": 4}
+    small = {
+        "model": {"encoder": {**encoder, "depths": [1, 1]}, "fusion": "attention", "heads": 2, "embedding": 8},
+        "training": {"batch_size": 8, "steps": 1, "precision": "float32", "deterministic": False},
+        "augment": {"operations": int(kind == "clip")},
+    }
+    found = vectors(run(configure(data, small, recipe="compcars"), tmp_path))
+    assert found["vectors"].shape == (48, 8)
+
+
+def test_frozen_encoders_keep_their_weights_and_low_rank_updates_are_all_that_trains(data):
+    from tfrec.metric_assembly import MetricAssembly
+
+    def trained_parts(**encoder):
+        model = MetricAssembly(configure(data, SMALL, {"model": {"encoder": encoder}}), open_prepared(data)).model
+        return model.views.encoder.trainable_variables, model
+
+    variables, model = trained_parts(train_blocks=0)
+    assert not variables
+    assert model.head.trainable_variables
+    variables, _ = trained_parts(lora_rank=2)
+    assert {v.name.split("/")[-1].split(":")[0] for v in variables} == {"lora_down", "lora_up"}
+
+
+def test_published_weights_are_where_training_starts(data, tmp_path, monkeypatch):
+    from tfrec import metric_assembly
+    from tfrec.encoders.image import ViTEncoder
+
+    asked = {}
+
+    def load(source, *, size, layers):
+        asked.update(source=source, size=size, layers=layers)
+        return ViTEncoder(size=size, patch=8, dim=8, layers=1, heads=2)
+
+    monkeypatch.setattr(metric_assembly, "load_image_encoder", load)
+    options = {"model": {"encoder": {"weights": "some/folder", "keep_layers": 3}}}
+    config = configure(data, SMALL, options)
+    encoder = metric_assembly.MetricAssembly(config, open_prepared(data)).model.views.encoder
+    assert asked == {"source": "some/folder", "size": (16, 16), "layers": 3}
+    assert encoder.dim == 8
+
+
+def test_batches_are_balanced_and_a_function_of_the_step(data):
+    from pipelines.augment import PhotoAugmenter
+
+    prepared = open_prepared(data)
+    photos = read_views(prepared, ["front", "rear"], (16, 16))
+    rows = np.flatnonzero(prepared.items["split"] == 0)
+    labels = np.unique(prepared.items["label"].to_numpy()[rows], return_inverse=True)[1].astype(np.int32)
+    batches = LabelBatches(rows, labels, photos, classes=3, per_class=2, seed=1)
+    augment = PhotoAugmenter((16, 16), flip=True, shift=0.2, zoom=0.7)
+    whole = list(batches.dataset(0, 8, augment))
+    assert whole[0]["items"]["photos"].shape == (6, 2, 16, 16, 3)
+    for batch in whole:
+        assert sorted(np.unique(batch["labels"], return_counts=True)[1]) == [2, 2, 2]
+    for late, again in zip(whole[5:], batches.dataset(5, 8, augment), strict=True):
+        np.testing.assert_array_equal(late["labels"], again["labels"])
+        np.testing.assert_array_equal(late["items"]["photos"], again["items"]["photos"])
+
+
+def test_photos_that_do_not_fit_into_memory_are_decoded_batch_by_batch(data):
+    prepared = open_prepared(data)
+    resident = read_views(prepared, ["front", "rear"], (16, 16))
+    lazy = read_views(prepared, ["front", "rear"], (16, 16), limit=1)
+    assert lazy.pixels is None
+    labels = np.repeat(np.arange(4, dtype=np.int32), 12)
+    made = [
+        next(iter(LabelBatches(np.arange(48), labels, photos, classes=2, per_class=2).dataset(0, 1)))
+        for photos in (resident, lazy)
+    ]
+    np.testing.assert_array_equal(made[0]["items"]["photos"], made[1]["items"]["photos"])
+    assert not resident.present[0, 1]
+    assert (resident.pixels[0, 1] == 255).all()
+
+
+def test_figures_equal_those_of_the_analysis():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(["a", "b", "c"], 20)
+    found = rng.normal(size=(60, 5)) + 2 * np.repeat(np.eye(3, 5), 20, axis=0)
+    summary = summarize_embedding(found, labels, seed=3)
+    plain = embedding_metrics(found, labels, seed=3)
+    assert {name: entry["value"] for name, entry in summary.items()} == pytest.approx(
+        {name: plain[name] for name in summary}
+    )
+    assert summary["ari"]["low"] < summary["ari"]["high"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"model": {"views": ["top"]}}, "no photo of the view 'top'"),
+        ({"task": {"label": "wheels"}}, "task.label wheels"),
+        ({"task": {"label": "front", "per_class": 4}}, "classes in a batch"),
+        ({"task": {"options": {"arcface": {"temperature": 1.0}}}}, "no option 'temperature'"),
+        ({"task": {"options": {"arc": {}}}}, "'arc' is no loss"),
+        ({"model": {"encoder": {"patch": 5}}}, "patch=5"),
+        ({"model": {"encoder": {"train_blocks": 4}}}, "train_blocks 4"),
+        ({"training": {"batch_size": "auto"}}, "training.batch_size"),
+    ],
+)
+def test_what_does_not_fit_is_named(data, options, says):
+    from tfrec.metric_assembly import MetricAssembly
+
+    with pytest.raises((ConfigError, PreparedError), match=says):
+        MetricAssembly(configure(data, SMALL, options), open_prepared(data))
+
+
+def test_a_split_without_items_is_an_error_that_says_how_to_get_some(data, trained):
+    from tfrec.metric_protocol import LabelProtocol
+
+    prepared = open_prepared(data)
+    prepared.items["split"] = np.int8(0)
+    with pytest.raises(ConfigError, match="--test-share"):
+        LabelProtocol.build(prepared, vectors(trained)["item_id"], configure(data), "test")
