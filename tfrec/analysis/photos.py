@@ -113,7 +113,11 @@ def attention_overlay(jpeg: bytes, weights: np.ndarray, *, size: int = 224) -> I
         raise ValueError(f"weights has shape {weights.shape}; give one weight per patch, [h, w]")
     span = weights.max() - weights.min()
     heat = (weights - weights.min()) / span if span > 0 else np.zeros_like(weights)
-    mask = Image.fromarray((heat * 255).astype(np.uint8)).resize((size, size), Image.Resampling.BICUBIC)
+    small = Image.fromarray((heat * 255).astype(np.uint8))
+    # The grid has the shape of the photo, which is centred in the square.
+    width, height = (max(1, round(size * side / max(small.size))) for side in small.size)
+    mask = Image.new("L", (size, size))
+    mask.paste(small.resize((width, height), Image.Resampling.BICUBIC), ((size - width) // 2, (size - height) // 2))
     strength = np.asarray(mask, np.float32)[..., None] / 255.0
     colours = colormaps["inferno"](strength[..., 0])[..., :3] * 255.0
     photo = np.asarray(thumbnail(jpeg, size), np.float32)

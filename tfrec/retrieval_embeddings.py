@@ -1,0 +1,83 @@
+"""What the laboratory reads of a retrieval run: the items' vectors, and where their texts look at the photos."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfrec.config import RetrievalConfig, load_config
+
+log = logging.getLogger("tfrec")
+
+VECTORS_FILE, ATTENTION_FILE = "embeddings.npz", "attention.npz"
+SHOWN = 8  # items whose attention is kept
+
+
+def is_retrieval(run_dir: Path) -> bool:
+    """Whether a folder is a run of the retrieval system."""
+    return (run_dir / "config.yaml").is_file() and isinstance(load_config(run_dir / "config.yaml"), RetrievalConfig)
+
+
+def write_retrieval_embeddings(run_dir: Path) -> None:
+    """Write `embeddings.npz` (`item_id [N]`, `vectors [N, D]`) and, of models that fuse photo and text by attention,
+    `attention.npz` (`item_id [n]`, `weights [n, h, w]`) into a finished run.
+
+    Raises:
+        FileNotFoundError: the training did not finish.
+    """
+    from tfrec.retrieval import candidate_vectors, load_assembly
+
+    log.info("computing the items' vectors of %s", run_dir)
+    assembly = load_assembly(run_dir)
+    ids = assembly.prepared.items["item_id"].to_numpy(str)
+    seen = attention_maps(assembly)
+    if seen is not None:
+        rows, weights = seen
+        _save(run_dir / ATTENTION_FILE, item_id=ids[rows], weights=weights)
+    _save(run_dir / VECTORS_FILE, item_id=ids, vectors=candidate_vectors(assembly))
+
+
+def attention_maps(assembly, *, most: int = SHOWN) -> tuple[np.ndarray, np.ndarray] | None:
+    """How much an item's text and attributes attend to each patch of its photo, in the last fusion block.
+
+    Args:
+        assembly: of a finished run.
+        most: items, drawn by the run's seed among those with a photo.
+
+    Returns:
+        Item rows `[n]` and weights float32 `[n, h, w]`, summed over the item's words (over its attributes in a model
+        without texts) and averaged over heads; None where the model has no photos, or no cross-attention.
+    """
+    import tensorflow as tf
+
+    tower, content = assembly.model.item_tower, assembly.content
+    if tower is None or tower.image is None or not tower.fusion.layers:
+        return None
+    rows = np.flatnonzero(content.arrays["has_photo"])
+    rows = np.sort(np.random.default_rng(assembly.config.seed).permutation(rows)[:most])
+    if not len(rows):
+        return None
+    items = {name: tf.convert_to_tensor(array) for name, array in content.gather(rows).items()}
+    if "photo_bytes" in items:
+        from pipelines.pixels import decode_photos
+
+        items["photos"] = decode_photos(items.pop("photo_bytes"), content.size)[0]
+    _, maps = tower(items, training=False, return_attention=True)
+    looks = tf.cast(maps["text_to_image"], tf.float32)[:, 1:, 2:]  # without placeholders and the class token
+    if tower.text is not None:
+        words = tf.cast(tower.text.mask(items["tokens"]), tf.float32)
+        looks = tf.einsum("btn,bt->bn", looks[:, : words.shape[1]], words)
+    else:
+        looks = tf.reduce_mean(looks, 1)  # of the attributes alone
+    grid = [-(-side // tower.pool) for side in tower.image.grid]
+    return rows, tf.reshape(looks, [-1, *grid]).numpy()
+
+
+def _save(path: Path, **arrays: Any) -> None:
+    """Write arrays whole or not at all."""
+    temporary = path.with_suffix(".tmp.npz")
+    np.savez(temporary, **arrays)
+    temporary.rename(path)
