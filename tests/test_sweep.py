@@ -118,6 +118,16 @@ def test_broken_sweep_files(tmp_path, text, message):
 
 def test_flatten():
     assert flatten({"a": 1, "b": {"c": 2.5, "d": "x", "e": True}}) == {"a": 1, "b.c": 2.5}
+    interval = {"value": 0.5, "low": 0.4, "high": 0.6}
+    assert flatten({"m": {"r@1": interval}}) == {"m.r@1": 0.5, "m.r@1.low": 0.4, "m.r@1.high": 0.6}
+
+
+def test_the_dataset_can_be_named_on_the_command_line(tmp_path, capsys):
+    out = str(tmp_path / "runs")
+    assert main(["--config", str(_sweep_file(tmp_path)), "--data", "elsewhere", "--out", out, "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert len(lines) == 12
+    assert all("--data elsewhere" in line for line in lines)
 
 
 def test_report_states_what_the_numbers_say(tmp_path):

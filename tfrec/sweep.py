@@ -1,7 +1,7 @@
 """`python -m tfrec.sweep`: run a grid of trainings from one YAML file; resumable, and what is done is
 skipped.
 
-    python -m tfrec.sweep --config sweep.yaml --out RUNS
+    python -m tfrec.sweep --config sweep.yaml [--data PREPARED] --out RUNS
     python -m tfrec.analyze --runs RUNS --out REPORT
 
 The YAML file:
@@ -10,8 +10,8 @@ The YAML file:
     axes:
       task.loss: [arcface, contrastive, triplet]            # a list: the values of one option
       views:                                                # named variants: any options each
-        front: {task.views: [front]}
-        front+rear: {task.views: [front, rear]}
+        front: {model.views: [front]}
+        front+rear: {model.views: [front, rear]}
     seeds: [0, 1, 2]
     metrics: [recall@1, map@r, knn_accuracy]                # the first one decides
     command: [python, -m, tfrec.train]                      # the default
@@ -241,11 +241,15 @@ def write_csv(out: Path) -> Path:
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers of nested dicts under dotted names."""
+    """The numbers of nested dicts under dotted names; of a value with its interval, the value under the name itself."""
     flat: dict[str, float] = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            flat.update(flatten(value, f"{prefix}{name}."))
+            if {"value", "low", "high"} == set(value):
+                value = {"": value["value"], ".low": value["low"], ".high": value["high"]}
+                flat.update({f"{prefix}{name}{end}": number for end, number in value.items()})
+            else:
+                flat.update(flatten(value, f"{prefix}{name}."))
         elif isinstance(value, int | float) and not isinstance(value, bool):
             flat[f"{prefix}{name}"] = value
     return flat
@@ -261,9 +265,14 @@ def main(arguments: list[str] | None = None) -> int:
     from tfrec.command import run_command
 
     args = _parser().parse_args(arguments)
-    return run_command(
-        lambda: min(1, run_sweep(read_sweep(args.config), args.out, jobs=args.jobs, dry_run=args.dry_run))
-    )
+    return run_command(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    sweep = read_sweep(args.config)
+    if args.data:
+        sweep.options["data"] = args.data
+    return min(1, run_sweep(sweep, args.out, jobs=args.jobs, dry_run=args.dry_run))
 
 
 def _variants(file: Path, name: object, variants: object) -> dict[str, dict[str, Any]]:
@@ -309,6 +318,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="the grid, as YAML")
     parser.add_argument("--out", required=True, metavar="RUNS", help="folder for runs and results")
+    parser.add_argument("--data", metavar="PREPARED", help="the dataset of every run, over the file's options")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1)")
     parser.add_argument("--dry-run", action="store_true", help="print the commands that would run, and stop")
     return parser
