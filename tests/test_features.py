@@ -158,3 +158,20 @@ def test_the_command_encodes_both_sides(tmp_path):
     assert {name: store.holds_tokens for name, store in stores.items()} == {"text": True, "image": False}
     assert encode.main(["--weights", str(weights), str(weights), *command[2:]]) == 2
     assert encode.main(["--weights", str(tmp_path / "nothing"), *command[2:]]) == 2
+
+
+def test_a_store_can_be_analysed(shop, sides, tmp_path):
+    from tfrec.analysis.inputs import AnalysisError, read_features
+
+    for side in ("text", "image"):
+        FeatureWriter(sides[side], shop, tmp_path / side).write()
+        catalogue = read_features(tmp_path / side, str(shop.path))
+        stored = next(iter(stored_sides(tmp_path / side).values()))
+        keys = content_keys(side, shop)
+        assert len(catalogue) == sum(map(bool, keys))
+        row = 9
+        place = catalogue.items["item_id"].tolist().index(shop.items["item_id"][row])
+        expected = stored.vectors[stored.keys.index(keys[row])]
+        np.testing.assert_allclose(catalogue.vectors[place], expected, atol=1e-6)
+    with pytest.raises(AnalysisError, match="--data"):
+        read_features(tmp_path / "text", None)

@@ -29,14 +29,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _analyse(args: argparse.Namespace) -> int:
-    from tfrec.analysis.inputs import labels_of, read_run
+    from tfrec.analysis.inputs import labels_of, read_features, read_run
     from tfrec.analysis.study import Limits, analyse
     from tfrec.analysis.study_report import write_study
     from tfrec.retrieval_embeddings import VECTORS_FILE, is_retrieval, write_retrieval_embeddings
 
     if args.run and not (Path(args.run) / VECTORS_FILE).exists() and is_retrieval(Path(args.run)):
         write_retrieval_embeddings(Path(args.run))
-    catalogue = read_run(args.run or args.features, args.data)
+    catalogue = read_run(args.run, args.data) if args.run else read_features(args.features, args.data)
     by, labels = labels_of(catalogue, args.by)
     study = analyse(
         catalogue,
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--run", metavar="RUN", help="folder of a finished training run")
-    what.add_argument("--features", metavar="DIR", help="folder of encoded features")
+    what.add_argument("--features", metavar="DIR", help="feature store of python -m tfrec.encode")
     what.add_argument("--runs", metavar="RUNS", help="folder of a sweep")
     parser.add_argument("--out", required=True, metavar="REPORT", help="folder to write into")
     parser.add_argument("--data", metavar="PREPARED", help="the prepared dataset, where the run does not name it")

@@ -53,6 +53,8 @@ def attention_maps(assembly, *, most: int = SHOWN) -> tuple[np.ndarray, np.ndarr
     """
     import tensorflow as tf
 
+    from tfrec.encoders.blocks import text_mask
+
     tower, content = assembly.model.item_tower, assembly.content
     if tower is None or tower.image is None or not tower.fusion.layers:
         return None
@@ -68,11 +70,13 @@ def attention_maps(assembly, *, most: int = SHOWN) -> tuple[np.ndarray, np.ndarr
     _, maps = tower(items, training=False, return_attention=True)
     looks = tf.cast(maps["text_to_image"], tf.float32)[:, 1:, 2:]  # without placeholders and the class token
     if tower.text is not None:
-        words = tf.cast(tower.text.mask(items["tokens"]), tf.float32)
+        words = tf.cast(text_mask(tower.text, items["tokens"], tower.pad_id), tf.float32)
         looks = tf.einsum("btn,bt->bn", looks[:, : words.shape[1]], words)
     else:
         looks = tf.reduce_mean(looks, 1)  # of the attributes alone
     grid = [-(-side // tower.pool) for side in tower.image.grid]
+    if looks.shape[-1] != grid[0] * grid[1]:  # the photos' tokens were pooled to one vector
+        return None
     return rows, tf.reshape(looks, [-1, *grid]).numpy()
 
 

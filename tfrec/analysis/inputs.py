@@ -81,6 +81,35 @@ def read_run(run: str | Path, data: str | None = None) -> Catalogue:
     return join(run.resolve().name, prepared, ids, vectors, before=before, folder=run)
 
 
+def read_features(store: str | Path, data: str | None) -> Catalogue:
+    """Read what frozen encoders made of a catalogue: a feature store of `python -m tfrec.encode`, or a folder with
+    `embeddings.npz`.
+
+    Args:
+        store: the folder. Of a store with both sides the photos' vectors are taken.
+        data: the prepared dataset; a store does not name it.
+
+    Raises:
+        AnalysisError: the folder is neither, or no dataset is named.
+        FeatureError: the store is broken, or was made of other data.
+    """
+    from tfrec.features import content_keys, stored_sides
+
+    store = Path(store)
+    if (store / VECTORS_FILE).is_file():
+        return read_run(store, data)
+    sides = stored_sides(store)
+    if data is None:
+        raise AnalysisError(f"--features {store}: name the dataset that it was made of with --data")
+    prepared = open_prepared(data)
+    side = "image" if "image" in sides else "text"
+    keys = content_keys(side, prepared)
+    has = np.array([bool(key) for key in keys])
+    vectors = sides[side].features(keys, pooled=True, data=prepared.path).vectors[has]
+    ids = prepared.items["item_id"].to_numpy(str)[has]
+    return join(f"{store.resolve().name} ({side})", prepared, ids, vectors)
+
+
 def join(
     name: str,
     prepared: Prepared,
