@@ -14,6 +14,7 @@ DATASETS = {
     "kfashion": "K-Fashion: JSON labels and photos",
     "fashion_products": "Fashion Product Images: styles.csv and photos",
     "compcars": "CompCars: labelled multi-view photos of cars",
+    "compcars_miniature": "drawn cars in CompCars's raw format, for `compcars` to read",
     "fashion_mnist": "Fashion-MNIST: labelled 28x28 garments",
 }
 
@@ -54,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _top_parser() -> argparse.ArgumentParser:
-    listing = "\n".join(f"  {name:<18}{text}" for name, text in DATASETS.items())
+    listing = "\n".join(f"  {name:<20}{text}" for name, text in DATASETS.items())
     parser = argparse.ArgumentParser(
         prog="python -m pipelines",
         usage="python -m pipelines DATASET [options]",

@@ -160,9 +160,10 @@ def test_the_command_encodes_both_sides(tmp_path):
     assert encode.main(["--weights", str(tmp_path / "nothing"), *command[2:]]) == 2
 
 
-def test_a_store_can_be_analysed(shop, sides, tmp_path):
+def test_a_store_can_be_analysed(shop, sides, tmp_path, monkeypatch):
     from tfrec.analysis.inputs import AnalysisError, read_features
 
+    monkeypatch.setattr("tfrec.analysis.inputs.open_prepared", lambda path: shop)  # with the items that were changed
     for side in ("text", "image"):
         FeatureWriter(sides[side], shop, tmp_path / side).write()
         catalogue = read_features(tmp_path / side, str(shop.path))
