@@ -248,7 +248,7 @@ class ServingModel(tf.Module):
     def _embed_query_signature(self):
         @tf.function(input_signature=_named(history=STRING_ROWS, days_ago=DAYS), autograph=False)
         def embed_query(history, days_ago=NOW):
-            return {"embedding": self._history_query(history, days_ago).vectors}
+            return {"embedding": self._finite(self._history_query(history, days_ago).vectors)}
 
         return embed_query
 
@@ -257,7 +257,7 @@ class ServingModel(tf.Module):
         def embed_item(photo=MISSING, text=MISSING, attributes=NONE):
             batch = tf.reduce_max([tf.shape(photo)[0], tf.shape(text)[0], tf.shape(attributes)[0]])
             photo, text = tf.broadcast_to(photo, [batch]), tf.broadcast_to(text, [batch])
-            return {"embedding": self._embed(photo, text, self._per_row(attributes, batch))}
+            return {"embedding": self._finite(self._embed(photo, text, self._per_row(attributes, batch)))}
 
         return embed_item
 

@@ -7,7 +7,7 @@ before.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -98,3 +98,13 @@ def example_inputs(signature: str, run: Run, batch: int) -> dict[str, np.ndarray
         },
     }
     return others[signature]
+
+
+def read_warmup(path: Path) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """The warm-up requests of a version: signature and inputs of each."""
+    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+    for record in tf.data.TFRecordDataset(str(path / RECORDS)).as_numpy_iterator():
+        request = PredictionLog.FromString(record).predict_log.request
+        inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
+        yield request.model_spec.signature_name, inputs

@@ -1,0 +1,96 @@
+"""The command-line client against a running server."""
+
+import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
+
+# isort: split
+import json
+
+import pytest
+
+from tests.serving_fakes import make_run
+from tests.serving_server import running
+from tests.test_serving_model import best, mean_of, photo_bytes
+from tfrec import client as command
+from tfrec.export import export_run
+
+ITEMS = 60
+
+
+@pytest.fixture(scope="module")
+def run():
+    return make_run(ITEMS)
+
+
+@pytest.fixture(scope="module")
+def models(run, tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    export_run(run, "shop", root, say=lambda text: None)
+    return root
+
+
+@pytest.fixture(scope="module")
+def server(models):
+    with running(models / "shop") as started:
+        yield started
+
+
+def printed(capsys) -> list[str]:
+    return [line.split("\t")[1] for line in capsys.readouterr().out.splitlines()]
+
+
+def test_every_command_prints_what_the_model_answers(run, server, capsys, tmp_path):
+    def ask(*words: str) -> list[str]:
+        assert command.main(["--url", server.url, *words, "--k", "5"]) == 0
+        return printed(capsys)
+
+    query = mean_of(run, "001", "005", "017")
+    assert ask("recommend", "--history", "001,005,017") == best(run, query, 5)
+    excluded = best(run, query, 2)
+    assert ask("recommend", "--history", "001,005,017", "--exclude", ",".join(excluded)) == best(run, query, 7)[2:]
+    dresses = best(run, query, 5, lambda row: row % 2 == 1)
+    assert ask("recommend", "--history", "001,005,017", "--allow", "kind=dress") == dresses
+    assert ask("recommend", "--history", "001,005,017", "--allow-items", "003,004") == best(
+        run, query, 2, lambda row: row in (3, 4)
+    )
+    assert len(ask("recommend", "--user", "u3")) == 5
+    assert ask("similar", "--item", "010") == best(run, mean_of(run, "010"), 5, excluded=["010"])
+    assert len(ask("search", "--text", "red dress")) == 5
+    (tmp_path / "photo.jpg").write_bytes(photo_bytes("red"))
+    assert len(ask("search", "--photo", str(tmp_path / "photo.jpg"))) == 5
+
+
+def test_json_and_versions(server, capsys):
+    assert (
+        command.main(["--url", server.url, "--model", "shop", "--version", "1", "similar", "--item", "1", "--json"])
+        == 0
+    )
+    assert set(json.loads(capsys.readouterr().out)) == {"item_id", "score"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "none", "similar", "--item", "001"], "404: no model 'none'"),
+        (["--version", "9", "similar", "--item", "001"], "404: version 9"),
+        (["--version", "canary", "similar", "--item", "001"], "no label 'canary'"),
+        (["similar", "--item", "001", "--k", "0"], "400: k must be"),
+        (["similar", "--item", "001", "--allow", "price=3"], "400: allow takes"),
+        (["search", "--photo", "/nowhere.jpg"], "/nowhere.jpg"),
+        (["--url", "file:///etc/passwd", "similar", "--item", "001"], "must start with http"),
+        (["--url", "http://127.0.0.1:1", "similar", "--item", "001"], "cannot be reached"),
+    ],
+)
+def test_what_is_wrong_is_one_line(server, capsys, words, message):
+    assert command.main(["--url", server.url, *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_the_token_comes_from_the_environment(models, capsys, monkeypatch):
+    with running(models / "shop", token="secret") as server:
+        assert command.main(["--url", server.url, "similar", "--item", "001"]) == 2
+        assert "401" in capsys.readouterr().err
+        monkeypatch.setenv("TFREC_TOKEN", "secret")
+        assert command.main(["--url", server.url, "similar", "--item", "001"]) == 0

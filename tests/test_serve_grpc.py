@@ -1,0 +1,163 @@
+"""The gRPC interface, asked with TensorFlow Serving's own protos."""
+
+import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
+
+# isort: split
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
+from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceStub
+from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
+
+from tests.serving_fakes import make_run
+from tests.serving_server import running
+from tests.test_serving_model import best, mean_of, photo_bytes
+from tfrec.export import export_run
+
+CONFIG = """
+model_config_list {{
+  config {{
+    name: "shop"
+    base_path: "{folder}"
+    model_platform: "tensorflow"
+    model_version_policy {{ all {{}} }}
+    version_labels {{ key: "stable" value: 1 }}
+    version_labels {{ key: "canary" value: 2 }}
+  }}
+}}
+"""
+
+
+@pytest.fixture(scope="module")
+def run():
+    return make_run(60)
+
+
+@pytest.fixture(scope="module")
+def server(run, tmp_path_factory):
+    """Two versions, with labels, by TensorFlow Serving's own configuration file."""
+    from tfrec.serve.model_config import read_model_config
+
+    root = tmp_path_factory.mktemp("models")
+    for _ in range(2):
+        export_run(run, "shop", root, max_k=50, say=lambda text: None)
+    (root / "models.config").write_text(CONFIG.format(folder="shop"))
+    with running(read_configs=lambda: read_model_config(root / "models.config"), token="secret") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def channel(server):
+    with grpc.insecure_channel(f"127.0.0.1:{server.server.grpc_port}") as opened:
+        yield opened
+
+
+TOKEN = (("authorization", "Bearer secret"),)
+
+
+def request_of(
+    signature: str = "", version: int | None = None, label: str = "", **inputs
+) -> predict_pb2.PredictRequest:
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = "shop", signature
+    if version is not None:
+        request.model_spec.version.value = version
+    if label:
+        request.model_spec.version_label = label
+    for name, value in inputs.items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    return request
+
+
+def predict(channel, request, metadata=TOKEN):
+    return PredictionServiceStub(channel).Predict(request, timeout=30, metadata=metadata)
+
+
+def ids_of(response) -> list[list[str]]:
+    return [[item.decode() for item in row] for row in tf.make_ndarray(response.outputs["item_id"])]
+
+
+def test_predictions_are_the_models(run, channel):
+    response = predict(channel, request_of(history=[["001", "005", "017"]], k=np.int32([5])))
+    assert ids_of(response) == [best(run, mean_of(run, "001", "005", "017"), 5)]
+    assert response.outputs["score"].dtype == tf.float32.as_datatype_enum
+    assert (response.model_spec.name, response.model_spec.version.value) == ("shop", 2)
+    assert response.model_spec.signature_name == "serving_default"
+    photo = predict(channel, request_of("search_photo", photo=[photo_bytes("red")]))
+    assert len(ids_of(photo)[0]) == 12
+
+
+def test_versions_labels_and_the_output_filter(channel):
+    assert predict(channel, request_of(version=1, history=[["001"]])).model_spec.version.value == 1
+    assert predict(channel, request_of(label="stable", history=[["001"]])).model_spec.version.value == 1
+    assert predict(channel, request_of(label="canary", history=[["001"]])).model_spec.version.value == 2
+    request = request_of(history=[["001"]])
+    request.output_filter.append("item_id")
+    assert list(predict(channel, request).outputs) == ["item_id"]
+
+
+def test_metadata_and_status(channel):
+    request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+    request.model_spec.name = "shop"
+    response = PredictionServiceStub(channel).GetModelMetadata(request, metadata=TOKEN)
+    signatures = get_model_metadata_pb2.SignatureDefMap()
+    response.metadata["signature_def"].Unpack(signatures)
+    assert set(signatures.signature_def["recommend"].outputs) == {"item_id", "score"}
+    assert response.model_spec.version.value == 2
+    request = get_model_status_pb2.GetModelStatusRequest()
+    request.model_spec.name = "shop"
+    response = ModelServiceStub(channel).GetModelStatus(request, metadata=TOKEN)
+    states = {entry.version: (entry.state, entry.status.error_code) for entry in response.model_version_status}
+    assert states == {1: (30, 0), 2: (30, 0)}
+
+
+def broken_strings() -> predict_pb2.PredictRequest:
+    request = request_of(history=[["001"]])
+    request.inputs["history"].string_val.extend([b"002", b"003"])
+    return request
+
+
+def one_value_for_gigabytes() -> predict_pb2.PredictRequest:
+    request = request_of(history=[["001"]])
+    request.inputs["history"].tensor_shape.dim[0].size = 10**9
+    return request
+
+
+def nameless() -> predict_pb2.PredictRequest:
+    request = request_of(history=[["001"]])
+    request.model_spec.name = ""
+    return request
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        (request_of(history=[["001"]], k=np.int32(10**9)), grpc.StatusCode.INVALID_ARGUMENT),
+        (request_of(history=[["001"]], k=np.int64(3)), grpc.StatusCode.INVALID_ARGUMENT),
+        (request_of(history=[[1]]), grpc.StatusCode.INVALID_ARGUMENT),
+        (request_of(history=["001"]), grpc.StatusCode.INVALID_ARGUMENT),
+        (request_of(k=np.int32(3)), grpc.StatusCode.INVALID_ARGUMENT),
+        (request_of("nothing", history=[["001"]]), grpc.StatusCode.INVALID_ARGUMENT),
+        (broken_strings(), grpc.StatusCode.INVALID_ARGUMENT),
+        (one_value_for_gigabytes(), grpc.StatusCode.INVALID_ARGUMENT),
+        (nameless(), grpc.StatusCode.INVALID_ARGUMENT),
+        (request_of("search_photo", photo=[b"<html>"]), grpc.StatusCode.INVALID_ARGUMENT),
+        (request_of(version=9, history=[["001"]]), grpc.StatusCode.NOT_FOUND),
+        (request_of(label="none", history=[["001"]]), grpc.StatusCode.NOT_FOUND),
+        (request_of(history=[["x" * (9 << 20)]]), grpc.StatusCode.RESOURCE_EXHAUSTED),
+    ],
+)
+def test_wrong_calls_have_their_codes(channel, request_, code):
+    with pytest.raises(grpc.RpcError) as error:
+        predict(channel, request_)
+    assert error.value.code() is code
+    assert predict(channel, request_of(history=[["001"]])).outputs
+
+
+def test_a_token_is_asked_for(channel):
+    for metadata in ((), (("authorization", "Bearer wrong"),)):
+        with pytest.raises(grpc.RpcError) as error:
+            predict(channel, request_of(history=[["001"]]), metadata)
+        assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED

@@ -1,0 +1,273 @@
+"""Versions come and go under load, the server stops when told, and what is broken is never put into service."""
+
+import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
+
+# isort: split
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.serving_fakes import make_run
+from tests.serving_server import ask, republish, running, until
+from tfrec.export import export_run
+from tfrec.publish import MANIFEST, keep_last, restore, withdraw
+
+QUERY = {"inputs": {"history": [["001", "017"]], "k": 5}}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    """A small exact version with few signatures, to be copied."""
+    run = make_run(60, modalities=frozenset(), attributes=None, users=None)
+    return export_run(run, "shop", tmp_path_factory.mktemp("models"), say=lambda text: None)[0]
+
+
+@pytest.fixture
+def model(exported, tmp_path) -> Path:
+    republish(exported, tmp_path / "shop", 1)
+    return tmp_path / "shop"
+
+
+class Load:
+    """Clients that ask without a pause until the end of the block, on connections that stay open.
+
+    Attributes:
+        answered: how many requests were answered with 200.
+        failed: all other answers.
+    """
+
+    def __init__(self, port: int, clients: int = 4):
+        self.port, self.answered, self.failed, self._stop = port, 0, [], threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self) -> None:
+        import http.client
+
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        while not self._stop.is_set():
+            try:
+                connection.request("POST", "/v1/models/shop:predict", json.dumps(QUERY))
+                response = connection.getresponse()
+                answer = response.read()
+                if response.status == 200:
+                    self.answered += 1
+                else:
+                    self.failed.append((response.status, answer))
+            except OSError as error:
+                self.failed.append((0, repr(error)))
+                connection.close()
+        connection.close()
+
+
+def until_served(server, version: int) -> None:
+    until(lambda: served(server) == [str(version)])
+
+
+def served(server) -> list[str]:
+    _, answer = server.ask("GET", "/v1/models/shop")
+    return [one["version"] for one in answer["model_version_status"] if one["state"] == "AVAILABLE"]
+
+
+# -- versions ------------------------------------------------------------------------------------------------
+
+
+def test_versions_are_swapped_and_rolled_back_without_a_failed_request(exported, model):
+    with running(model) as server, Load(server.port) as load:
+        for version in (2, 3, 4):
+            republish(exported, model, version)
+            until_served(server, version)
+        withdraw(model)
+        until_served(server, 3)
+        restore(model, 4)
+        until_served(server, 4)
+        keep_last(model, 1)
+        before = load.answered
+        until(lambda: load.answered > before + 20)
+        assert load.failed == []
+
+
+FLIP = lambda file: file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:])  # noqa: E731
+CUT = lambda file: file.write_bytes(file.read_bytes()[:-7])  # noqa: E731
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: FLIP(path / "saved_model.pb"), "SHA-256"),
+        (lambda path: FLIP(next(path.glob("variables/*.data*"))), "SHA-256"),
+        (lambda path: CUT(next(path.glob("variables/*.data*"))), "bytes"),
+        (lambda path: shutil.rmtree(path / "variables"), "cannot be read"),
+        (lambda path: shutil.rmtree(path / "assets"), "cannot be read"),
+        (lambda path: (path / "assets.extra" / "tf_serving_warmup_requests").unlink(), "cannot be read"),
+        (lambda path: (path / MANIFEST).unlink(), "cannot be read"),
+    ],
+    ids=[
+        "flipped model",
+        "flipped variables",
+        "truncated",
+        "no variables",
+        "no vocabulary",
+        "no warm-up",
+        "no manifest",
+    ],
+)
+def test_a_damaged_version_is_reported_and_the_one_before_serves_on(exported, model, tmp_path, damage, message):
+    def republish_with_asset(path: Path) -> Path:
+        """As a tokenizer's vocabulary lies in a version."""
+        copy = republish(exported, tmp_path / "other", 2)
+        (copy / "assets").mkdir(exist_ok=True)
+        (copy / "assets" / "vocabulary.txt").write_text("[PAD]\n")
+        files = json.loads((copy / MANIFEST).read_text())
+        files["files"]["assets/vocabulary.txt"] = {"bytes": 6, "sha256": ""}
+        (copy / MANIFEST).write_text(json.dumps(files))
+        republish(copy, path.parent, 2)
+        return path
+
+    with running(model) as server:
+        broken = republish_with_asset(tmp_path / "staged" / "2")
+        damage(broken)
+        os.rename(broken, model / "2")
+        until(lambda: len(server.ask("GET", "/v1/models/shop")[1]["model_version_status"]) == 2)
+        until(lambda: server.ask("GET", "/v1/models/shop")[1]["model_version_status"][0]["state"] == "END")
+        newest = server.ask("GET", "/v1/models/shop")[1]["model_version_status"][0]
+        assert message in newest["status"]["error_message"]
+        assert served(server) == ["1"]
+        assert server.ask("POST", "/v1/models/shop:predict", QUERY)[0] == 200
+        shutil.rmtree(model / "2")
+        republish(exported, model, 2)  # mended: it is tried again
+        until_served(server, 2)
+
+
+def test_a_version_that_fails_its_warm_up_is_not_served(exported, model):
+    """Whole by its manifest, but it cannot answer: its warm-up requests are another model's."""
+    import tensorflow as tf
+    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+    bad = republish(exported, model.parent / "bad", 1)
+    log = PredictionLog()
+    log.predict_log.request.model_spec.signature_name = "recommend"
+    log.predict_log.request.inputs["history"].CopyFrom(tf.make_tensor_proto([["001"]]))
+    log.predict_log.request.inputs["k"].CopyFrom(tf.make_tensor_proto([10_000]))
+    with tf.io.TFRecordWriter(str(bad / "assets.extra" / "tf_serving_warmup_requests")) as writer:
+        writer.write(log.SerializeToString())
+    with running(model) as server:
+        republish(bad, model, 2)
+        until(
+            lambda: any(
+                one["state"] == "END" for one in server.ask("GET", "/v1/models/shop")[1]["model_version_status"]
+            )
+        )
+        assert served(server) == ["1"]
+
+
+@pytest.mark.slow
+def test_sixty_swaps_fail_no_request_and_leave_no_memory(exported, model):
+    process = start(model, "--poll-seconds", "0.05")
+    try:
+        port = port_of(process)
+        memory = psutil.Process(process.pid)
+        with Load(port, clients=2) as load:
+            for version in range(2, 66):
+                republish(exported, model, version)
+                keep_last(model, 2)
+                until_newest(port, version)
+                if version == 5:  # the first swaps fill caches that every later one finds
+                    settled = memory.memory_info().rss
+        assert load.failed == []
+        assert load.answered > 100
+        assert memory.memory_info().rss <= 1.15 * settled
+    finally:
+        assert stop(process) == 0
+
+
+def until_newest(port: int, version: int) -> None:
+    def is_newest() -> bool:
+        newest = ask(port, "GET", "/v1/models/shop")[1]["model_version_status"][0]
+        return (newest["version"], newest["state"]) == (str(version), "AVAILABLE")
+
+    until(is_newest)
+
+
+# -- the process ---------------------------------------------------------------------------------------------
+
+
+def start(model: Path, *options: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "tfrec.serve", "--model", str(model), "--port", "0", "--grpc-port", "0", *options]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def port_of(process: subprocess.Popen) -> int:
+    """Wait until the server says where it listens; its further log is read and dropped."""
+    for line in process.stderr:
+        if line.startswith("{") and json.loads(line).get("event") == "started":
+            threading.Thread(target=process.stderr.read, daemon=True).start()
+            return json.loads(line)["port"]
+    raise AssertionError("the server did not start")
+
+
+def stop(process: subprocess.Popen) -> int:
+    process.send_signal(signal.SIGTERM)
+    return process.wait(60)
+
+
+def test_sigterm_answers_what_is_under_way_and_ends_with_0(model):
+    """Requests that were accepted are answered; while draining, the server reports itself as not ready."""
+    process = start(model, "--drain-seconds", "1.5")
+    port = port_of(process)
+    with Load(port, clients=3) as load:
+        until(lambda: load.answered > 50)
+        process.send_signal(signal.SIGTERM)
+        until(lambda: ask(port, "GET", "/readyz")[0] == 503, 10)
+        before = load.answered
+        until(lambda: load.answered > before + 5, 10)
+        time.sleep(0.2)
+        assert load.failed == []
+    assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either --model"),
+        (["--model", "/nowhere"], "holds no published version"),
+        (["--model-config-file", "/nowhere"], "/nowhere"),
+        (["--model", "{model}/1"], "name the model's folder"),
+        (["--model", "{model}", "--token-file", "/dev/null"], "is empty"),
+        (["--model", "{model}", "--data", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_what_is_wrong_at_the_start_is_one_line(model, capsys, arguments, message):
+    from tfrec.serve.__main__ import main
+
+    words = [word.format(model=model) for word in arguments]
+    assert main([*words, "--port", "0", "--no-grpc"]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+
+
+def test_a_port_that_is_taken_ends_with_1(model, capsys):
+    from tfrec.serve.__main__ import main
+
+    with running(model) as server:
+        assert main(["--model", str(model), "--port", str(server.port), "--no-grpc"]) == 1
+    assert "address already in use" in capsys.readouterr().err

@@ -1,0 +1,184 @@
+"""Ask a model server, this one or TensorFlow Serving, over REST.
+
+python -m tfrec.client --url http://localhost:8501 recommend --history 0108775015,0706016001 --k 12
+python -m tfrec.client --url http://localhost:8501 similar --item 0108775015 --allow index_group_name=Ladieswear
+python -m tfrec.client --url http://localhost:8501 search --text "red summer dress"
+
+Prints rank, item id and score; --json prints the server's answer as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import http.client
+import json
+import os
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from tfrec.command import run_command
+
+NOTHING = -3e38  # scores below belong to places that no item was left for
+
+
+class ClientError(ValueError):
+    """A server that cannot be reached, or that refused the request; the message says why."""
+
+
+class Client:
+    """A model on a server.
+
+    Args:
+        url: of the server.
+        model: its name; found out from a `tfrec.serve` that serves one model where None.
+        version: a version's number, or a label; the newest one where None.
+        token: sent as a bearer token.
+        timeout: seconds to wait for an answer.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str | None = None,
+        *,
+        version: str | None = None,
+        token: str | None = None,
+        timeout: float = 30.0,
+    ):
+        if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+            raise ClientError(f"--url {url} must start with http:// or https://")
+        self._url, self._token, self._timeout = url.rstrip("/"), token, timeout
+        place = f"/v1/models/{urllib.parse.quote(model or self._only_model(), safe='')}"
+        if version is not None:
+            kind = "versions" if version.isdigit() else "labels"
+            place += f"/{kind}/{urllib.parse.quote(version, safe='')}"
+        self._place = place
+
+    def predict(self, signature: str, **inputs: Any) -> dict[str, Any]:
+        """Call a signature with one row of inputs, and return its outputs' row.
+
+        Raises:
+            ClientError: the server cannot be reached, or refused the request.
+        """
+        body = {"signature_name": signature, "instances": [inputs]}
+        return self._ask(f"{self._place}:predict", body)["predictions"][0]
+
+    def _only_model(self) -> str:
+        try:
+            names = [model["name"] for model in self._ask("/v1/models")["models"]]
+        except ClientError as error:
+            raise ClientError(f"{error}; name the model with --model") from error
+        if len(names) != 1:
+            raise ClientError(f"{self._url} serves {names}; choose one with --model")
+        return names[0]
+
+    def _ask(self, path: str, body: Any = None) -> Any:
+        headers = {"Content-Type": "application/json"}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self._url + path, data, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=self._timeout) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            raise ClientError(f"the server answered {error.code}: {_reason(error)}") from error
+        except (OSError, http.client.HTTPException) as error:
+            raise ClientError(f"{self._url} cannot be reached: {getattr(error, 'reason', error)}") from error
+        except ValueError as error:
+            raise ClientError(f"{self._url}{path} answered no JSON; is it a model server?") from error
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+    content = error.read(2000)
+    try:
+        return str(json.loads(content)["error"])
+    except (ValueError, KeyError, TypeError):
+        return error.reason
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Ask; 0 on success, 2 when an option is wrong or the server refuses."""
+    options = _parser().parse_args(arguments)
+    return run_command(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    token = os.environ.get("TFREC_TOKEN")
+    client = Client(options.url, options.model, version=options.version, token=token, timeout=options.timeout)
+    signature, query = options.query(options)
+    limits = {"exclude": options.exclude, "allow": options.allow, "allow_items": options.allow_items}
+    answer = client.predict(signature, **query, k=options.k, **{name: value for name, value in limits.items() if value})
+    if options.json:
+        print(json.dumps(answer, ensure_ascii=False))
+        return 0
+    for rank, (item, score) in enumerate(zip(answer["item_id"], answer["score"], strict=True), 1):
+        if score > NOTHING:
+            print(f"{rank}\t{item}\t{score:.6g}")
+    return 0
+
+
+def _recommend(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    if options.user is not None:
+        return "recommend_user", {"user_id": options.user}
+    return "recommend", {"history": options.history}
+
+
+def _similar(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    return "similar", {"item_id": options.item}
+
+
+def _search(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    if options.photo is not None:
+        return "search_photo", {"photo": {"b64": base64.b64encode(options.photo.read_bytes()).decode()}}
+    return "search_text", {"text": options.text}
+
+
+def _ids(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tfrec.client",
+        description=__doc__,
+        epilog="A token is read from the variable TFREC_TOKEN.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--url", default="http://127.0.0.1:8501", help="of the server (default: %(default)s)")
+    parser.add_argument("--model", help="the model's name (default: the only one that the server lists)")
+    parser.add_argument("--version", help="a version or label (default: the newest version)")
+    parser.add_argument("--timeout", type=float, default=30.0, help="seconds to wait (default: %(default)s)")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--k", type=int, default=12, help="how many items (default: %(default)s)")
+    common.add_argument("--exclude", type=_ids, metavar="ID,ID", help="items that must not be in the answer")
+    common.add_argument("--allow", nargs="+", metavar="FIELD=VALUE", help="only items with these attributes")
+    common.add_argument("--allow-items", type=_ids, metavar="ID,ID", help="only these items")
+    common.add_argument("--json", action="store_true", help="print the answer as JSON")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    recommend = commands.add_parser("recommend", parents=[common], help="items for a customer")
+    who = recommend.add_mutually_exclusive_group(required=True)
+    who.add_argument("--history", type=_ids, metavar="ID,ID", help="what was bought, most recent last")
+    who.add_argument("--user", metavar="ID", help="a customer that the model knows")
+    recommend.set_defaults(query=_recommend)
+
+    similar = commands.add_parser("similar", parents=[common], help="items like an item")
+    similar.add_argument("--item", required=True, metavar="ID")
+    similar.set_defaults(query=_similar)
+
+    search = commands.add_parser("search", parents=[common], help="items that match words or a photo")
+    what = search.add_mutually_exclusive_group(required=True)
+    what.add_argument("--text")
+    what.add_argument("--photo", type=Path, metavar="FILE", help="a JPEG or PNG file")
+    search.set_defaults(query=_search)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""Serve published models over TensorFlow Serving's REST and gRPC interfaces, with a shop window at /.
+
+python -m tfrec.serve --model saved_models/hm_scann --data data/hm
+curl localhost:8501/v1/models/hm_scann:predict -d '{"instances": [{"history": ["0108775015"]}]}'
+
+New versions are found by themselves and put into service without a failed request. Without --host, only this
+machine can connect.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from tfrec.command import run_command
+from tfrec.serve.errors import ServeConfigError
+
+TOKEN_VARIABLE = "TFREC_TOKEN"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until SIGTERM; 0 then, 2 when an option, a model or the data is at fault, 1 when a port is taken."""
+    options = _parser().parse_args(arguments)
+    try:
+        return run_command(lambda: _serve(options))
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _serve(options: argparse.Namespace) -> int:
+    import asyncio
+
+    from tfrec.serve.logs import log_json
+    from tfrec.serve.model_config import models_of_folders, read_model_config
+    from tfrec.serve.server import ServeOptions, Server, serve
+
+    if bool(options.model) == bool(options.model_config_file):
+        raise ServeConfigError("give either --model (once or more) or --model-config-file")
+    log_json()
+
+    def read_configs():
+        if options.model_config_file:
+            return read_model_config(options.model_config_file)
+        return models_of_folders(options.model, options.versions)
+
+    server = Server(
+        read_configs,
+        ServeOptions(
+            host=options.host,
+            port=options.port,
+            grpc_port=None if options.no_grpc else options.grpc_port,
+            data=options.data,
+            token=_token(options.token_file),
+            poll_seconds=options.poll_seconds,
+            workers=options.workers,
+            max_batch_rows=options.max_batch_rows,
+            max_pending=options.max_pending,
+            timeout=options.timeout,
+            max_bytes=options.max_megabytes << 20,
+            drain_seconds=options.drain_seconds,
+        ),
+    )
+    asyncio.run(serve(server))
+    return 0
+
+
+def _token(file: Path | None) -> str | None:
+    token = file.read_text(encoding="utf-8").strip() if file else os.environ.get(TOKEN_VARIABLE, "")
+    if file and not token:
+        raise ServeConfigError(f"{file} is empty; write the token into it")
+    return token or None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tfrec.serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = parser.add_argument_group("what is served")
+    what.add_argument(
+        "--model", type=Path, action="append", metavar="DIR", help="folder of a model's versions; may be repeated"
+    )
+    what.add_argument(
+        "--versions", type=int, default=1, help="so many of the newest versions at a time (default: %(default)s)"
+    )
+    what.add_argument(
+        "--model-config-file", type=Path, metavar="FILE", help="TensorFlow Serving's file, in place of --model"
+    )
+    what.add_argument("--data", type=Path, metavar="PREPARED", help="a prepared dataset for the shop window at /")
+    what.add_argument(
+        "--poll-seconds", type=float, default=2.0, help="between looks for new versions (default: %(default)s)"
+    )
+    who = parser.add_argument_group("who may connect")
+    who.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine)")
+    who.add_argument("--port", type=int, default=8501, help="of HTTP; 0 = any free one (default: %(default)s)")
+    who.add_argument("--grpc-port", type=int, default=8500, help="of gRPC; 0 = any free one (default: %(default)s)")
+    who.add_argument("--no-grpc", action="store_true", help="HTTP alone")
+    who.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help=f"holds the token that requests must bear (or the variable {TOKEN_VARIABLE})",
+    )
+    limits = parser.add_argument_group("limits")
+    limits.add_argument("--workers", type=int, help="batches at a time (default: the machine's cores)")
+    limits.add_argument("--max-batch-rows", type=int, default=64, help="rows of a batch (default: %(default)s)")
+    limits.add_argument(
+        "--max-pending", type=int, default=128, help="requests that may wait; more are refused (default: %(default)s)"
+    )
+    limits.add_argument("--timeout", type=float, default=5.0, help="seconds a request may wait (default: %(default)s)")
+    limits.add_argument("--max-megabytes", type=int, default=8, help="of one request (default: %(default)s)")
+    limits.add_argument(
+        "--drain-seconds",
+        type=float,
+        default=0.0,
+        help="after SIGTERM, go on serving so long, reported as not ready (default: %(default)s)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

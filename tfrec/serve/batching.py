@@ -1,0 +1,190 @@
+"""Request batching without a timer: while one batch runs, requests gather, and the next batch takes them all.
+
+Under little load a request waits for nobody; under much load batches grow until the model is at its most
+efficient. The queue is bounded: what it cannot hold is refused at once, so that the requests within it are
+answered in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tfrec.serve.errors import Code, ServeError
+from tfrec.serve.merging import merge, part
+from tfrec.serve.servable import Servable
+from tfrec.serve.signatures import Arrays
+
+
+@dataclass
+class Pending:
+    """A request in the queue, with its version held."""
+
+    servable: Servable
+    signature: str
+    inputs: Arrays
+    rows: int
+    deadline: float
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Arrays]
+    answered: bool = field(default=False)
+
+    def finish(self, answer: Arrays | BaseException) -> None:
+        """Hand the answer to the event loop, and let go of the version; only the first answer counts."""
+        if self.answered:
+            return
+        self.answered = True
+        self.servable.release()
+        self.loop.call_soon_threadsafe(self._resolve, answer)
+
+    def _resolve(self, answer: Arrays | BaseException) -> None:
+        if self.future.done():  # the client has gone
+            return
+        if isinstance(answer, BaseException):
+            self.future.set_exception(answer)
+        else:
+            self.future.set_result(answer)
+
+
+class Batcher:
+    """Runs requests in worker threads.
+
+    Args:
+        workers: batches at a time; the machine's cores where None.
+        max_rows: of a batch; a larger request runs alone.
+        max_pending: requests that may wait.
+        timeout: seconds that a request may wait.
+        observe: told the rows and the requests of every batch that ran.
+    """
+
+    def __init__(
+        self,
+        *,
+        workers: int | None = None,
+        max_rows: int = 64,
+        max_pending: int = 128,
+        timeout: float = 5.0,
+        observe: Callable[[str, str, int, int], object] = lambda *batch: None,
+    ):
+        self.max_rows, self.max_pending, self.timeout, self._observe = max_rows, max_pending, timeout, observe
+        self._queue: deque[Pending] = deque()
+        self._changed = threading.Condition()
+        self._stopped = False
+        count = workers or len(os.sched_getaffinity(0))
+        self._workers = [threading.Thread(target=self._work, name=f"batch-{n}", daemon=True) for n in range(count)]
+        for worker in self._workers:
+            worker.start()
+
+    @property
+    def pending(self) -> int:
+        """Requests that wait."""
+        return len(self._queue)
+
+    def check_room(self) -> None:
+        """Refuse work that the queue could not hold; cheap, so that it can be asked before a body is read.
+
+        Raises:
+            ServeError: RESOURCE_EXHAUSTED.
+        """
+        if len(self._queue) >= self.max_pending:
+            raise ServeError(Code.RESOURCE_EXHAUSTED, f"{self.max_pending} requests are waiting; try again later")
+
+    async def run(self, servable: Servable, signature: str, inputs: Arrays, rows: int) -> Arrays:
+        """Run a request and wait for its answer.
+
+        Args:
+            servable: the version.
+            signature: its name.
+            inputs: complete inputs (`Signature.complete`).
+            rows: how many rows they have.
+
+        Raises:
+            ServeError: the queue is full, the request waited too long, or the model refuses it.
+        """
+        self.check_room()
+        loop = asyncio.get_running_loop()
+        deadline = time.monotonic() + self.timeout
+        if not servable.acquire():
+            raise ServeError(Code.UNAVAILABLE, f"version {servable.version} of {servable.name!r} is being unloaded")
+        request = Pending(servable, signature, inputs, rows, deadline, loop, loop.create_future())
+        with self._changed:
+            self._queue.append(request)
+            self._changed.notify()
+        return await request.future
+
+    def close(self) -> None:
+        """Stop once the queue is empty."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        for worker in self._workers:
+            worker.join()
+
+    def _work(self) -> None:
+        while batch := self._next_batch():
+            try:
+                self._run(batch)
+            except BaseException as error:  # a worker that dies would leave its requests without an answer
+                for request in batch:
+                    request.finish(ServeError(Code.INTERNAL, f"{type(error).__name__}: {error}"))
+
+    def _next_batch(self) -> list[Pending]:
+        """The oldest request, and those that can join it; empty when the batcher has stopped."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._stopped)
+            if not self._queue:
+                return []
+            batch = [self._queue.popleft()]
+            first, rows, others = batch[0], batch[0].rows, deque[Pending]()
+            while self._queue and rows < self.max_rows:
+                request = self._queue.popleft()
+                joins = request.servable is first.servable and request.signature == first.signature
+                if joins and request.rows and rows + request.rows <= self.max_rows:
+                    batch.append(request)
+                    rows += request.rows
+                else:
+                    others.append(request)
+            self._queue.extendleft(reversed(others))
+            return batch
+
+    def _run(self, batch: list[Pending]) -> None:
+        now = time.monotonic()
+        for request in batch:
+            if request.deadline < now:
+                late = f"the request waited longer than {self.timeout} s; try again later"
+                request.finish(ServeError(Code.DEADLINE_EXCEEDED, late))
+        batch = [request for request in batch if not request.answered]
+        if len(batch) == 1:
+            self._run_alone(batch[0])
+        elif batch:
+            self._run_merged(batch)
+
+    def _run_merged(self, batch: list[Pending]) -> None:
+        requests = [(request.inputs, request.rows) for request in batch]
+        try:
+            outputs = batch[0].servable.run(batch[0].signature, merge(requests))
+        except ServeError:  # one of them is at fault: find out which, and answer the others
+            for request in batch:
+                self._run_alone(request)
+            return
+        self._told(batch)
+        for request, own in zip(batch, part(outputs, requests), strict=True):
+            request.finish(own)
+
+    def _run_alone(self, request: Pending) -> None:
+        try:
+            outputs = request.servable.run(request.signature, request.inputs)
+        except ServeError as error:
+            request.finish(error)
+            return
+        self._told([request])
+        request.finish(outputs)
+
+    def _told(self, batch: list[Pending]) -> None:
+        first = batch[0]
+        self._observe(first.servable.name, first.signature, sum(request.rows for request in batch), len(batch))

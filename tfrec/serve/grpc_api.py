@@ -1,0 +1,169 @@
+"""TensorFlow Serving's gRPC interface: `PredictionService` (Predict, GetModelMetadata) and `ModelService`
+(GetModelStatus)."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import numpy as np
+
+from tfrec.serve.errors import Code, ServeError, invalid
+from tfrec.serve.metrics import Metrics
+from tfrec.serve.rest import version_status
+from tfrec.serve.service import Address, Called, PredictService
+from tfrec.serve.signatures import Arrays, Signature
+
+LOG = logging.getLogger("tfrec.serve")
+STATUS = {status.value[0]: status for status in grpc.StatusCode}
+
+
+class GrpcApi:
+    """The services.
+
+    Args:
+        service: answers predictions.
+        metrics: of the server.
+        token: that calls must bear; None for none.
+    """
+
+    def __init__(self, service: PredictService, metrics: Metrics, *, token: str | None):
+        self._service, self._metrics = service, metrics
+        self._wanted = f"Bearer {token}".encode() if token else b""
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Register the services."""
+        from tensorflow_serving.apis.model_service_pb2_grpc import (
+            ModelServiceServicer,
+            add_ModelServiceServicer_to_server,
+        )
+        from tensorflow_serving.apis.prediction_service_pb2_grpc import (
+            PredictionServiceServicer,
+            add_PredictionServiceServicer_to_server,
+        )
+
+        api = self
+
+        class Predictions(PredictionServiceServicer):
+            async def Predict(self, request, context):
+                return await api._answer(context, lambda called: api._predict(request, called))
+
+            async def GetModelMetadata(self, request, context):
+                return await api._answer(context, lambda called: api._metadata(request))
+
+        class Models(ModelServiceServicer):
+            async def GetModelStatus(self, request, context):
+                return await api._answer(context, lambda called: api._status(request))
+
+        add_PredictionServiceServicer_to_server(Predictions(), server)
+        add_ModelServiceServicer_to_server(Models(), server)
+
+    async def _answer(self, context: grpc.aio.ServicerContext, answer: Callable[[Called], Awaitable[Any]]) -> Any:
+        """Check the token, answer, count and log; errors become the call's status."""
+        started, called, status = time.perf_counter(), Called(), "OK"
+        try:
+            self._check_token(context)
+            return await answer(called)
+        except ServeError as error:
+            status = error.code.name
+            await context.abort(STATUS[error.code.value[1]], error.message)
+        except grpc.aio.AbortError:
+            raise
+        except Exception:
+            status = Code.INTERNAL.name
+            LOG.exception("a call failed")
+            await context.abort(grpc.StatusCode.INTERNAL, "the server failed; its log says how")
+        finally:
+            seconds = time.perf_counter() - started
+            if called.model:
+                self._metrics.answered("grpc", called.model, called.signature, status, seconds)
+            fields = {
+                "event": "request",
+                "api": "grpc",
+                "status": status,
+                "ms": round(seconds * 1000, 2),
+                **vars(called),
+            }
+            LOG.info("request", extra={"fields": {**fields, "remote": context.peer()}})
+
+    def _check_token(self, context: grpc.aio.ServicerContext) -> None:
+        given = dict(context.invocation_metadata() or ()).get("authorization", "")
+        given = given.encode() if isinstance(given, str) else given
+        if self._wanted and not hmac.compare_digest(given, self._wanted):
+            raise ServeError(Code.UNAUTHENTICATED, "send the metadata authorization: Bearer TOKEN")
+
+    async def _predict(self, request, called: Called):
+        import tensorflow as tf
+        from tensorflow_serving.apis import predict_pb2
+
+        self._service.batcher.check_room()
+        address, name = _address(request.model_spec), request.model_spec.signature_name
+        outputs = await self._service.predict(address, name, lambda s: self._arrays(request, s), called)
+        wanted = list(request.output_filter) or list(outputs)
+        unknown = [output for output in wanted if output not in outputs]
+        if unknown:
+            raise invalid(f"output_filter names {unknown[0]!r}; the outputs are {sorted(outputs)}")
+        response = predict_pb2.PredictResponse()
+        response.model_spec.name, response.model_spec.signature_name = called.model, called.signature
+        response.model_spec.version.value = int(called.version)
+        for output in wanted:
+            response.outputs[output].CopyFrom(tf.make_tensor_proto(outputs[output]))
+        return response
+
+    def _arrays(self, request, signature: Signature) -> Arrays:
+        return {name: self._array(name, proto, signature) for name, proto in request.inputs.items()}
+
+    def _array(self, name: str, proto, signature: Signature) -> np.ndarray:
+        import tensorflow as tf
+
+        size = 1
+        for dim in proto.tensor_shape.dim:
+            size *= max(dim.size, 0)
+        # One value may stand for a whole tensor, so a message of ten bytes could ask for gigabytes.
+        if size > self._service.max_values:
+            raise invalid(f"input {name!r} has more than {self._service.max_values} values")
+        try:
+            array = tf.make_ndarray(proto)
+        except (TypeError, ValueError) as error:
+            raise invalid(f"input {name!r} is not a tensor: {str(error)[:200]}") from None
+        if array.dtype == object and not all(isinstance(value, bytes) for value in array.flat):
+            raise invalid(f"input {name!r} holds strings that are none")
+        return array
+
+    async def _metadata(self, request):
+        from tensorflow_serving.apis import get_model_metadata_pb2
+
+        address = _address(request.model_spec)
+        if list(request.metadata_field) != ["signature_def"]:
+            raise invalid("metadata_field must be signature_def")
+        servable = self._service.repository.get(address.model, address.version, address.label)
+        signatures = get_model_metadata_pb2.SignatureDefMap()
+        for name, definition in servable.meta_graph.signature_def.items():
+            signatures.signature_def[name].CopyFrom(definition)
+        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        response.model_spec.name = servable.name
+        response.model_spec.version.value = servable.version
+        response.metadata["signature_def"].Pack(signatures)
+        return response
+
+    async def _status(self, request):
+        from tensorflow_serving.apis import get_model_status_pb2
+
+        response = get_model_status_pb2.GetModelStatusResponse()
+        for found in version_status(self._service, _address(request.model_spec)):
+            state = get_model_status_pb2.ModelVersionStatus.State.Value(found["state"])
+            entry = response.model_version_status.add(version=int(found["version"]), state=state)
+            message = found["status"]["error_message"]
+            entry.status.error_code, entry.status.error_message = (2 if message else 0), message
+        return response
+
+
+def _address(spec) -> Address:
+    if not spec.name:
+        raise invalid("model_spec.name is missing")
+    version = spec.version.value if spec.HasField("version") else None
+    return Address(spec.name, version, spec.version_label or None)

@@ -1,0 +1,206 @@
+"""The HTTP side as one aiohttp application: REST, health, metrics, its own description, and the shop window."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from tfrec.serve.connections import ConnectionGuard
+from tfrec.serve.errors import Code, ServeError
+from tfrec.serve.metrics import Metrics
+from tfrec.serve.openapi import describe
+from tfrec.serve.rest import CALLED, RestApi
+from tfrec.serve.service import Called, PredictService
+
+LOG = logging.getLogger("tfrec.serve")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+OPEN_PATHS = ("/healthz", "/readyz")  # probes carry no token
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+SECURITY = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; object-src 'none'; base-uri 'none'; "
+    "frame-ancestors 'none'; form-action 'none'",
+}
+
+
+@dataclass
+class HttpState:
+    """What handlers share.
+
+    Attributes:
+        service: answers predictions.
+        metrics: of the server.
+        token: that requests must bear; None for none.
+        max_bytes: of one body.
+        max_bytes_at_once: of all bodies that are being read or answered.
+        body_seconds: that a client may take to send a body.
+        draining: whether the server is about to stop.
+        public: paths that need no token, besides the probes.
+        guard: of the connections, once the server runs.
+    """
+
+    service: PredictService
+    metrics: Metrics
+    token: str | None
+    max_bytes: int
+    max_bytes_at_once: int
+    body_seconds: float
+    draining: bool = False
+    public: frozenset[str] = frozenset()
+    guard: ConnectionGuard | None = None
+    bytes_held: int = 0
+
+
+def build_app(state: HttpState, *parts: Callable[[web.UrlDispatcher], object]) -> web.Application:
+    """Build the application.
+
+    Args:
+        state: what handlers share.
+        parts: add further routes.
+    """
+    app = web.Application(
+        client_max_size=state.max_bytes,
+        middlewares=[_accounted(state), _errors_as_json, _authorized(state), _bounded(state)],
+    )
+
+    async def alive(request: web.Request) -> web.Response:
+        return web.json_response({"status": "alive"})
+
+    async def ready(request: web.Request) -> web.Response:
+        if state.draining or not state.service.repository.ready:
+            raise ServeError(Code.UNAVAILABLE, "draining" if state.draining else "a model has no version loaded")
+        return web.json_response({"status": "ready"})
+
+    async def metrics(request: web.Request) -> web.Response:
+        state.metrics.pending.set(state.service.batcher.pending)
+        return web.Response(body=state.metrics.page(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    async def description(request: web.Request) -> web.Response:
+        return web.json_response(describe(state.service.repository, protected=state.token is not None))
+
+    app.router.add_get("/healthz", alive)
+    app.router.add_get("/readyz", ready)
+    app.router.add_get("/metrics", metrics)
+    app.router.add_get("/monitoring/prometheus/metrics", metrics)  # where TensorFlow Serving has them
+    app.router.add_get("/openapi.json", description)
+    RestApi(state.service, body_seconds=state.body_seconds).add_to(app.router)
+    for add in parts:
+        add(app.router)
+    return app
+
+
+def _accounted(state: HttpState):
+    """Time, count and log every request."""
+
+    @web.middleware
+    async def accounted(request: web.Request, handler: Handler) -> web.StreamResponse:
+        started = time.perf_counter()
+        called = request[CALLED] = Called()
+        if state.guard:
+            state.guard.busy(request.transport)
+        given = request.headers.get("X-Request-Id", "")
+        request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        response: web.StreamResponse | None = None
+        try:
+            response = await handler(request)
+            response.headers.update({"X-Request-Id": request_id, **SECURITY})
+            if state.draining:
+                response.force_close()
+            return response
+        finally:
+            if state.guard:
+                state.guard.idle(request.transport)
+            seconds, status = time.perf_counter() - started, response.status if response is not None else 499
+            if called.model:
+                state.metrics.answered("rest", called.model, called.signature, str(status), seconds)
+            fields = {
+                "event": "request",
+                "api": "rest",
+                "method": request.method,
+                "path": request.path[:200],
+                "status": status,
+                "ms": round(seconds * 1000, 2),
+                **vars(called),
+                "remote": request.remote,
+                "request_id": request_id,
+            }
+            LOG.log(logging.INFO if status < 500 else logging.ERROR, "request", extra={"fields": fields})
+
+    return accounted
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every error as `{"error": ...}`, as TensorFlow Serving writes it."""
+    headers: dict[str, str] = {}
+    try:
+        return await handler(request)
+    except ServeError as error:
+        status, message = error.code.http, error.message
+        if error.code is Code.RESOURCE_EXHAUSTED:
+            headers["Retry-After"] = "1"
+        if error.code is Code.UNAUTHENTICATED:
+            headers["WWW-Authenticate"] = "Bearer"
+    except web.HTTPException as error:
+        status, message = error.status, error.text or error.reason
+        headers = {name: value for name, value in error.headers.items() if name in ("Allow", "Location")}
+    except asyncio.CancelledError:
+        raise
+    except Exception:
+        LOG.exception("a request failed", extra={"fields": {"path": request.path[:200]}})
+        status, message = 500, "the server failed; its log says how"
+    response = web.json_response({"error": message}, status=status, headers=headers)
+    if not request.body_exists or request.content.at_eof():
+        return response
+    response.force_close()  # what is left of the body is not worth reading
+    return response
+
+
+def _authorized(state: HttpState):
+    """Ask for the bearer token, where there is one."""
+    wanted = f"Bearer {state.token}".encode() if state.token else b""
+
+    @web.middleware
+    async def authorized(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if wanted and request.path not in OPEN_PATHS and request.path not in state.public:
+            given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+            if not hmac.compare_digest(given, wanted):
+                raise ServeError(Code.UNAUTHENTICATED, "send the header Authorization: Bearer TOKEN")
+        return await handler(request)
+
+    return authorized
+
+
+def _bounded(state: HttpState):
+    """Hold no more bytes of bodies at a time than agreed; refuse what says beforehand that it is too large."""
+
+    @web.middleware
+    async def bounded(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not request.body_exists:
+            return await handler(request)
+        size = request.content_length if request.content_length is not None else state.max_bytes
+        if size > state.max_bytes:
+            raise web.HTTPRequestEntityTooLarge(
+                max_size=state.max_bytes,
+                actual_size=size,
+                text=f"the body may have {state.max_bytes} bytes, not {size}",
+            )
+        if state.bytes_held + size > state.max_bytes_at_once:
+            raise ServeError(Code.RESOURCE_EXHAUSTED, "too many large requests at once; try again later")
+        state.bytes_held += size
+        try:
+            return await handler(request)
+        finally:
+            state.bytes_held -= size
+
+    return bounded

@@ -1,0 +1,178 @@
+"""The versions in service: the folders are polled, new versions loaded beside the old ones, then swapped.
+
+A version that is torn, altered, or fails its warm-up is reported and not served; what was served before stays.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tfrec.serve.errors import Code, ServeError, shown
+from tfrec.serve.model_config import ModelConfig
+from tfrec.serve.servable import Servable
+
+LOG = logging.getLogger("tfrec.serve")
+
+
+@dataclass(frozen=True)
+class VersionStatus:
+    """Of a version: TensorFlow Serving's state (`LOADING`, `AVAILABLE`, `UNLOADING`, `END`), and what failed."""
+
+    state: str
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model in service. Never changed: a swap puts another one in its place.
+
+    Attributes:
+        config: where its versions are.
+        servables: the loaded versions by number.
+        status: of every version that was looked at.
+        failed: what identifies the folders that failed, so that they are not tried again until changed.
+    """
+
+    config: ModelConfig
+    servables: dict[int, Servable]
+    status: dict[int, VersionStatus]
+    failed: dict[int, tuple[int, int]]
+
+
+class Repository:
+    """Models by name.
+
+    Args:
+        read_configs: the models to serve; asked again at every poll.
+        changed: told of every version that was loaded, unloaded or failed: model, version, outcome.
+    """
+
+    def __init__(
+        self,
+        read_configs: Callable[[], Sequence[ModelConfig]],
+        changed: Callable[[str, int, str], object] = lambda *event: None,
+    ):
+        self._read_configs, self._changed = read_configs, changed
+        self._models: dict[str, Model] = {config.name: Model(config, {}, {}, {}) for config in read_configs()}
+
+    @property
+    def names(self) -> list[str]:
+        """The models' names."""
+        return list(self._models)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model has a version in service."""
+        return all(model.servables for model in self._models.values())
+
+    def model(self, name: str) -> Model:
+        """A model by name, or NOT_FOUND."""
+        try:
+            return self._models[name]
+        except KeyError:
+            raise ServeError(Code.NOT_FOUND, f"no model {shown(name)} is served; served are {self.names}") from None
+
+    def get(self, name: str, version: int | None = None, label: str | None = None) -> Servable:
+        """The version that a request means: the newest one unless it is named.
+
+        Raises:
+            ServeError: NOT_FOUND, or UNAVAILABLE where nothing is loaded yet.
+        """
+        model = self.model(name)
+        if label is not None:
+            version = model.config.labels.get(label)
+            if version is None:
+                labels = sorted(model.config.labels)
+                raise ServeError(Code.NOT_FOUND, f"model {name!r} has no label {shown(label)}; its labels are {labels}")
+        if version is None:
+            if not model.servables:
+                raise ServeError(Code.UNAVAILABLE, f"no version of model {name!r} is loaded yet; try again later")
+            version = max(model.servables)
+        if version not in model.servables:
+            raise ServeError(
+                Code.NOT_FOUND,
+                f"version {version} of model {name!r} is not served; served are {sorted(model.servables)}",
+            )
+        return model.servables[version]
+
+    def acquire(self, name: str, version: int | None = None, label: str | None = None) -> Servable:
+        """As `get`, but held until `Servable.release`, so that a swap cannot unload it meanwhile."""
+        while True:
+            servable = self.get(name, version, label)
+            if servable.acquire():
+                return servable  # else it was swapped in between: look again
+
+    def poll(self) -> None:
+        """Load what is new, then unload what is no longer wanted. Not for two threads at a time."""
+        configs = self._configs()
+        for name in set(self._models) - {config.name for config in configs}:
+            for version in list(self._models[name].servables):
+                self._unload(name, version)
+            del self._models[name]
+        for config in configs:
+            self._models.setdefault(config.name, Model(config, {}, {}, {}))
+            self._put(config.name, config=config)
+            self._poll_model(config)
+
+    def _configs(self) -> Sequence[ModelConfig]:
+        try:
+            return self._read_configs()
+        except ValueError as error:
+            LOG.error("the models' configuration cannot be read", extra={"fields": {"error": str(error)}})
+            return [model.config for model in self._models.values()]
+
+    def _poll_model(self, config: ModelConfig) -> None:
+        wanted = config.wanted()
+        for version in reversed(wanted):
+            if version not in self._models[config.name].servables:
+                self._load(config, version)
+        model = self._models[config.name]
+        if not set(wanted) & set(model.servables):
+            return  # never without any version: the old one serves until a wanted one does
+        for version in sorted(set(model.servables) - set(wanted)):
+            self._unload(config.name, version)
+
+    def _load(self, config: ModelConfig, version: int) -> None:
+        path = config.folder / str(version)
+        try:
+            identity = (path.stat().st_ino, path.stat().st_mtime_ns)
+        except OSError:
+            return  # withdrawn since it was listed
+        if self._models[config.name].failed.get(version) == identity:
+            return
+        self._report(config.name, version, VersionStatus("LOADING"))
+        try:
+            servable = Servable(config.name, version, path)
+        except (ValueError, OSError) as error:
+            self._put(config.name, failed={**self._models[config.name].failed, version: identity})
+            self._report(config.name, version, VersionStatus("END", str(error)), "failed")
+            return
+        self._put(config.name, servables={**self._models[config.name].servables, version: servable})
+        self._report(config.name, version, VersionStatus("AVAILABLE"), "loaded")
+
+    def _unload(self, name: str, version: int) -> None:
+        servables = dict(self._models[name].servables)
+        servable = servables.pop(version)
+        self._put(name, servables=servables)
+        self._report(name, version, VersionStatus("END"), "unloaded")
+        servable.retire()
+
+    def _report(self, name: str, version: int, status: VersionStatus, outcome: str = "") -> None:
+        self._put(name, status={**self._models[name].status, version: status})
+        if outcome:
+            fields = {"event": outcome, "model": name, "version": version, "error": status.error}
+            level = logging.ERROR if status.error else logging.INFO
+            LOG.log(level, f"version {outcome}", extra={"fields": fields})
+            self._changed(name, version, outcome)
+
+    def _put(self, name: str, **changes: Any) -> None:
+        self._models[name] = replace(self._models[name], **changes)
+
+    def close(self) -> None:
+        """Free every version."""
+        for model in self._models.values():
+            for servable in model.servables.values():
+                servable.retire()

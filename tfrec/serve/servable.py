@@ -1,0 +1,143 @@
+"""A published version in memory, in a session of its own, as TensorFlow Serving holds it.
+
+A session, unlike `tf.saved_model.load`, gives everything back when it is closed, ScaNN's searcher included: a
+server that has swapped sixty versions is no larger than one that has loaded one.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfrec.publish import PublishError, verify_version
+from tfrec.serve.errors import Code, ServeError
+from tfrec.serve.signatures import Arrays, Signature, read_signatures
+
+
+class Servable:
+    """A version that is checked, loaded and warmed up.
+
+    Args:
+        name: of the model.
+        version: its number.
+        path: the version's folder.
+
+    Attributes:
+        manifest: the version's manifest.
+        signatures: by name.
+
+    Raises:
+        PublishError: the version is torn or altered, or does not load or warm up.
+        RetrievalIndexError: it needs ScaNN's ops, and they are not installed.
+    """
+
+    def __init__(self, name: str, version: int, path: Path):
+        import tensorflow as tf
+
+        self.name, self.version, self.path = name, version, path
+        self.manifest = verify_version(path)
+        load_op_libraries(self.manifest)
+        self._users, self._retired, self._lock = 0, False, threading.Lock()
+        graph = tf.Graph()
+        self._session = tf.compat.v1.Session(graph=graph)
+        try:
+            with graph.as_default():
+                self.meta_graph = tf.compat.v1.saved_model.loader.load(self._session, ["serve"], str(path))
+            self.signatures = read_signatures(self.meta_graph)
+            self._calls = {name: self._callable(signature) for name, signature in self.signatures.items()}
+            self.meta_graph.ClearField("graph_def")  # only its signatures are asked for from here on
+            self.meta_graph.ClearField("object_graph_def")
+            self._warm_up()
+        except (OSError, RuntimeError, ValueError, KeyError, tf.errors.OpError, ServeError) as error:
+            self._session.close()
+            raise PublishError(f"{path} cannot be served ({_first_line(error)}); export again") from error
+
+    def _callable(self, signature: Signature) -> Callable[..., list[np.ndarray]]:
+        fed = [spec.tensor for spec in signature.inputs.values()]
+        return self._session.make_callable(list(signature.outputs.values()), feed_list=fed)
+
+    def _warm_up(self) -> None:
+        from tfrec.warmup import read_warmup
+
+        for signature, inputs in read_warmup(self.path):
+            self.run(signature, self.signatures[signature].complete(inputs)[0])
+
+    def run(self, signature: str, inputs: Arrays) -> Arrays:
+        """Run a signature on complete inputs (`Signature.complete`).
+
+        Raises:
+            ServeError: the model refuses the inputs, or fails.
+        """
+        import tensorflow as tf
+
+        specs = self.signatures[signature]
+        try:
+            found = self._calls[signature](*(inputs[name] for name in specs.inputs))
+        except tf.errors.InvalidArgumentError as error:
+            raise ServeError(Code.INVALID_ARGUMENT, _refusal(error)) from None
+        except tf.errors.ResourceExhaustedError as error:
+            raise ServeError(Code.RESOURCE_EXHAUSTED, _first_line(error)) from None
+        except tf.errors.OpError as error:
+            raise ServeError(Code.INTERNAL, _first_line(error)) from error
+        return dict(zip(specs.outputs, found, strict=True))
+
+    # -- life: a version is closed when it is retired and its last request is answered ------------------------
+
+    def acquire(self) -> bool:
+        """Hold the version until `release`; False where it is retired."""
+        with self._lock:
+            self._users += not self._retired
+            return not self._retired
+
+    def release(self) -> None:
+        """Let go of the version."""
+        with self._lock:
+            self._users -= 1
+            last = self._retired and self._users == 0
+        if last:
+            self._close()
+
+    def retire(self) -> None:
+        """Take no further requests, and free the memory as soon as none is under way."""
+        with self._lock:
+            idle = not self._retired and self._users == 0
+            self._retired = True
+        if idle:
+            self._close()
+
+    def _close(self) -> None:
+        self._session.close()
+        self._calls.clear()
+        gc.collect()  # the graph's Python objects refer to each other
+
+
+def load_op_libraries(manifest: dict[str, Any]) -> None:
+    """Register the op libraries that a version's manifest names, before the version is loaded."""
+    libraries = manifest.get("op_libraries", [])
+    if "scann" in libraries:
+        from tfrec.index import load_scann_ops
+
+        load_scann_ops()
+    if "tensorflow_text" in libraries:
+        import tensorflow_text  # noqa: F401  (registers its ops)
+
+
+def _first_line(error: BaseException) -> str:
+    text = _said(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
+
+
+def _refusal(error: BaseException) -> str:
+    """What a model says of inputs that it refuses."""
+    return _first_line(error).removeprefix("assertion failed: ")
+
+
+def _said(error: BaseException) -> str:
+    """An error's message without the stack trace that Python's session puts before it."""
+    raw = error.__context__ if isinstance(error.__context__, type(error)) else error
+    return getattr(raw, "message", None) or str(raw)

@@ -1,0 +1,203 @@
+"""A running server: both interfaces, the poller, and how it starts and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tfrec.serve.batching import Batcher
+from tfrec.serve.connections import ConnectionGuard
+from tfrec.serve.errors import ServeConfigError
+from tfrec.serve.http_app import HttpState, build_app
+from tfrec.serve.metrics import Metrics
+from tfrec.serve.model_config import ModelConfig
+from tfrec.serve.repository import Repository
+from tfrec.serve.service import PredictService
+
+if TYPE_CHECKING:
+    import grpc
+
+LOG = logging.getLogger("tfrec.serve")
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """How a server runs.
+
+    Attributes:
+        host: to listen at; loopback unless told otherwise.
+        port: of HTTP; 0 for any free one.
+        grpc_port: of gRPC; 0 for any free one, None for no gRPC.
+        data: a prepared dataset for the shop window.
+        token: that requests must bear.
+        poll_seconds: between two looks at the models' folders.
+        workers: batches run at a time; the machine's cores where None.
+        max_batch_rows, max_pending, timeout: of `Batcher`.
+        max_request_rows, max_values: of `PredictService`.
+        max_bytes: of a body or message.
+        max_connections: of HTTP.
+        head_seconds, body_seconds: that a client may take to send a request's head, and its body.
+        drain_seconds: after SIGTERM, to go on serving while load balancers notice.
+        stop_seconds: for the requests under way after that.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8501
+    grpc_port: int | None = 8500
+    data: Path | None = None
+    token: str | None = None
+    poll_seconds: float = 2.0
+    workers: int | None = None
+    max_batch_rows: int = 64
+    max_pending: int = 128
+    timeout: float = 5.0
+    max_request_rows: int = 1024
+    max_values: int = 100_000
+    max_bytes: int = 8 << 20
+    max_connections: int = 1000
+    head_seconds: float = 30.0
+    body_seconds: float = 10.0
+    drain_seconds: float = 0.0
+    stop_seconds: float = 20.0
+
+
+class Server:
+    """A server on the running event loop.
+
+    Args:
+        read_configs: the models to serve; asked again at every poll.
+        options: how.
+
+    Attributes:
+        port, grpc_port: where it listens, once started.
+    """
+
+    def __init__(self, read_configs: Callable[[], Sequence[ModelConfig]], options: ServeOptions):
+        self._options = options
+        self.metrics = Metrics()
+        self.repository = Repository(read_configs, self.metrics.version_changed)
+        self._batcher = Batcher(
+            workers=options.workers,
+            max_rows=options.max_batch_rows,
+            max_pending=options.max_pending,
+            timeout=options.timeout,
+            observe=self.metrics.batch_ran,
+        )
+        self._service = PredictService(self.repository, self._batcher, options.max_request_rows, options.max_values)
+        self._state = HttpState(
+            self._service,
+            self.metrics,
+            options.token,
+            options.max_bytes,
+            max_bytes_at_once=max(256 << 20, options.max_bytes),
+            body_seconds=options.body_seconds,
+        )
+        self._grpc: grpc.aio.Server | None = None
+        self._poller: asyncio.Task | None = None
+
+    async def start(self) -> None:
+        """Load the models, then listen.
+
+        Raises:
+            ServeConfigError: a model has no version that can be served, or the dataset is broken.
+            OSError: a port is taken.
+        """
+        await asyncio.to_thread(self.repository.poll)
+        for name in self.repository.names:
+            model = self.repository.model(name)
+            if not model.servables:
+                errors = [status.error for status in model.status.values() if status.error]
+                raise ServeConfigError(errors[-1] if errors else f"{model.config.folder} holds no version to serve")
+        await self._start_http()
+        await self._start_grpc()
+        self._poller = asyncio.create_task(self._poll())
+        fields = {"event": "started", "host": self._options.host, "port": self.port, "grpc_port": self.grpc_port}
+        LOG.info("serving", extra={"fields": fields})
+
+    async def _start_http(self) -> None:
+        from aiohttp import web
+
+        options = self._options
+        parts = []
+        if options.data is not None:
+            from tfrec.serve.shop_window import ShopWindow
+
+            shop = await asyncio.to_thread(ShopWindow, options.data, self.repository)
+            self._state.public = shop.public
+            parts.append(shop.add_to)
+        self._runner = web.AppRunner(
+            build_app(self._state, *parts), access_log=None, handle_signals=False, shutdown_timeout=options.stop_seconds
+        )
+        await self._runner.setup()
+        self._state.guard = ConnectionGuard(
+            self._runner.server,  # type: ignore[arg-type]
+            head_seconds=options.head_seconds,
+            most=options.max_connections,
+            changed=self.metrics.connections.set,
+        )
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(self._state.guard, options.host, options.port, backlog=1024)
+        self.port = self._listener.sockets[0].getsockname()[1]
+
+    async def _start_grpc(self) -> None:
+        self.grpc_port: int | None = None
+        options = self._options
+        if options.grpc_port is None:
+            return
+        import grpc
+
+        from tfrec.serve.grpc_api import GrpcApi
+
+        limits = [
+            ("grpc.max_receive_message_length", options.max_bytes),
+            ("grpc.max_concurrent_streams", options.max_pending),
+            ("grpc.so_reuseport", 0),
+        ]
+        self._grpc = grpc.aio.server(options=limits, maximum_concurrent_rpcs=2 * options.max_pending)
+        GrpcApi(self._service, self.metrics, token=options.token).add_to(self._grpc)
+        try:
+            self.grpc_port = self._grpc.add_insecure_port(f"{options.host}:{options.grpc_port}")
+        except RuntimeError as error:
+            raise OSError(f"port {options.grpc_port} of {options.host} cannot be opened for gRPC") from error
+        await self._grpc.start()
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(self._options.poll_seconds)
+            try:
+                await asyncio.to_thread(self.repository.poll)
+            except OSError as error:  # a file system that is gone for a moment: what is loaded goes on serving
+                LOG.error("the models' folders cannot be read", extra={"fields": {"error": str(error)}})
+
+    async def stop(self) -> None:
+        """Say that no more should come, answer what is under way, and free everything."""
+        options = self._options
+        self._state.draining = True
+        LOG.info("stopping", extra={"fields": {"event": "draining", "seconds": options.drain_seconds}})
+        await asyncio.sleep(options.drain_seconds)
+        self._listener.close()
+        waits = [self._runner.cleanup()]
+        if self._grpc is not None:
+            waits.append(self._grpc.stop(options.stop_seconds))
+        await asyncio.gather(*waits)
+        if self._poller:
+            self._poller.cancel()
+        await asyncio.to_thread(self._batcher.close)
+        self.repository.close()
+        LOG.info("stopped", extra={"fields": {"event": "stopped"}})
+
+
+async def serve(server: Server) -> None:
+    """Run a server until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await server.start()
+    await stop.wait()
+    await server.stop()

@@ -1,0 +1,109 @@
+"""What the shop window shows of a prepared dataset: customers, their purchases, items, photos."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.prepared import open_prepared
+from tfrec.serve.errors import Code, ServeError, shown
+
+DAY = 86_400
+MAX_CHOICES = 60  # a field with more values is no filter that a person could choose from
+LATEST = 24  # purchases shown of a customer
+
+
+class ShopData:
+    """A prepared dataset, by ids.
+
+    Args:
+        path: its folder.
+
+    Raises:
+        PreparedError: it is broken.
+    """
+
+    def __init__(self, path: Path):
+        self._prepared = open_prepared(path)
+        items, users = self._prepared.items, self._prepared.users
+        self._item_row = {item: row for row, item in enumerate(items["item_id"])}
+        self._user_row = {user: row for row, user in enumerate(users["user_id"])}
+        self._items = {name: items[name].to_numpy() for name in items.columns}
+        self._users = {name: users[name].to_numpy() for name in users.columns}
+        events = self._prepared.events(columns=["user", "item", "time"])
+        counts = np.bincount(events["user"], minlength=len(users))
+        self._offsets = np.concatenate([[0], np.cumsum(counts)])
+        self._event_items, self._event_times = events["item"].to_numpy(), events["time"].to_numpy()
+        self._now = int(self._event_times.max(initial=0))
+
+    @cached_property
+    def overview(self) -> dict[str, Any]:
+        """The dataset's name and size, and the attributes to filter by with their values."""
+        return {
+            "dataset": self._prepared.manifest["dataset"],
+            "items": len(self._item_row),
+            "customers": len(self._user_row),
+            "filters": {field: values for field in self._prepared.fields if (values := self._choices(field))},
+        }
+
+    def customers(self, beginning: str, limit: int) -> list[dict[str, Any]]:
+        """Customers whose id begins so: those with the most purchases among the first found."""
+        rows = [row for user, row in self._user_row.items() if user.startswith(beginning)]
+        rows.sort(key=lambda row: (-self._count(row), row))
+        return [{"user_id": self._users["user_id"][row], "purchases": self._count(row)} for row in rows[:limit]]
+
+    def customer(self, user_id: str) -> dict[str, Any]:
+        """A customer's fields and latest purchases, most recent last; NOT_FOUND where there is none."""
+        row = self._user_row.get(user_id)
+        if row is None:
+            raise ServeError(Code.NOT_FOUND, f"no customer {shown(user_id)} in the dataset")
+        start, stop = self._offsets[row], self._offsets[row + 1]
+        latest = slice(max(start, stop - LATEST), stop)
+        purchases = [
+            {**self._card(item), "days_ago": (self._now - int(time)) / DAY}
+            for item, time in zip(self._event_items[latest], self._event_times[latest])
+        ]
+        fields = {name: self._users[f"attr.{name}"][row] for name in self._prepared.user_fields}
+        return {
+            "user_id": user_id,
+            "fields": {name: str(value) for name, value in fields.items() if value is not None and value == value},
+            "count": self._count(row),
+            "purchases": purchases,
+        }
+
+    def items(self, item_ids: list[str]) -> list[dict[str, Any]]:
+        """Cards of items; an id that the dataset does not have keeps its place, with the id as its title."""
+        rows = [self._item_row.get(item) for item in item_ids]
+        return [
+            {"item_id": item, "title": item, "attributes": {}, "photo": False} if row is None else self._card(row)
+            for item, row in zip(item_ids, rows)
+        ]
+
+    def photo(self, item_id: str) -> bytes:
+        """The first photo of an item, JPEG; NOT_FOUND where it has none. Ids are looked up, never made into paths."""
+        row = self._item_row.get(item_id)
+        keys = self._items["images"][row] if row is not None else []
+        if not len(keys) or self._prepared.images is None:
+            raise ServeError(Code.NOT_FOUND, f"no photo of {shown(item_id)}")
+        return self._prepared.images.read(keys[0])
+
+    def _count(self, row: int) -> int:
+        return int(self._offsets[row + 1] - self._offsets[row])
+
+    def _card(self, row: int) -> dict[str, Any]:
+        item = self._items["item_id"][row]
+        values = {field: [str(value) for value in self._items[f"attr.{field}"][row]] for field in self._prepared.fields}
+        return {
+            "item_id": item,
+            "title": self._items["title"][row] or item,
+            "text": self._items["text"][row][:600],
+            "attributes": {field: listed for field, listed in values.items() if listed},
+            "photo": len(self._items["images"][row]) > 0 and self._prepared.images is not None,
+        }
+
+    def _choices(self, field: str) -> list[str]:
+        values = {str(value) for listed in self._items[f"attr.{field}"] for value in listed}
+        return sorted(values) if 1 < len(values) <= MAX_CHOICES else []
