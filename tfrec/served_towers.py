@@ -8,7 +8,9 @@ import tensorflow as tf
 
 from pipelines.pixels import decode_photos
 from tfrec.assembly import RetrievalAssembly
+from tfrec.encoders.wordpiece import WordPiece
 from tfrec.frozen import FrozenEncoders
+from tfrec.stock_wordpiece import StockWordPiece
 from tfrec.towers import UserTower
 
 
@@ -23,7 +25,7 @@ class ServedTowers(tf.Module):
         super().__init__(name="towers")
         self.model = assembly.model
         self.vectors = tf.Variable(self.model.all_vectors(), trainable=False, name="item_vectors")
-        self.tokenizer = assembly.assets.tokenizer
+        self.tokenizer = served_tokenizer(assembly.assets.tokenizer)
         options = assembly.config.model
         self.frozen = FrozenEncoders(options, assembly.assets)
         self.size: tuple[int, int] = assembly.assets.photo_size(options) if options.image.enabled else (1, 1)
@@ -113,3 +115,8 @@ class ServedTowers(tf.Module):
     def query_kind(self) -> Literal["history", "user"]:
         """`user` where customers are looked up, `history` where their purchases are read."""
         return "user" if isinstance(self.model.query_tower, UserTower) else "history"
+
+
+def served_tokenizer(tokenizer):
+    """The tokenizer in TensorFlow's own ops where there is one (the ids are the same), for servers without text ops."""
+    return StockWordPiece(tokenizer) if isinstance(tokenizer, WordPiece) else tokenizer
