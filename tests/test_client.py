@@ -8,10 +8,9 @@ import json
 import pytest
 
 from tests.serving_fakes import make_run
-from tests.serving_server import running
+from tests.serving_server import publish_exact, running
 from tests.test_serving_model import best, mean_of, photo_bytes
 from tfrec import client as command
-from tfrec.export import export_run
 
 ITEMS = 60
 
@@ -24,7 +23,7 @@ def run():
 @pytest.fixture(scope="module")
 def models(run, tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
-    export_run(run, "shop", root, say=lambda text: None)
+    publish_exact(run, root)
     return root
 
 

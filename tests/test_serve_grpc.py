@@ -12,9 +12,8 @@ from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceStub
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
 from tests.serving_fakes import make_run
-from tests.serving_server import running
+from tests.serving_server import publish_exact, republish, running
 from tests.test_serving_model import best, mean_of, photo_bytes
-from tfrec.export import export_run
 
 CONFIG = """
 model_config_list {{
@@ -41,8 +40,8 @@ def server(run, tmp_path_factory):
     from tfrec.serve.model_config import read_model_config
 
     root = tmp_path_factory.mktemp("models")
-    for _ in range(2):
-        export_run(run, "shop", root, max_k=50, say=lambda text: None)
+    exact = publish_exact(run, root, max_k=50)
+    republish(exact, root / "shop", 2)
     (root / "models.config").write_text(CONFIG.format(folder="shop"))
     with running(read_configs=lambda: read_model_config(root / "models.config"), token="secret") as started:
         yield started

@@ -17,8 +17,7 @@ import psutil
 import pytest
 
 from tests.serving_fakes import make_run
-from tests.serving_server import ask, republish, running, until
-from tfrec.export import export_run
+from tests.serving_server import ask, publish_exact, republish, running, until
 from tfrec.publish import MANIFEST, keep_last, restore, withdraw
 
 QUERY = {"inputs": {"history": [["001", "017"]], "k": 5}}
@@ -28,7 +27,7 @@ QUERY = {"inputs": {"history": [["001", "017"]], "k": 5}}
 def exported(tmp_path_factory) -> Path:
     """A small exact version with few signatures, to be copied."""
     run = make_run(60, modalities=frozenset(), attributes=None, users=None)
-    return export_run(run, "shop", tmp_path_factory.mktemp("models"), say=lambda text: None)[0]
+    return publish_exact(run, tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture
@@ -62,7 +61,7 @@ class Load:
     def _ask(self) -> None:
         import http.client
 
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         while not self._stop.is_set():
             try:
                 connection.request("POST", "/v1/models/shop:predict", json.dumps(QUERY))
@@ -211,8 +210,8 @@ def until_newest(port: int, version: int) -> None:
 
 
 def start(model: Path, *options: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "tfrec.serve", "--model", str(model), "--port", "0", "--grpc-port", "0", *options]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "tfrec.serve", "--model", str(model), "--port", "0", "--grpc-port", "0"]
+    return subprocess.Popen([*command, "--timeout", "120", *options], stderr=subprocess.PIPE, text=True)
 
 
 def port_of(process: subprocess.Popen) -> int:
@@ -226,22 +225,22 @@ def port_of(process: subprocess.Popen) -> int:
 
 def stop(process: subprocess.Popen) -> int:
     process.send_signal(signal.SIGTERM)
-    return process.wait(60)
+    return process.wait(300)
 
 
 def test_sigterm_answers_what_is_under_way_and_ends_with_0(model):
     """Requests that were accepted are answered; while draining, the server reports itself as not ready."""
-    process = start(model, "--drain-seconds", "1.5")
+    process = start(model, "--drain-seconds", "8")
     port = port_of(process)
     with Load(port, clients=3) as load:
         until(lambda: load.answered > 50)
         process.send_signal(signal.SIGTERM)
-        until(lambda: ask(port, "GET", "/readyz")[0] == 503, 10)
+        until(lambda: ask(port, "GET", "/readyz")[0] == 503, 120)
         before = load.answered
-        until(lambda: load.answered > before + 5, 10)
+        until(lambda: load.answered > before + 5, 120)
         time.sleep(0.2)
         assert load.failed == []
-    assert process.wait(60) == 0
+    assert process.wait(300) == 0
 
 
 @pytest.mark.parametrize(

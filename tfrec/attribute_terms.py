@@ -41,7 +41,7 @@ class AttributeFilter(tf.Module):
         """
         fields = self.field_of.lookup(tf.strings.regex_replace(allow, "(?s)=.*", ""))
         wrong = tf.boolean_mask(allow, (fields < 0) & (allow != ""))
-        message = f"allow takes terms field=value with a field of {self.fields}, not"
+        message = f"allow takes terms field=value with a field of {list(self.fields)}, not"
         tf.debugging.Assert(tf.equal(tf.size(wrong), 0), [message, wrong[:3]])
         return self.term_of.lookup(allow), fields
 

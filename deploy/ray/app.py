@@ -16,6 +16,8 @@ from typing import Any
 
 try:
     from ray import serve
+    from starlette.concurrency import run_in_threadpool
+    from starlette.responses import JSONResponse
 except ImportError as error:
     raise SystemExit("deploy/ray needs Ray Serve: pip install 'ray[serve]==2.60.0'") from error
 
@@ -53,9 +55,6 @@ class Recommender:
             return error.code.http, error_body(error)
 
     async def __call__(self, request):
-        from starlette.concurrency import run_in_threadpool
-        from starlette.responses import JSONResponse
-
         status, answer = await run_in_threadpool(self.predict, await request.body())
         return JSONResponse(answer, status)
 

@@ -7,6 +7,7 @@ server that has swapped sixty versions is no larger than one that has loaded one
 from __future__ import annotations
 
 import gc
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -134,7 +135,10 @@ def _first_line(error: BaseException) -> str:
 
 def _refusal(error: BaseException) -> str:
     """What a model says of inputs that it refuses."""
-    return _first_line(error).removeprefix("assertion failed: ")
+    line, assertion = _first_line(error), "assertion failed: "
+    if not line.startswith(assertion):
+        return line
+    return re.sub(r"\] \[", " ", line.removeprefix(assertion)).strip("[]")  # [k must be 1 to 9, not] [0]
 
 
 def _said(error: BaseException) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import grpc
 
 LOG = logging.getLogger("tfrec.serve")
+LINGER_SECONDS = 2.0  # to read on after a refusal, so that a client that is still sending gets to see it
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,11 @@ class Server:
             self._state.public = shop.public
             parts.append(shop.add_to)
         self._runner = web.AppRunner(
-            build_app(self._state, *parts), access_log=None, handle_signals=False, shutdown_timeout=options.stop_seconds
+            build_app(self._state, *parts),
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=options.stop_seconds,
+            lingering_time=LINGER_SECONDS,
         )
         await self._runner.setup()
         self._state.guard = ConnectionGuard(
@@ -171,8 +176,8 @@ class Server:
             await asyncio.sleep(self._options.poll_seconds)
             try:
                 await asyncio.to_thread(self.repository.poll)
-            except OSError as error:  # a file system that is gone for a moment: what is loaded goes on serving
-                LOG.error("the models' folders cannot be read", extra={"fields": {"error": str(error)}})
+            except Exception:  # as of a file system that is gone for a moment: what is loaded goes on serving
+                LOG.exception("the models' folders cannot be read")
 
     async def stop(self) -> None:
         """Say that no more should come, answer what is under way, and free everything."""

@@ -27,7 +27,6 @@ async function start() {
     return say(error.message, true);
   }
   listen();
-  if (!location.hash && find("customers").options.length) location.replace(`#customer=${encodeURIComponent(find("customers").options[0].value)}`);
   show();
 }
 
@@ -108,7 +107,10 @@ async function show() {
   const mine = ++turn;
   const { kind, value } = place();
   const pages = { customer: customerPage, item: similarPage, words: wordsPage, photo: photoPage };
-  if (!pages[kind]) return;
+  if (!pages[kind]) {
+    const [first] = find("customers").options;
+    return location.replace(`#customer=${encodeURIComponent(first?.value ?? "")}`); // which comes back here
+  }
   say("Looking …");
   try {
     const made = await pages[kind](value);

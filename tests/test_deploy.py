@@ -1,0 +1,143 @@
+"""Files for deployment: what can be checked of them without the servers they are for."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from google.protobuf import text_format
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+
+from tfrec.serve.metrics import Metrics
+from tfrec.serve.model_config import read_model_config
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+KUBERNETES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+
+
+def documents(path: Path) -> list[dict]:
+    return [document for document in yaml.safe_load_all(path.read_text()) if document]
+
+
+@pytest.mark.parametrize("path", sorted(DEPLOY.rglob("*.y*ml")), ids=lambda path: path.name)
+def test_yaml_files_parse(path):
+    assert documents(path)
+
+
+def test_compose_mounts_what_is_there_and_listens_at_loopback_alone():
+    compose = DEPLOY / "tf-serving" / "compose.yaml"
+    services = documents(compose)[0]["services"]
+    assert set(services) == {"serving", "prometheus", "grafana"}
+    for service in services.values():
+        assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+\.\d+", service["image"])
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        for volume in service["volumes"]:
+            assert (compose.parent / volume.split(":")[0]).exists(), volume
+    flags = services["serving"]["command"]
+    mounted = {volume.split(":")[1] for volume in services["serving"]["volumes"]}
+    assert {flag.split("=")[1] for flag in flags if "=/config/" in flag} <= mounted
+    script = services["serving"]["healthcheck"]["test"][-1]
+    subprocess.run(["bash", "-n", "-c", script], check=True)
+
+
+def test_the_models_file_is_tensorflow_servings_and_ours():
+    file = DEPLOY / "tf-serving" / "models.config"
+    (config,) = read_model_config(file)
+    assert (config.name, config.latest, config.labels) == ("hm", 2, {"stable": 1, "canary": 2})
+
+
+def fields_of(file: Path) -> dict[str, str]:
+    """`name: value` and `name { value: value }` of a flat text proto."""
+    text = re.sub(r"#.*", "", file.read_text())
+    assert text.count("{") == text.count("}")
+    return dict(re.findall(r"(\w+)\s*(?:\{\s*value:|:)\s*([^\s}]+)", text))
+
+
+def test_batching_and_monitoring_have_the_fields_of_their_messages():
+    """Their protos are not part of the API package: `BatchingParameters` and `MonitoringConfig` of TensorFlow Serving."""
+    batching = fields_of(DEPLOY / "tf-serving" / "batching.config")
+    assert batching == {
+        "max_batch_size": "64",
+        "batch_timeout_micros": "1000",
+        "max_enqueued_batches": "64",
+        "num_batch_threads": "2",
+        "pad_variable_length_inputs": "false",
+    }
+    monitoring = fields_of(DEPLOY / "tf-serving" / "monitoring.config")
+    assert monitoring == {"enable": "true", "path": '"/monitoring/prometheus/metrics"'}
+
+
+@pytest.mark.parametrize("path", KUBERNETES, ids=lambda path: path.name)
+def test_manifests_fit_together(path):
+    kinds = {document["kind"]: document for document in documents(path)}
+    pod = kinds["Deployment"]["spec"]["template"]
+    labels = pod["metadata"]["labels"]
+    assert kinds["Deployment"]["spec"]["selector"]["matchLabels"] == labels == kinds["Service"]["spec"]["selector"]
+    (container,) = pod["spec"]["containers"]
+    assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container)
+    ports = {port["name"] for port in container["ports"]}
+    assert {port["targetPort"] for port in kinds["Service"]["spec"]["ports"]} <= ports
+    assert {mount["name"] for mount in container["volumeMounts"]} == {
+        volume["name"] for volume in pod["spec"]["volumes"]
+    }
+    if "ConfigMap" in kinds:
+        config = text_format.Parse(kinds["ConfigMap"]["data"]["models.config"], ModelServerConfig())
+        assert config.model_config_list.config[0].version_labels == {"stable": 1}
+
+
+def test_the_servers_options_in_the_manifest_exist():
+    (deployment, _) = documents(DEPLOY / "kubernetes" / "tfrec-serve.yaml")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    done = subprocess.run([sys.executable, "-m", "tfrec.serve", "--help"], capture_output=True, text=True, check=True)
+    assert [option for option in container["args"] if f"{option.split('=')[0]} " not in done.stdout] == []
+    grace = deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    drain = next(float(option.split("=")[1]) for option in container["args"] if option.startswith("--drain-seconds"))
+    assert grace > drain + 20  # seconds for the requests under way
+
+
+def test_the_dashboard_asks_for_metrics_that_exist():
+    dashboard = json.loads((DEPLOY / "monitoring" / "dashboard.json").read_text())
+    metrics = Metrics()
+    metrics.version_changed("m", 1, "loaded")
+    metrics.answered("rest", "m", "s", "200", 0.1)
+    metrics.batch_ran("m", "s", 1, 1)
+    known = set(re.findall(r"^(\w+)", metrics.page().decode(), re.M))
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    asked = {name for text in expressions for name in re.findall(r"\b(?:tfrec|process)_\w+", text)}
+    assert asked
+    assert asked <= known
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+
+
+def test_the_dockerfile_says_that_it_was_not_run():
+    lines = (DEPLOY / "tf-serving-scann" / "Dockerfile").read_text().splitlines()
+    assert any("NOT RUN" in line for line in lines[:3])
+    joined = re.sub(r"\\\n", " ", "\n".join(line for line in lines if not line.startswith("#")))
+    words = {line.split()[0] for line in joined.splitlines() if line.strip()}
+    assert words <= {"FROM", "ARG", "WORKDIR", "RUN", "COPY"}
+
+
+def test_ray_serve_answers_as_the_server_does(tmp_path):
+    """One replica's callable, without a cluster; skipped where Ray is not installed."""
+    pytest.importorskip("ray.serve", reason="needs Ray Serve: pip install 'ray[serve]'")
+    from deploy.ray.app import Recommender
+    from tests.serving_fakes import make_run
+    from tests.serving_server import publish_exact, running
+
+    publish_exact(make_run(60), tmp_path)
+    replica = Recommender.func_or_class(str(tmp_path / "shop"))
+    with running(tmp_path / "shop") as server:
+        for body in ({"instances": [{"history": ["001"], "k": 3}]}, {"inputs": {"k": 3}}, {"inputs": 3}):
+            content = json.dumps(body).encode()
+            assert replica.predict(content) == server.ask("POST", "/v1/models/shop:predict", content)
+
+
+def test_the_faults_that_are_listed_have_their_tests():
+    page = (DEPLOY.parent / "docs" / "reliability.md").read_text()
+    listed = re.findall(r"`(tests/\w+\.py)::(\w+)`", page)
+    assert len(listed) > 30
+    for file, name in listed:
+        assert f"def {name}(" in (DEPLOY.parent / file).read_text(), f"{file}::{name}"

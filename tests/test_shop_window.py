@@ -1,0 +1,342 @@
+"""The shop window: its interface to the dataset, and the page in a real browser at desktop and phone width."""
+
+import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
+
+# isort: split
+import io
+import shutil
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipelines.prepared import PreparedWriter
+from tests.serving_fakes import make_run
+from tests.serving_server import ask, publish_exact, republish, running
+from tests.test_serving_model import best, mean_of
+
+ITEMS = 60
+HOSTILE = "<img src=x onerror=document.title='broken'>"
+
+
+@pytest.fixture(scope="module")
+def run():
+    return make_run(ITEMS)
+
+
+def photo_of(row: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (60, 80), (row * 4, 90, 255 - row * 4)).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def data(run, tmp_path_factory):
+    """The model's items; item 7 has no photo, item 3 a hostile title. Customer `bob` bought three things, `eve` none."""
+    out = tmp_path_factory.mktemp("data") / "prepared"
+    with PreparedWriter(out, dataset="demo") as writer:
+        for row in range(ITEMS):
+            writer.images.add(f"{row:03d}", photo_of(row))
+        titles = [f"Item {row}" for row in range(ITEMS)]
+        titles[3] = HOSTILE
+        frame = pd.DataFrame(
+            {"item_id": run.item_ids, "title": titles, "text": [f"Text of {row}" for row in range(ITEMS)]}
+        )
+        frame["images"] = [[] if row == 7 else [f"{row:03d}"] for row in range(ITEMS)]
+        for field, values in run.item_attributes.items():
+            frame[f"attr.{field}"] = values
+        writer.items(frame)
+        writer.users(pd.DataFrame({"user_id": ["bob", "eve", "../x y"], "attr.club": ["member", None, None]}))
+        writer.events(
+            [
+                pd.DataFrame(
+                    {
+                        "user": np.array([0, 0, 0, 2], np.int32),
+                        "item": np.array([1, 5, 17, 2], np.int32),
+                        "time": np.array([0, 86_400, 259_200, 0], np.int64),
+                        "split": np.zeros(4, np.int8),
+                    }
+                )
+            ]
+        )
+    return out
+
+
+@pytest.fixture(scope="module")
+def models(run, tmp_path_factory):
+    """Two versions that answer differently: the second one's vectors are other ones."""
+    root = tmp_path_factory.mktemp("models")
+    publish_exact(run, root)
+    other = tmp_path_factory.mktemp("other")
+    republish(publish_exact(make_run(ITEMS, seed=1), other), root / "shop", 2)
+    return root
+
+
+@pytest.fixture(scope="module")
+def server(models, data):
+    with running(models / "shop", latest=2, data=data) as started:
+        yield started
+
+
+# -- the interface -------------------------------------------------------------------------------------------
+
+
+def test_customers_and_items_are_the_datasets(server, run):
+    _, overview = server.ask("GET", "/shop/overview")
+    assert (overview["dataset"], overview["items"], overview["customers"]) == ("demo", ITEMS, 3)
+    assert overview["filters"] == {"kind": ["dress", "shirt"], "colour": ["blue", "bright", "green", "red"]}
+    assert [(model["name"], model["version"]) for model in overview["models"]] == [("shop", 2), ("shop", 1)]
+    _, found = server.ask("GET", "/shop/customers?beginning=b")
+    assert found == {"customers": [{"user_id": "bob", "purchases": 3}]}
+    _, bob = server.ask("GET", "/shop/customers/bob")
+    assert bob["fields"] == {"club": "member"}
+    assert [(item["item_id"], item["days_ago"]) for item in bob["purchases"]] == [("001", 3), ("005", 2), ("017", 0)]
+    assert server.ask("GET", f"/shop/customers/{quote('../x y', safe='')}")[1]["count"] == 1
+    assert server.ask("GET", "/shop/customers/nobody")[0] == 404
+    _, cards = server.ask("POST", "/shop/items", {"item_ids": ["007", "no such item"]})
+    assert [(card["title"], card["photo"]) for card in cards["items"]] == [("Item 7", False), ("no such item", False)]
+    for wrong in ({}, {"item_ids": "007"}, {"item_ids": [7]}, {"item_ids": ["x"] * 501}, b"{", b"\xff"):
+        assert server.ask("POST", "/shop/items", wrong)[0] == 400
+
+
+HOSTILE_IDS = [
+    "../../x",
+    "../../../../etc/passwd",
+    "/etc/passwd",
+    "a\0b",
+    "..",
+    "%2e%2e",
+    "=HYPERLINK(1)",
+    "x" * 5000,
+    "한글",
+]
+
+
+@pytest.mark.parametrize("item", HOSTILE_IDS)
+def test_ids_are_never_paths(server, item):
+    """Neither encoded nor as they are: ids are looked up in the dataset, and files have fixed names."""
+    assert server.ask("GET", f"/shop/photos/{quote(item, safe='')}")[0] == 404
+    assert server.ask("GET", f"/shop/photos/{quote(item)}")[0] in (400, 404)
+    assert server.ask("GET", f"/{quote(item)}")[0] in (400, 404)
+    assert server.ask("POST", "/shop/items", {"item_ids": [item]})[1]["items"][0]["title"] == item
+    answer = server.predict(inputs={"history": [[item]], "exclude": [[item]], "k": 3})
+    assert answer[0] == 200
+
+
+def test_photos_and_files_are_sent_once(server):
+    status, photo, headers = ask(server.port, "GET", "/shop/photos/001")
+    assert (status, photo, headers["Content-Type"]) == (200, photo_of(1), "image/jpeg")
+    assert ask(server.port, "GET", "/shop/photos/001", headers={"If-None-Match": headers["ETag"]})[0] == 304
+    assert server.ask("GET", "/shop/photos/007")[0] == 404
+    for path, kind in (("/", "text/html"), ("/shop.css", "text/css"), ("/shop.js", "text/javascript")):
+        status, _, headers = ask(server.port, "GET", path)
+        assert (status, headers["Content-Type"]) == (200, f"{kind}; charset=utf-8")
+        assert "default-src 'self'" in headers["Content-Security-Policy"]
+
+
+def test_behind_a_token_only_the_page_is_open(models, data):
+    with running(models / "shop", data=data, token="secret") as locked:
+        assert locked.ask("GET", "/")[0] == 200
+        for path in ("/shop/overview", "/shop/customers", "/shop/photos/001"):
+            assert locked.ask("GET", path)[0] == 401
+
+
+# -- the page ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if not (shutil.which("chromium") or shutil.which("google-chrome")) or not shutil.which("chromedriver"):
+        pytest.skip("needs a browser (chromium) and its driver (chromium-driver)")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    for flag in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--window-size=1280,900",
+        f"--user-data-dir={tmp_path_factory.mktemp('browser')}",
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    driver.set_script_timeout(120)
+    yield driver
+    driver.quit()
+
+
+class Page:
+    """What a visitor sees and does."""
+
+    def __init__(self, driver, url: str):
+        self.driver, self.url = driver, url
+
+    def open(self, hash_: str = "") -> None:
+        self.driver.get("about:blank")
+        self.driver.get(f"{self.url}/{hash_}")
+        self.settled()
+
+    def settled(self) -> None:
+        """Wait until the page shows what was asked for."""
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        script = "return document.querySelector('#content')?.children.length > 0 && status.textContent === ''"
+        script = script.replace("status.", "document.getElementById('status').")
+        WebDriverWait(self.driver, 120).until(lambda driver: driver.execute_script(script))
+
+    def run(self, script: str, *arguments):
+        return self.driver.execute_script(script, *arguments)
+
+    def choose(self, id_: str, value: str) -> None:
+        self.run(
+            "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
+            "document.getElementById('status').textContent = 'waiting';"
+            "e.dispatchEvent(new Event('change', {bubbles: true}))",
+            id_,
+            value,
+        )
+        self.settled()
+
+    def items(self, panel: int) -> list[str]:
+        """Ids of a panel's cards."""
+        panels = self.driver.find_elements("css selector", ".panel")
+        return [link.get_attribute("data-item") for link in panels[panel].find_elements("css selector", "a[data-item]")]
+
+    def headings(self) -> list[str]:
+        return [heading.text for heading in self.driver.find_elements("css selector", ".panel h2")]
+
+    def problems(self) -> list[str]:
+        return [line["message"] for line in self.driver.get_log("browser") if line["level"] == "SEVERE"]
+
+
+@pytest.fixture
+def page(browser, server):
+    browser.set_window_size(1280, 900)
+    page = Page(browser, server.url)
+    page.problems()
+    yield page
+    assert page.problems() == []
+    assert browser.title == "Shop window"
+
+
+def test_a_customer_sees_purchases_recommendations_and_reasons(page, run):
+    page.open("#customer=bob")
+    assert page.items(0) == ["017", "005", "001"]
+    assert "member" in page.driver.find_element("css selector", ".panel p").text
+    page.choose("model-a", "shop/1")
+    vectors = run.item_vectors[[1, 5, 17]]
+    weights = 1 / (1 + np.array([3, 2, 0]))
+    assert page.items(1) == best(run, (weights[:, None] * vectors).sum(0) / weights.sum(), 12)
+    reasons = [one.text for one in page.driver.find_elements("css selector", ".panel:nth-of-type(2) .reason")]
+    assert len(reasons) == 12
+    assert all(reason == "bought before" or reason.startswith("like Item ") for reason in reasons)
+    assert reasons[page.items(1).index("017")] == "bought before"
+    photos = page.run(
+        "return [...document.querySelectorAll('.frame img')].every((i) => i.alt && (i.complete ? i.naturalWidth : 1))"
+    )
+    assert photos
+
+
+def test_filters_and_purchases_left_out(page, run):
+    page.open("#customer=bob")
+    page.choose("model-a", "shop/1")
+    page.choose("filter-0", "shirt")
+    assert {run.item_attributes["kind"][int(item)][0] for item in page.items(1)} == {"shirt"}
+    page.run("document.getElementById('clear').click()")
+    page.settled()
+    page.run("document.getElementById('unseen').click()")
+    page.settled()
+    assert not set(page.items(1)) & {"001", "005", "017"}
+    assert len(page.items(1)) == 12
+
+
+def test_somebody_new_is_shown_what_is_popular(page, run):
+    page.open("#customer=eve")
+    page.run("document.getElementById('nobody').click()")
+    page.settled()
+    assert page.headings()[0] == "Somebody new"
+    assert page.items(1) == run.item_ids[::-1][:12]
+    assert {one.text for one in page.driver.find_elements("css selector", ".reason")} == {"popular now"}
+
+
+def test_an_item_leads_to_similar_ones_by_keyboard_and_back(page, run):
+    from selenium.webdriver.common.keys import Keys
+
+    page.open("#customer=bob")
+    page.choose("model-a", "shop/1")
+    page.driver.find_element("css selector", "a[data-item='005']").send_keys(Keys.ENTER)
+    page.settled()
+    assert page.headings() == ["Item 5", "Similar"]
+    assert page.items(1) == best(run, mean_of(run, "005"), 12, excluded=["005"])
+    page.driver.back()
+    page.settled()
+    assert page.headings()[0].startswith("Bought by bob")
+
+
+def test_words_and_photos_are_searched(page, run, tmp_path):
+    page.open("#customer=bob")
+    page.choose("model-a", "shop/1")
+    page.driver.find_element("id", "words").send_keys("red dress\n")
+    page.settled()
+    assert page.headings() == ["Matches for “red dress”"]
+    query = run.towers.text_query(run.towers.tokens(["red dress"])).numpy()[0]
+    assert page.items(0) == best(run, query, 12)
+    (tmp_path / "photo.jpg").write_bytes(photo_of(9))
+    page.driver.find_element("id", "photo").send_keys(str(tmp_path / "photo.jpg"))
+    page.settled()
+    assert page.headings() == ["Matches for your photo"]
+    pixels, _ = run.towers.pixels([photo_of(9)])
+    assert page.items(0) == best(run, run.towers.photo_query(pixels).numpy()[0], 12)
+    (tmp_path / "photo.jpg").write_bytes(b"<html>")
+    page.driver.find_element("id", "photo").send_keys(str(tmp_path / "photo.jpg"))
+    page.driver.implicitly_wait(120)
+    assert "readable JPEG" in page.driver.find_element("css selector", "#status.error").text
+    page.driver.implicitly_wait(0)
+    page.driver.get_log("browser")  # the refusal is in the browser's log
+
+
+def test_two_versions_stand_side_by_side(page):
+    page.open("#customer=bob")
+    page.choose("model-a", "shop/1")
+    page.choose("model-b", "shop/2")
+    left, right = page.items(1), page.items(2)
+    assert len(left) == len(right) == 12
+    assert left != right
+    only = page.run("return [...document.querySelectorAll('.only')].length")
+    assert only == len(set(left) ^ set(right))
+
+
+def test_titles_are_text_never_html(page):
+    page.open("#item=003")
+    assert page.headings()[0] == HOSTILE
+    assert page.driver.title == "Shop window"
+
+
+def test_the_page_fits_a_phone_and_can_be_read_aloud(page):
+    page.driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    )
+    try:
+        for place in ("#customer=bob", "#item=005", "#words=red"):
+            page.open(place)
+            assert page.run("return document.documentElement.scrollWidth") <= 390
+            unnamed = page.run(
+                "return [...document.querySelectorAll('input, select, button, img, a')].filter((e) => !(e.labels?.length"
+                " || e.getAttribute('aria-label') || e.alt || e.textContent.trim())).map((e) => e.outerHTML)"
+            )
+            assert unnamed == []
+            small = page.run(
+                "return [...document.querySelectorAll('header button, header input, a[data-item]')]"
+                ".filter((e) => e.offsetHeight && e.offsetHeight < 36).map((e) => e.outerHTML)"
+            )
+            assert small == []
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
