@@ -10,6 +10,7 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from pipelines.prepared import PreparedWriter
@@ -287,13 +288,13 @@ def test_words_and_photos_are_searched(page, run, tmp_path):
     page.driver.find_element("id", "words").send_keys("red dress\n")
     page.settled()
     assert page.headings() == ["Matches for “red dress”"]
-    query = run.towers.text_query(run.towers.tokens(["red dress"])).numpy()[0]
+    query = run.towers.text_query(run.towers.tokens(tf.constant(["red dress"]))).numpy()[0]
     assert page.items(0) == best(run, query, 12)
     (tmp_path / "photo.jpg").write_bytes(photo_of(9))
     page.driver.find_element("id", "photo").send_keys(str(tmp_path / "photo.jpg"))
     page.settled()
     assert page.headings() == ["Matches for your photo"]
-    pixels, _ = run.towers.pixels([photo_of(9)])
+    pixels, _ = run.towers.pixels(tf.constant([photo_of(9)]))
     assert page.items(0) == best(run, run.towers.photo_query(pixels).numpy()[0], 12)
     (tmp_path / "photo.jpg").write_bytes(b"<html>")
     page.driver.find_element("id", "photo").send_keys(str(tmp_path / "photo.jpg"))
