@@ -88,7 +88,7 @@ def test_a_request_of_100_megabytes_is_refused_without_being_read(server, chunke
 
 def test_a_million_ids_are_refused(small):
     body = {"inputs": {"history": [["0108775015"] * 1_000_000]}}
-    with running(small / "shop", max_bytes=32 << 20) as server:
+    with running(small / "shop", max_bytes=32 << 20, body_seconds=120) as server:
         status, answer = server.ask("POST", "/v1/small/shop:predict", body)
         assert status == 400
         assert "more than 100000 values" in answer["error"]
