@@ -296,8 +296,8 @@ def test_words_and_photos_are_searched(page, run, tmp_path):
     assert page.headings() == ["Matches for your photo"]
     pixels, _ = run.towers.pixels(tf.constant([photo_of(9)]))
     assert page.items(0) == best(run, run.towers.photo_query(pixels).numpy()[0], 12)
-    (tmp_path / "photo.jpg").write_bytes(b"<html>")
-    page.driver.find_element("id", "photo").send_keys(str(tmp_path / "photo.jpg"))
+    (tmp_path / "other.jpg").write_bytes(b"<html>")
+    page.driver.find_element("id", "photo").send_keys(str(tmp_path / "other.jpg"))
     page.driver.implicitly_wait(120)
     assert "readable JPEG" in page.driver.find_element("css selector", "#status.error").text
     page.driver.implicitly_wait(0)

@@ -41,7 +41,10 @@ function listen() {
     event.preventDefault();
     if (find("words").value.trim()) go("words", find("words").value.trim());
   });
-  find("photo").addEventListener("change", (event) => takePhoto(event.target.files[0]));
+  find("photo").addEventListener("change", (event) => {
+    takePhoto(event.target.files[0]);
+    event.target.value = ""; // so that the same file can be chosen again
+  });
   for (const kind of ["dragover", "dragleave", "drop"]) addEventListener(kind, dragged);
 }
 
