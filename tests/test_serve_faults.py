@@ -89,18 +89,18 @@ def test_a_request_of_100_megabytes_is_refused_without_being_read(server, chunke
 def test_a_million_ids_are_refused(small):
     body = {"inputs": {"history": [["0108775015"] * 1_000_000]}}
     with running(small / "shop", max_bytes=32 << 20, body_seconds=120) as server:
-        status, answer = server.ask("POST", "/v1/small/shop:predict", body)
+        status, answer = server.ask("POST", "/v1/models/shop:predict", body)
         assert status == 400
         assert "more than 100000 values" in answer["error"]
         assert still_serves(server)
     with running(small / "shop") as server:
-        assert server.ask("POST", "/v1/small/shop:predict", body)[0] == 413
+        assert server.ask("POST", "/v1/models/shop:predict", body)[0] == 413
 
 
 def test_bodies_are_bounded_in_sum(small):
     """A few clients that announce large bodies and send nothing cannot make the server hold them all."""
     with running(small / "shop", max_bytes=100 << 20, body_seconds=3) as server:
-        head = f"POST /v1/small/shop:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {90 << 20}\r\n\r\n".encode()
+        head = f"POST /v1/models/shop:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {90 << 20}\r\n\r\n".encode()
         clients = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(4)]
         for client in clients:
             client.sendall(head)
@@ -118,8 +118,8 @@ def test_bodies_are_bounded_in_sum(small):
     "beginning",
     [
         b"",
-        b"POST /v1/small/shop:predict HTTP/1.1\r\nHost: x\r\n",
-        b"POST /v1/small/shop:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{",
+        b"POST /v1/models/shop:predict HTTP/1.1\r\nHost: x\r\n",
+        b"POST /v1/models/shop:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{",
     ],
     ids=["nothing", "a head without an end", "a body without an end"],
 )
