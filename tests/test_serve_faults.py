@@ -281,7 +281,7 @@ def test_any_body_is_answered_or_refused(server, body):
 
 # -- overload ------------------------------------------------------------------------------------------------
 
-BATCH_SECONDS, BATCH_ROWS = 0.02, 4  # at most 200 requests a second
+BATCH_SECONDS, BATCH_ROWS = 0.1, 4  # at most 40 requests a second, which any client can double
 
 
 @pytest.mark.slow
@@ -299,8 +299,8 @@ def test_twice_the_load_is_answered_as_fast_as_ever_and_the_rest_refused(small, 
             peak = measured(offer(server.port, clients=24, seconds=4.0))
             over = measured(offer(server.port, rate=2 * peak.goodput, seconds=4.0))
             assert over.statuses <= {200, 429}
-            assert 429 in over.statuses
-            if over.goodput >= 0.9 * peak.goodput and over.slowest_refusal < 2.0:
+            good = over.goodput >= 0.9 * peak.goodput and over.slowest_refusal < 2.0
+            if good and 429 in over.statuses:
                 return
     raise AssertionError(f"{over.goodput:.0f}/s of {peak.goodput:.0f}/s, refused in {over.slowest_refusal:.1f} s")
 
