@@ -333,6 +333,9 @@ SYSTEMS = {
     "retrieval": System("tfrec.config:RetrievalConfig", "tfrec.retrieval"),
     "ratings": System("tfrec.ratings_config:RatingsConfig", "tfrec.retrieval"),
     "metric_learning": System("tfrec.metric_config:MetricLearningConfig", "tfrec.metric_learning"),
+    "alignment": System("tfrec.alignment_config:AlignmentConfig", "tfrec.alignment"),
+    "pretrain": System("tfrec.pretrain_config:PretrainConfig", "tfrec.pretrain"),
+    "text_model": System("tfrec.text_model_config:CausalTextConfig", "tfrec.text_model"),
 }
 
 

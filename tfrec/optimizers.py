@@ -40,10 +40,10 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
         self.rate_cut = 1.0 if rate_cut is None else rate_cut
 
     def build(self, var_list):
-        super().build(var_list)
         if getattr(self, "_built_moments", False):
-            return
+            return  # Keras builds again with the variables of each step: those without a gradient would shift the others
         self._built_moments = True
+        super().build(var_list)
         self._first = [self.add_variable_from_reference(v, "m") for v in var_list]
         self._second = [self.add_variable_from_reference(v, "v") for v in var_list]
 

@@ -43,12 +43,13 @@ def summary_table(content: dict[str, Any]) -> str:
 
 
 def _about(protocol: dict[str, Any]) -> str:
-    """Who was judged, in one line."""
+    """What was judged, in one line."""
     if "classes" in protocol:  # photos by their labels
         return f"{protocol['split']} split, {protocol['items']:,} items of {protocol['classes']} classes"
-    return f"{protocol['split']} split, {protocol['users']:,} customers, {protocol['candidates']:,} candidates, " + (
-        "seen items left out" if protocol["seen_filter"] else "seen items stay candidates"
-    )
+    if "users" not in protocol:
+        return f"{protocol.get('split', 'held-out')} split, {protocol.get('items', 0):,} items"
+    seen = "seen items left out" if protocol["seen_filter"] else "seen items stay candidates"
+    return f"{protocol['split']} split, {protocol['users']:,} customers, {protocol['candidates']:,} candidates, {seen}"
 
 
 def _with_interval(entry: dict[str, float]) -> str:

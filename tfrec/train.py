@@ -2,6 +2,7 @@
 
 python -m tfrec.train                                              # the demo, its data made if absent
 python -m tfrec.train --recipe hm --data PREPARED --out RUN [--resume] [--training.epochs 5 ...]
+python -m tfrec.train --sanity-check                               # the whole way on drawn outfits, in a few minutes
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ def run(arguments: list[str]) -> int:
     """Read the configuration, train, evaluate."""
     from tfrec.summary import summary_table
 
+    if "--sanity-check" in arguments:
+        from tfrec.sanity_check import run_sanity_check
+
+        run_sanity_check()
+        return 0
     config, switches = configure(arguments)
     if config is None:
         return 0
@@ -65,6 +71,9 @@ def configure(arguments: list[str]):
     parser.description = __doc__
     parser.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML options over the recipe's")
     parser.add_argument("--print-config", action="store_true", help="print all options with their values, and stop")
+    parser.add_argument(
+        "--sanity-check", action="store_true", help="train and check the alignment system on drawn outfits, and stop"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out after it was interrupted")
     config, switches = parse_config(system, [*layers, {"recipe": chosen.recipe}], arguments, parser=parser)
     if switches.print_config:

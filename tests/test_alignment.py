@@ -1,0 +1,123 @@
+"""Alignment of attributes and photos: the objective, the metrics, the baselines, and the whole way on drawn outfits."""
+
+import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
+
+# isort: split
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfrec import sanity_check, train
+from tfrec.alignment import drop_fields
+from tfrec.alignment_metrics import (
+    alignment_metrics,
+    chance,
+    fit_ridge,
+    linear_baseline,
+    match_metrics,
+    match_ranks,
+    unit,
+)
+from tfrec.contrastive import AlignmentModel, info_nce, same_rows
+from tfrec.encoders.attributes import AttributeEncoder
+
+
+def random_units(count, dim=8, seed=0):
+    return unit(np.random.default_rng(seed).normal(size=(count, dim))).astype(np.float32)
+
+
+def plain_info_nce(left, right, temperature, same):
+    """Both directions, in loops."""
+    total = 0.0
+    for one, other in ((left, right), (right, left)):
+        for i in range(len(one)):
+            logits = [one[i] @ other[j] / temperature for j in range(len(other)) if j == i or not same[i, j]]
+            total += np.log(np.exp(logits).sum()) - one[i] @ other[i] / temperature
+    return total / (2 * len(left))
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_info_nce_equals_a_plain_loop(repeated):
+    left, right = random_units(6), random_units(6, seed=1)
+    rows = np.array([0, 1, 2, 3, 1, 0] if repeated else range(6))
+    same = same_rows(tf.constant(rows[:, None]))
+    np.testing.assert_array_equal(same, rows[:, None] == rows)
+    expected = plain_info_nce(left, right, 0.07, np.asarray(same))
+    assert float(info_nce(left, right, temperature=0.07, same=same)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_ranks_count_better_ones_and_share_ties():
+    similarity = np.array([[0.9, 0.1, 0.5], [0.8, 0.5, 0.5], [0.7, 0.7, 0.7]])
+    np.testing.assert_array_equal(match_ranks(similarity), [1.0, 2.5, 2.0])
+    equal = np.ones((11, 4), np.float32)
+    assert match_metrics(equal, equal)["top@5"].mean() == 0.0  # all the same: place 6 of 11
+    perfect = alignment_metrics(random_units(40), random_units(40))
+    assert all(perfect[name]["value"] == pytest.approx(1.0) for name in perfect)
+
+
+def test_chance_is_what_random_vectors_reach():
+    expected = chance(20)
+    found = [match_metrics(random_units(20, seed=s), random_units(20, seed=1000 + s)) for s in range(300)]
+    for name in ("top@1", "top@5", "mrr"):
+        mean = np.mean([values[name].mean() for values in found])
+        assert mean == pytest.approx(expected[f"photo_{name}"]["value"], abs=0.02)
+
+
+@pytest.mark.parametrize("shape", [(40, 5), (5, 40)])
+def test_ridge_solves_its_normal_equations(shape):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=shape), rng.normal(size=(shape[0], 3))
+    predicted = fit_ridge(x, y, 2.0)(x)
+    centred = x - x.mean(0)
+    weights = np.linalg.solve(centred.T @ centred + 2.0 * np.eye(shape[1]), centred.T @ (y - y.mean(0)))
+    np.testing.assert_allclose(predicted, centred @ weights + y.mean(0), atol=1e-8)
+
+
+def test_the_linear_baseline_finds_a_linear_relation():
+    rng = np.random.default_rng(0)
+    one_hot = (rng.random((200, 12)) < 0.4).astype(np.float32)
+    pixels = one_hot @ rng.normal(size=(12, 60)).astype(np.float32) + 0.05 * rng.normal(size=(200, 60)).astype(
+        np.float32
+    )
+    found = linear_baseline(pixels, one_hot, np.arange(150), np.arange(150, 200), strengths=(0.1, 10.0))
+    assert found["photo_top@5"]["value"] > 0.9
+    noise = rng.normal(size=pixels.shape).astype(np.float32)
+    lost = linear_baseline(noise, one_hot, np.arange(150), np.arange(150, 200), strengths=(0.1, 10.0))
+    assert lost["photo_top@5"]["value"] < 0.35
+
+
+def test_dropped_fields_never_leave_an_item_without_any():
+    ids = np.random.default_rng(0).integers(0, 3, (500, 4, 2)).astype(np.int32)
+    dropped = drop_fields(ids, 0.5, np.random.default_rng(1))
+    had, has = (ids > 0).any((1, 2)), (dropped > 0).any((1, 2))
+    np.testing.assert_array_equal(has, had)
+    assert ((dropped == 0) | (dropped == ids)).all()
+    assert (dropped > 0).sum() < 0.8 * (ids > 0).sum()
+
+
+def test_only_what_is_not_frozen_trains():
+    project = tf.keras.layers.Dense(16)
+    model = AlignmentModel(
+        AttributeEncoder([6, 6], 4, alone=True, hidden_dim=8, output_dim=16), project, temperature=0.07
+    )
+    ids = np.random.default_rng(0).integers(0, 6, (8, 2, 1)).astype(np.int32)
+    batch = {"attributes": ids, "vectors": random_units(8, 10), "whole": ids}
+    losses = []
+    optimizer = tf.keras.optimizers.Adam(0.01)
+    for _ in range(30):
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(batch, training=True)
+        optimizer.minimize(loss, model.trainable_variables, tape=tape)
+        losses.append(float(loss))
+    assert losses[-1] < 0.5 * losses[0]
+    assert len(model.trainable_variables) == 7  # table, two layers and the projection: no image encoder is in the model
+
+
+@pytest.mark.slow
+def test_the_sanity_check_passes():
+    assert train.main(["--sanity-check"]) == 0
+
+
+def test_a_failed_check_is_an_error(monkeypatch):
+    monkeypatch.setattr(sanity_check, "draw", lambda folder: folder)
+    assert train.main(["--sanity-check"]) == 2

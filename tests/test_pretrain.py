@@ -1,0 +1,137 @@
+"""Pretraining: hidden words, moved photos, encoders that other recipes load; the causal text model."""
+
+import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
+
+# isort: split
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.small_encoders import make_shop
+from tfrec import layer_study, pretrain, text_model
+from tfrec.config import SYSTEMS, parse_config, read_yaml, recipe_path, save_config
+from tfrec.encoders.sides import load_image_side, load_text_side, sides_of
+from tfrec.encoders.text import WordPiece
+from tfrec.encoders.wordpiece import SPECIAL_TOKENS
+from tfrec.pretrain_data import draw_moves, hide_words, move_photos
+
+TINY = [
+    *("--model.image.size=[32,24]", "--model.image.patch=8", "--model.image.dim=16", "--model.image.layers=1"),
+    *("--model.image.heads=2", "--model.text.vocabulary_size=200", "--model.text.length=24", "--model.text.dim=16"),
+    *("--model.text.layers=2", "--model.text.heads=2", "--model.dim=8", "--training.batch_size=16"),
+    *("--training.steps=4", "--training.evaluations=1", "--training.precision=float32"),
+]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    return make_shop(tmp_path_factory.mktemp("shop") / "data")
+
+
+def trained(shop, run_dir, recipe, options):
+    layer = read_yaml(recipe_path(recipe))
+    system = layer.pop("system")
+    config, _ = parse_config(system, [layer, {"recipe": recipe}], [*options, f"--data={shop.path}"])
+    assert isinstance(config, SYSTEMS[system].config_class)
+    run_dir.mkdir()
+    save_config(config, run_dir / "config.yaml")
+    module = {"pretrain": pretrain, "text_model": text_model}[system]
+    module.train(config, run_dir)
+    return module.evaluate(run_dir)
+
+
+@pytest.fixture(scope="module")
+def run(shop, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretrain") / "run"
+    return folder, trained(shop, folder, "pretrain", TINY)
+
+
+def test_a_run_leaves_encoders_that_other_recipes_load(run):
+    folder, metrics = run
+    assert sides_of(folder) == ["text", "image"]
+    text, image = load_text_side(folder, length=16), load_image_side(folder, size=(32, 24))
+    assert (text.tokenizer.sequence_length, text.vector_dim, image.vector_dim) == (16, 8, 8)
+    _, _, vectors = text.encode(text.tokenizer(["red dress"]))
+    assert np.linalg.norm(vectors) == pytest.approx(1.0, abs=1e-4)
+    assert set(metrics["metrics"]) >= {"words_loss", "photo_mrr", "text_top@5"}
+    assert metrics["baselines"]["chance"]["photo_mrr"]["value"] < 1
+
+
+def test_first_layers_of_a_saved_encoder(run):
+    folder, _ = run
+    whole, first = load_text_side(folder), load_text_side(folder, layers=1)
+    ids = whole.tokenizer(["red dress"])
+    np.testing.assert_allclose(first.encoder(ids), whole.encoder.layer_tokens(ids)[1], rtol=1e-5)
+
+
+def test_masked_words_alone_need_no_photos(shop, tmp_path):
+    options = [*TINY, "--model.image.enabled=false", "--training.monitor=loss", "--training.steps=2"]
+    metrics = trained(shop, tmp_path / "run", "pretrain", options)
+    assert set(metrics["metrics"]) == {"words_loss", "loss"}
+    assert sides_of(tmp_path / "run") == ["text"]
+
+
+def test_hidden_words_follow_berts_shares_and_leave_special_tokens():
+    tokenizer = WordPiece([*SPECIAL_TOKENS, *(f"w{i}" for i in range(995))])
+    ids = np.tile(np.r_[tokenizer.cls_id, np.arange(5, 65), tokenizer.sep_id, np.zeros(4)].astype(np.int32), (500, 1))
+    masked, hidden = hide_words(ids, tokenizer, 0.15, np.random.default_rng(0))
+    assert (masked[~hidden] == ids[~hidden]).all()
+    assert not hidden[:, [0, 61, 62, 65]].any()
+    assert hidden[:, 1:61].mean() == pytest.approx(0.15, abs=0.01)
+    as_mask = (masked == tokenizer.vocabulary.index("[MASK]"))[hidden].mean()
+    assert as_mask == pytest.approx(0.8, abs=0.02)
+    assert (masked == ids)[hidden].mean() == pytest.approx(0.1, abs=0.02)
+
+
+def test_photos_are_moved_and_mirrored_and_white_comes_in():
+    photos = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
+    moved = move_photos(tf.constant(photos), tf.constant([[1, -2, 0], [0, 0, 1]])).numpy()
+    np.testing.assert_array_equal(moved[0, 1:, :3], photos[0, :3, 2:])
+    assert (moved[0, 0] == 255).all()
+    assert (moved[0, :, 3:] == 255).all()
+    np.testing.assert_array_equal(moved[1], photos[1, :, ::-1])
+    moves = draw_moves(1000, (100, 50), 0.1, np.random.default_rng(0))
+    assert np.abs(moves[:, 0]).max() == 10
+    assert np.abs(moves[:, 1]).max() == 5
+
+
+def test_the_layer_study_judges_every_layer(run, shop, tmp_path):
+    folder, _ = run
+    command = ["--weights", str(folder), "--data", str(shop.path), "--field", shop.fields[0]]
+    for side, size in (("text", []), ("image", [])):
+        out = tmp_path / side
+        assert layer_study.main([*command, *size, "--side", side, "--length", "24", "--out", str(out)]) == 0
+        layers = 3 if side == "text" else 2
+        assert len((out / "layers.csv").read_text().splitlines()) == 1 + layers
+        assert (out / "report.html").exists()
+    assert layer_study.main([*command[:-1], "nonesuch", "--side", "text", "--out", str(tmp_path / "no")]) == 2
+
+
+def test_the_probe_tells_what_vectors_hold():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 300)
+    vectors = (np.eye(4)[labels] @ rng.normal(size=(4, 10)) + 0.1 * rng.normal(size=(300, 10))).astype(np.float32)
+    train, test = np.arange(200), np.arange(200, 300)
+    assert layer_study.probe(vectors, labels, train, test)["probe"] > 0.95
+    assert layer_study.probe(rng.normal(size=(300, 10)), labels, train, test)["probe"] < 0.5
+
+
+def test_the_text_model_reads_left_to_right_and_learns(shop, tmp_path):
+    options = ["--model.dim=16", "--model.layers=1", "--model.heads=2", "--model.length=16", "--training.batch_size=8"]
+    options += ["--training.steps=30", "--training.evaluations=1", "--training.precision=float32"]
+    metrics = trained(shop, tmp_path / "run", "text-model", options)
+    assert metrics["metrics"]["perplexity"]["value"] < len(shop.items) * 100
+    assert "word frequency" in metrics["baselines"]
+    model = text_model.CausalTextModel(30, dim=8, layers=2, heads=2, ratio=2.0, dropout=0.0, label_smoothing=0.1)
+    words = np.random.default_rng(0).integers(4, 30, (2, 6)).astype(np.int32)
+    changed = words.copy()
+    changed[:, 4:] = 5
+    np.testing.assert_allclose(model(words)[:, :4], model(changed)[:, :4], atol=1e-5)
+    assert np.abs(model(words)[:, 5] - model(changed)[:, 5]).max() > 1e-3
+
+
+def test_words_of_texts_become_rows_with_start_end_and_unknown():
+    vocabulary = text_model.learn_words(["red dress red", "red shoe"], 6)
+    assert vocabulary[4:] == ["red", "dress"]
+    rows = text_model.to_rows(["red shoe", "red red red red"], vocabulary, 4)
+    np.testing.assert_array_equal(rows, [[1, 4, 3, 2, 0], [1, 4, 4, 4, 4]])

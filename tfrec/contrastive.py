@@ -1,0 +1,64 @@
+"""The symmetric InfoNCE objective, and the model that brings attributes into the space of photos."""
+
+import tensorflow as tf
+
+from tfrec.encoders.attributes import AttributeEncoder
+from tfrec.losses import softmax_loss
+
+
+def info_nce(left, right, *, temperature: float, same=None):
+    """Mean InfoNCE of both directions with in-batch negatives (Oord et al. 2018, https://arxiv.org/abs/1807.03748).
+
+    Args:
+        left: unit vectors `[B, D]`.
+        right: unit vectors `[B, D]`; row i belongs to row i of `left`.
+        temperature: divides the cosine.
+        same: bool `[B, B]`, True where two rows are of equal content and so are no negatives of each other; None: none.
+    """
+    logits = tf.matmul(left, right, transpose_b=True) / temperature
+    labels = tf.range(tf.shape(logits)[0])
+    losses = [softmax_loss(side, labels, masked=same) for side in (logits, tf.transpose(logits))]
+    return (losses[0] + losses[1]) / 2.0
+
+
+def same_rows(rows):
+    """Which rows of `[B, ...]` int are equal: bool `[B, B]`."""
+    flat = tf.reshape(rows, [tf.shape(rows)[0], -1])
+    return tf.reduce_all(flat[:, None] == flat[None], -1)
+
+
+class AlignmentModel(tf.keras.Model):
+    """An attribute encoder and, behind a frozen image encoder, perhaps a linear layer.
+
+    Args:
+        encoder: attributes `[B, F, V]` -> unit vectors `[B, D]`.
+        project: layers from the frozen encoder's vectors `[B, P]` to `[B, D]`; None takes them as they are.
+        temperature: of InfoNCE.
+    """
+
+    def __init__(self, encoder: AttributeEncoder, project: tf.keras.layers.Layer | None, *, temperature: float):
+        super().__init__(name="alignment")
+        self.encoder, self.project, self.temperature = encoder, project, temperature
+
+    def attributes(self, values, training=False):
+        """Unit vectors `[B, D]` of attributes int32 `[B, F, V]`."""
+        return self.encoder(values, training=training)
+
+    def photos(self, vectors):
+        """Unit vectors `[B, D]` of the frozen encoder's vectors `[B, P]`."""
+        vectors = tf.cast(vectors, tf.float32)
+        return tf.math.l2_normalize(vectors if self.project is None else self.project(vectors), -1)
+
+    def encode(self, batch, training=False):
+        """Nothing is remembered between steps."""
+        return None
+
+    def compute_loss(self, batch, training=False, fresh=None):
+        """InfoNCE of a batch: `attributes` int32 `[B, F, V]` and either `vectors` `[B, P]` of the photos, or `views` int32
+        `[B, F, V]`, the same attributes seen another time; `whole` int32 `[B, F, V]` tells which items are equal."""
+        left = self.attributes(batch["attributes"], training)
+        right = self.photos(batch["vectors"]) if "vectors" in batch else self.attributes(batch["views"], training)
+        return info_nce(left, right, temperature=self.temperature, same=same_rows(batch["whole"]))
+
+    def remember(self, batch, fresh):
+        """Nothing to remember."""

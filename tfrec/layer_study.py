@@ -1,0 +1,272 @@
+"""How good an encoder's vectors are after each of its layers: a study of the first 1, 2, ... blocks.
+
+python -m tfrec.layer_study --weights hf://openai/clip-vit-base-patch32 --side image --data PREPARED --field label --out DIR
+
+One pass gives the tokens after every block. They are pooled, and a linear probe and the nearest neighbours tell the field's
+values of items that they did not learn from. Writes `layers.csv`, `layers.json`, a picture and `report.html`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+
+log = logging.getLogger("tfrec")
+
+BATCH = 32
+HELD_SHARE = 0.2
+NEIGHBOURS = 5
+STRENGTHS = (1e-2, 1e-1, 1e0, 1e1, 1e2, 1e3)
+
+
+class LayersError(ValueError):
+    """A study that the data or the encoder cannot give."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit code: 0 done, 1 failed, 2 wrong options or data."""
+    from tfrec.command import run_command
+
+    options = _parser().parse_args(arguments)
+    return run_command(lambda: run(options))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Encode by layer, probe each layer, write the results."""
+    from pipelines.prepared import open_prepared
+    from tfrec.encoders.sides import load_image_side, load_text_side
+
+    prepared = open_prepared(options.data)
+    items, labels = labelled_items(prepared, options.field, options.side, options.max_items, options.seed)
+    if options.side == "text":
+        text = load_text_side(options.weights, length=options.length)
+        layers = text_layers(text, prepared.items["text"].to_numpy()[items])
+    else:
+        layers = image_layers(load_image_side(options.weights, size=options.size), prepared, items)
+    train, test = split_items(prepared, items, labels, options.seed)
+    rows = []
+    for number, vectors in enumerate(layers):
+        rows.append({"layer": number, **probe(vectors, labels, train, test, seed=options.seed)})
+        log.info(
+            "layer %2d  linear probe %.4f  nearest neighbours %.4f", number, rows[-1]["probe"], rows[-1]["neighbours"]
+        )
+    most = np.bincount(labels[train]).argmax()
+    about = {
+        "weights": str(options.weights),
+        "side": options.side,
+        "data": str(options.data),
+        "field": options.field,
+        "values": int(labels.max()) + 1,
+        "training_items": len(train),
+        "test_items": len(test),
+        "most_frequent": float((labels[test] == most).mean()),
+    }
+    write_study(options.out, about, rows)
+    log.info("done: %s", options.out / "report.html")
+    return 0
+
+
+def labelled_items(prepared, field: str, side: str, most: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Items that have the content of `side` and a value of `field` that at least five of them share.
+
+    Args:
+        prepared: the dataset.
+        field: `label`, or an attribute, whose first value counts.
+        side: `text` or `image`.
+        most: a seeded sample of so many items is used where there are more; 0: all.
+        seed: of the sample.
+
+    Returns:
+        Rows of the items table `[M]`, rising, and their labels int `[M]`.
+
+    Raises:
+        LayersError: there is no such field, or fewer than two of its values are frequent enough.
+    """
+    frame = prepared.items
+    column = "label" if field == "label" else f"attr.{field}"
+    if column not in frame:
+        raise LayersError(f"--field {field}: {prepared.path} has no such field; it has label or {prepared.fields}")
+    values = [
+        cell if isinstance(cell, str) else (cell[0] if cell is not None and len(cell) else "") for cell in frame[column]
+    ]
+    content = [bool(x) for x in frame["text"]] if side == "text" else [len(keys) > 0 for keys in frame["images"]]
+    usable = np.flatnonzero([bool(value) and has for value, has in zip(values, content)])
+    if most and len(usable) > most:
+        usable = np.sort(np.random.default_rng(seed).choice(usable, most, replace=False))
+    _, codes, counts = np.unique([values[row] for row in usable], return_inverse=True, return_counts=True)
+    frequent = counts[codes] >= NEIGHBOURS
+    if len(set(codes[frequent])) < 2:
+        raise LayersError(f"--field {field}: fewer than two values occur {NEIGHBOURS} times among items with {side}")
+    return usable[frequent], np.unique(codes[frequent], return_inverse=True)[1]
+
+
+def split_items(prepared, items: np.ndarray, labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places among `items` to learn from and to judge by: the dataset's own split, else a seeded fifth held out."""
+    if "split" in prepared.items:
+        part = prepared.items["split"].to_numpy()[items]
+        if (part == 2).any() and (part == 0).any():
+            return np.flatnonzero(part == 0), np.flatnonzero(part == 2)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    held = round(len(order) * HELD_SHARE)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def text_layers(side, texts: np.ndarray) -> list[np.ndarray]:
+    """Mean token of each text before the first and after every block: float32 `[M, D]` each."""
+    import tensorflow as tf
+
+    def pooled(ids):
+        mask = tf.cast(side.encoder.mask(ids), tf.float32)[..., None]
+        states = [tf.cast(tokens, tf.float32) for tokens in side.encoder.layer_tokens(ids)]
+        return [tf.reduce_sum(tokens * mask, 1) / tf.maximum(tf.reduce_sum(mask, 1), 1.0) for tokens in states]
+
+    run = tf.function(pooled, reduce_retracing=True)
+    batches = (side.tokenizer(list(texts[i : i + BATCH])) for i in range(0, len(texts), BATCH))
+    return gather_layers((run(ids) for ids in batches), len(texts), "text")
+
+
+def image_layers(side, prepared, items: np.ndarray) -> list[np.ndarray]:
+    """Mean patch and class token of each photo, end to end, before the first and after every block: `[M, 2 D]` each.
+
+    Raises:
+        LayersError: the encoder has no tokens by layer (ResNet).
+    """
+    import tensorflow as tf
+
+    from pipelines.batches import make_dataset
+    from pipelines.content import PhotoBytes
+
+    if not hasattr(side.encoder, "layer_tokens"):
+        raise LayersError(
+            f"{side.source}: {type(side.encoder).__name__} has no tokens by layer; take a ViT, CLIP or DINOv2"
+        )
+    photos, size = PhotoBytes(prepared), side.encoder.size
+
+    def pooled(pixels):
+        states = [tf.cast(tokens, tf.float32) for tokens in side.encoder.layer_tokens(pixels)]
+        return [tf.concat([tokens[:, 0], tf.reduce_mean(tokens[:, 1:], 1)], -1) for tokens in states]
+
+    run = tf.function(pooled, reduce_retracing=True)
+    steps = -(-len(items) // BATCH)
+    batches = make_dataset(
+        lambda step: {"items": {"photo_bytes": photos.read(items[step * BATCH : (step + 1) * BATCH])}},
+        0,
+        steps,
+        photo_size=size,
+    )
+    return gather_layers((run(batch["items"]["photos"]) for batch in batches), len(items), "photo")
+
+
+def gather_layers(blocks, count: int, unit: str) -> list[np.ndarray]:
+    """Put the batches of every layer end to end, with a progress bar."""
+    from tqdm import tqdm
+
+    parts: list[list[np.ndarray]] = []
+    with tqdm(total=count, desc="encode by layer", unit=unit, disable=None) as bar:
+        for block in blocks:
+            parts.append([layer.numpy() for layer in block])
+            bar.update(len(parts[-1][0]))
+    return [np.concatenate(layer) for layer in zip(*parts)]
+
+
+def probe(
+    vectors: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray, *, seed: int = 0
+) -> dict[str, float]:
+    """Accuracy on the test items of a linear probe and of the nearest neighbours, both on standardised vectors.
+
+    The probe is ridge regression to one-hot labels; its strength is the best one on a fifth of the training items.
+
+    Args:
+        vectors: `[M, D]`.
+        labels: int `[M]`.
+        train: rows to learn from.
+        test: rows to judge.
+        seed: of the held-out fifth and of the bootstrap.
+
+    Returns:
+        `probe` with `probe_low` and `probe_high` (95 % bootstrap), and `neighbours`.
+    """
+    from tfrec.alignment_metrics import fit_ridge
+    from tfrec.bootstrap import bootstrap_means
+    from tfrec.embedding_metrics import knn_accuracy
+
+    centre, spread = vectors[train].mean(0), vectors[train].std(0)
+    vectors = ((vectors - centre) / np.maximum(spread, 1e-6)).astype(np.float64)
+    one_hot = np.eye(int(labels.max()) + 1)[labels]
+    shuffled = np.random.default_rng(seed).permutation(train)
+    held, kept = shuffled[: len(train) // 5], shuffled[len(train) // 5 :]
+
+    def right(strength, fitted, judged):
+        return fit_ridge(vectors[fitted], one_hot[fitted], strength)(vectors[judged]).argmax(1) == labels[judged]
+
+    strengths = [strength * vectors.shape[1] for strength in STRENGTHS]
+    best = max(strengths, key=lambda strength: right(strength, kept, held).mean())
+    accuracy = bootstrap_means({"probe": right(best, train, test).astype(float)}, seed=seed)["probe"]
+    near = knn_accuracy(vectors[test], labels[test], gallery=vectors[train], gallery_labels=labels[train], k=NEIGHBOURS)
+    return {
+        "probe": accuracy["value"],
+        "probe_low": accuracy["low"],
+        "probe_high": accuracy["high"],
+        "neighbours": float(near),
+    }
+
+
+def write_study(out: Path, about: dict, rows: list[dict]) -> None:
+    """Write the table, the picture and the page."""
+    import pandas as pd
+
+    from tfrec.analysis import charts
+    from tfrec.analysis.report import Picture, Section, write_report
+
+    out.mkdir(parents=True, exist_ok=True)
+    frame = pd.DataFrame(rows).set_index("layer")
+    frame.to_csv(out / "layers.csv")
+    (out / "layers.json").write_text(json.dumps({"about": about, "layers": rows}, indent=1) + "\n", encoding="utf-8")
+    numbers = [row["layer"] for row in rows]
+    series = {
+        "linear probe": (numbers, [row["probe"] for row in rows]),
+        "nearest neighbours": (numbers, [row["neighbours"] for row in rows]),
+    }
+    file = charts.lines(series, ("layers used", "accuracy"), f"{about['field']} from the first layers", out / "layers")
+    best = max(rows, key=lambda row: row["probe"])
+    said = [
+        f"The linear probe is best after layer {best['layer']}: {best['probe']:.3f} "
+        f"[{best['probe_low']:.3f}, {best['probe_high']:.3f}]; after the last one {rows[-1]['probe']:.3f}.",
+        f"Always naming the most frequent value would be right for {about['most_frequent']:.3f}.",
+    ]
+    sections = [
+        Section("Findings", points=said),
+        Section(
+            "Quality by layer", ["Layer 0 is what goes into the first block."], tables=[frame], pictures=[Picture(file)]
+        ),
+    ]
+    subtitle = f"{about['weights']}, {about['side']} side; {about['test_items']} items judged"
+    write_report(out / "report.html", "Quality by layer", sections, subtitle=subtitle)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tfrec.layer_study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--weights", required=True, metavar="SOURCE", help="published encoder, or the folder of a pretrain run")
+    add("--side", choices=("text", "image"), required=True, help="which of its sides")
+    add("--data", type=Path, required=True, metavar="PREPARED", help="prepared dataset")
+    add("--field", default="label", help="what the probe tells: label, or an attribute field (default: %(default)s)")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    add("--length", type=int, default=64, help="ids per text (default: %(default)s)")
+    add("--size", type=int, help="side of the photos in pixels (default: as published)")
+    add("--max-items", type=int, default=5000, help="a seeded sample of so many items; 0: all (default: %(default)s)")
+    add(
+        "--seed", type=int, default=0, help="of the sample, the held-out items and the bootstrap (default: %(default)s)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

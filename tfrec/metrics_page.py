@@ -1,0 +1,52 @@
+"""`RUN/report.html` of systems that recommend nothing: figures beside their baselines, and the learning curves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+SKIPPED = ("learning_rate", "step")
+
+
+def write_page(run_dir: Path, *, title: str, words: list[str]) -> Path:
+    """Write the page from the run's `metrics.json` and `history.csv`.
+
+    Args:
+        run_dir: the run.
+        title: the page's heading.
+        words: what was done, in sentences.
+
+    Returns:
+        The page.
+    """
+    import pandas as pd
+
+    from tfrec.analysis import charts
+    from tfrec.analysis.report import Picture, Section, write_report
+
+    results = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
+    columns = {"model": results["metrics"], **results["baselines"]}
+    table = {name: {metric: shown(entry) for metric, entry in values.items()} for name, values in columns.items()}
+    frame = pd.DataFrame(table).reindex(list(results["metrics"])).fillna("")
+    sections = [Section("Figures", words, tables=[frame])]
+    pictures, history = [], run_dir / "history.csv"
+    if history.is_file():
+        rows = pd.read_csv(history)
+        for name in rows.columns:
+            values = rows[["step", name]].dropna()
+            if name not in SKIPPED and len(values) > 1:
+                series = {name: (values["step"].tolist(), values[name].tolist())}
+                file = run_dir / "curves" / name.replace("@", "_at_")
+                file.parent.mkdir(exist_ok=True)
+                pictures.append(Picture(charts.lines(series, ("step", name), name, file)))
+    if pictures:
+        sections.append(Section("Learning curves", pictures=pictures))
+    page = run_dir / "report.html"
+    write_report(page, title, sections, subtitle=run_dir.resolve().name)
+    return page
+
+
+def shown(entry: dict[str, float]) -> str:
+    """A value with its interval, where it has one."""
+    value = f"{entry['value']:.4f}"
+    return value if entry["low"] == entry["high"] else f"{value} [{entry['low']:.4f}, {entry['high']:.4f}]"
