@@ -70,3 +70,12 @@ def test_config_round_trip():
     again = LazyAdamW.from_config(optimizer.get_config())
     assert (again.decay, again.rates, again.beta_1) == (0.3, {"x": 0.5}, 0.8)
     assert float(again.learning_rate) == pytest.approx(0.02)
+
+
+def test_a_variable_without_a_gradient_does_not_shift_the_others():
+    first, second = tf.Variable(tf.zeros([3])), tf.Variable(tf.zeros([2, 2]))
+    optimizer = LazyAdamW(0.1)
+    optimizer.build([first, second])
+    optimizer.apply_gradients([(tf.ones([2, 2]), second)])
+    np.testing.assert_array_equal(first, np.zeros(3))
+    np.testing.assert_allclose(second, np.full((2, 2), -0.1), rtol=1e-4)
