@@ -102,13 +102,14 @@ def tfrec_text(folder: Path, count: int, threads: int | None) -> Callable[[], fl
 
     from tfrec.encoders.checkpoints.bert import load_bert
     from tfrec.encoders.checkpoints.source import open_checkpoint
+    from tfrec.encoders.flat import flat_tokens
 
     encoder = load_bert(open_checkpoint(folder))
 
     @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)])
     def encode(ids):
         weight = tf.cast(encoder.mask(ids), tf.float32)[..., None]
-        return tf.reduce_sum(encoder(ids) * weight, 1) / tf.reduce_sum(weight, 1)
+        return tf.reduce_sum(flat_tokens(encoder, ids) * weight, 1) / tf.reduce_sum(weight, 1)
 
     return run_all(lambda ids: encode(tf.constant(ids)).numpy(), text_batches(count))
 
@@ -146,13 +147,14 @@ def tfrec_photo(folder: Path, count: int, threads: int | None) -> Callable[[], f
     import tensorflow as tf
 
     from tfrec.encoders.checkpoints import load_image_encoder
+    from tfrec.encoders.flat import flat_tokens
 
     encoder = load_image_encoder(folder)
     side = PHOTO["image_size"]
 
     @tf.function(input_signature=[tf.TensorSpec([None, side, side, 3], tf.uint8)])
     def encode(photos):
-        return encoder.pooled(encoder(photos))
+        return encoder.pooled(flat_tokens(encoder, photos))
 
     return run_all(lambda photos: encode(tf.constant(photos)).numpy(), photo_batches(count))
 

@@ -17,6 +17,7 @@ import tensorflow as tf
 from tfrec.encoders.blocks import text_mask
 from tfrec.encoders.checkpoints import kinds_of, load_image_encoder, load_text_encoder
 from tfrec.encoders.checkpoints.source import CheckpointError
+from tfrec.encoders.flat import flat_tokens
 from tfrec.encoders.image import ViTEncoder
 from tfrec.encoders.pooling import SentencePooling
 from tfrec.encoders.resnet import ResNetEncoder
@@ -57,7 +58,7 @@ class TextSide:
             Tokens `[B, T, D]`, their mask `[B, T]` (all false where there is no text), and vectors `[B, P]` float32
             (zeros there).
         """
-        tokens, mask = self.encoder(ids), text_mask(self.encoder, ids, self.tokenizer.pad_id)
+        tokens, mask = flat_tokens(self.encoder, ids), text_mask(self.encoder, ids, self.tokenizer.pad_id)
         present = tf.reduce_any(mask, 1, keepdims=True)
         vectors = tf.cast(self.pooling(tokens, self.encoder.mask(ids)), tf.float32)
         return tokens, mask, tf.where(present, vectors, 0.0)
@@ -93,7 +94,7 @@ class ImageSide:
             Tokens `[B, 1 + N, D]`, averaged over squares of side `pool`, and vectors `[B, P]` float32 (zeros where
             there is no photo).
         """
-        tokens = self.encoder(photos)
+        tokens = flat_tokens(self.encoder, photos)
         vectors = tf.where(has_photo[:, None], tf.cast(self.encoder.pooled(tokens), tf.float32), 0.0)
         return self.encoder.pool_patches(tokens, pool) if pool > 1 else tokens, vectors
 
