@@ -396,7 +396,8 @@ def test_broken_item_vectors_fail_the_export_by_name(tmp_path):
 def test_models_that_know_less_offer_less():
     run = make_run(30, modalities=frozenset(), attributes=None, item_attributes={}, users=None)
     signatures = ServingModel(run, ExactIndex(run.item_vectors)).signatures()
-    assert set(signatures) == {"serving_default", "recommend", "recommend_rows", "similar", "embed_query"}
+    common = {"serving_default", "recommend", "recommend_rows", "explain_rows", "similar", "embed_query"}
+    assert set(signatures) == common
     answer = signatures["recommend"](tf.constant([["001"]]), k=tf.constant(3))
     assert ids_of(answer) == [best(run, mean_of(run, "001"), 3)]
 

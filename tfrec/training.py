@@ -58,6 +58,8 @@ def set_determinism(seed: int, deterministic: bool) -> None:
     """Seed Python, NumPy and TensorFlow, and make ops deterministic if asked."""
     tf.keras.utils.set_random_seed(seed)
     if deterministic:
+        # Layers of KerasCV ask for the global generator, which determinism forbids to be made on the fly.
+        tf.random.set_global_generator(tf.random.Generator.from_seed(seed))
         tf.config.experimental.enable_op_determinism()
 
 
