@@ -313,8 +313,6 @@ def fill_bank(model: TwoTower, content: ItemContent, *, progress: bool = True) -
     """Encode every item in batches, in order, into the model's bank."""
     from tqdm import tqdm
 
-    encode = tf.function(lambda batch: model.encode(batch), reduce_retracing=True)
-
     def batch_of(step):
         return {"items": content.gather(np.arange(step * ENCODE_BATCH, min(content.items, (step + 1) * ENCODE_BATCH)))}
 
@@ -322,7 +320,7 @@ def fill_bank(model: TwoTower, content: ItemContent, *, progress: bool = True) -
     hidden = None if progress else True
     with tqdm(total=content.items, desc="encode catalogue", unit="item", disable=hidden, leave=False) as bar:
         for step, batch in enumerate(make_dataset(batch_of, 0, steps, photo_size=content.size)):
-            vectors = encode(batch)
+            vectors = model.encode_graph(batch)
             rows = tf.range(step * ENCODE_BATCH, step * ENCODE_BATCH + tf.shape(vectors)[0])
             model.vectors.bank.scatter_nd_update(rows[:, None], vectors)
             bar.update(int(tf.shape(vectors)[0]))

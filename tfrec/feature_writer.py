@@ -175,7 +175,7 @@ class FeatureWriter:
         ids = np.concatenate([side.tokenizer(list(texts[i : i + 4096])).numpy() for i in range(0, len(texts), 4096)])
         mask = side.encoder.mask(tf.constant(ids)).numpy()
         order = np.argsort(-mask.sum(1), kind="stable")
-        encode = tf.function(side.encode, input_signature=[tf.TensorSpec([None, None], tf.int32)])
+        encode = tf.function(side.encode, autograph=False, input_signature=[tf.TensorSpec([None, None], tf.int32)])
         size, width = self.batch or TEXT_BATCH, ids.shape[1]
         for start in range(done, len(order), size):
             places = order[start : start + size]
@@ -198,7 +198,7 @@ class FeatureWriter:
             return side.encode(pixels, tf.ones([tf.shape(pixels)[0]], tf.bool), self.pool)
 
         shape = [None, *side.encoder.size, 3]
-        run = tf.function(encode, input_signature=[tf.TensorSpec(shape, tf.uint8)])
+        run = tf.function(encode, autograph=False, input_signature=[tf.TensorSpec(shape, tf.uint8)])
 
         def read(step):
             places = np.arange(done + step * size, min(done + (step + 1) * size, len(items)))

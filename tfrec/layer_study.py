@@ -125,7 +125,7 @@ def text_layers(side, texts: np.ndarray) -> list[np.ndarray]:
         states = [tf.cast(tokens, tf.float32) for tokens in side.encoder.layer_tokens(ids)]
         return [tf.reduce_sum(tokens * mask, 1) / tf.maximum(tf.reduce_sum(mask, 1), 1.0) for tokens in states]
 
-    run = tf.function(pooled, reduce_retracing=True)
+    run = tf.function(pooled, autograph=False, reduce_retracing=True)
     batches = (side.tokenizer(list(texts[i : i + BATCH])) for i in range(0, len(texts), BATCH))
     return gather_layers((run(ids) for ids in batches), len(texts), "text")
 
@@ -151,7 +151,7 @@ def image_layers(side, prepared, items: np.ndarray) -> list[np.ndarray]:
         states = [tf.cast(tokens, tf.float32) for tokens in side.encoder.layer_tokens(pixels)]
         return [tf.concat([tokens[:, 0], tf.reduce_mean(tokens[:, 1:], 1)], -1) for tokens in states]
 
-    run = tf.function(pooled, reduce_retracing=True)
+    run = tf.function(pooled, autograph=False, reduce_retracing=True)
     steps = -(-len(items) // BATCH)
     batches = make_dataset(
         lambda step: {"items": {"photo_bytes": photos.read(items[step * BATCH : (step + 1) * BATCH])}},

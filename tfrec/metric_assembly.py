@@ -57,7 +57,8 @@ class MetricAssembly:
         self.model = build_model(config, classes=int(self.batches.labels.max()) + 1)
         self.model.compute_loss(self._example(), training=False)  # creates the weights
         self._compiled = {
-            name: tf.function(getattr(self.model, name), reduce_retracing=True) for name in ("features", "unit")
+            name: tf.function(getattr(self.model, name), autograph=False, reduce_retracing=True)
+            for name in ("features", "unit")
         }
 
     def rows(self, *splits: str) -> np.ndarray:

@@ -186,6 +186,9 @@ class TwoTower(tfrs.Model):
             self.log_q = sampling_log_probability(
                 frequency, targets=mean_targets, negatives=negatives, catalogue=vectors.items
             )
+        # Graphs of what is run over the whole catalogue and all customers, traced once in the model's life.
+        self.encode_graph = tf.function(self.encode, autograph=False, reduce_retracing=True)
+        self.last_query_graph = tf.function(self.last_query, autograph=False, reduce_retracing=True)
 
     # -- towers ------------------------------------------------------------------------------------------------
 

@@ -120,7 +120,7 @@ def vectors(data, model, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     from pipelines.pixels import decode_photos
 
     texts, photos = [], []
-    of_text, of_photo = tf.function(model.text_vectors), tf.function(model.photo_vectors)
+    of_text, of_photo = (tf.function(vectors, autograph=False) for vectors in (model.text_vectors, model.photo_vectors))
     for start in range(0, len(rows), JUDGE_BATCH):
         contents = data.contents(rows[start : start + JUDGE_BATCH])
         pixels = contents.get("photos")

@@ -69,7 +69,7 @@ class RatingAssembly(RetrievalAssembly):
         queries = queries_of(protocol)
         place = np.searchsorted(protocol.users, user)
         trained = np.isin(user, self.purchases.user)  # a user without any training event has no bias to speak of
-        vectors, rate = self.model.all_vectors(), tf.function(self.model.rate, reduce_retracing=True)
+        vectors, rate = self.model.all_vectors(), tf.function(self.model.rate, autograph=False, reduce_retracing=True)
         parts = []
         for start in range(0, len(user), EVALUATE_BATCH):
             part = slice(start, start + EVALUATE_BATCH)

@@ -114,11 +114,10 @@ def query_vectors(model, inputs: dict[str, np.ndarray]) -> np.ndarray:
     import tensorflow as tf
 
     vectors = model.all_vectors()
-    run = tf.function(lambda batch: model.last_query(batch, vectors), reduce_retracing=True)
     count, parts = len(inputs["user"]), []
     for start in range(0, count, QUERY_BATCH):
         batch = {name: tf.convert_to_tensor(x[start : start + QUERY_BATCH]) for name, x in inputs.items()}
-        parts.append(run(batch).numpy())
+        parts.append(model.last_query_graph(batch, vectors).numpy())
     return np.concatenate(parts)
 
 

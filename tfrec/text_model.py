@@ -163,7 +163,9 @@ def held_texts(texts: list[str], part: np.ndarray) -> list[str]:
 def judge(model: CausalTextModel, rows: np.ndarray) -> dict[str, float]:
     """Loss in nats a word, perplexity, and how often the likeliest word is the next one."""
     run = tf.function(
-        lambda words: (model.compute_loss({"words": words}), right_words(model, words)), reduce_retracing=True
+        lambda words: (model.compute_loss({"words": words}), right_words(model, words)),
+        autograph=False,
+        reduce_retracing=True,
     )
     loss = right = count = 0.0
     for start in range(0, len(rows), JUDGE_BATCH):

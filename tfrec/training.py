@@ -121,7 +121,9 @@ class Trainer:
             tf.train.Checkpoint(**parts), str(run_dir / "checkpoints"), max_to_keep=2
         )
         self.history = History(run_dir / "history.csv")
-        self.train_step = tf.function(self._step, jit_compile=options.xla or None, reduce_retracing=True)
+        self.train_step = tf.function(
+            self._step, autograph=False, jit_compile=options.xla or None, reduce_retracing=True
+        )
         self.sinks: list[Callable[[int, dict], None]] = [self.history.write, _tensorboard(run_dir / "logs")]
         if options.wandb:
             self.sinks.append(_wandb(run_dir))
