@@ -9,24 +9,27 @@ import tensorflow as tf
 MASKED = -1e9
 
 
-def softmax_loss(
+def softmax_loss(logits, labels, *, weights=None, **options):
+    """The mean of `softmax_losses`, by the examples' `weights` `[P]` (None: all 1); 0 where there is no example."""
+    return weighted_mean(softmax_losses(logits, labels, **options), weights)
+
+
+def softmax_losses(
     logits,
     labels,
     *,
-    weights=None,
     log_q=None,
     masked=None,
     hard_negatives: int = 0,
     label_smoothing: float = 0.0,
 ):
-    """Mean cross-entropy of the positives among the candidates.
+    """Cross-entropy of each positive among the candidates.
 
     Order: logQ correction, masks, hard negatives, softmax.
 
     Args:
         logits: similarity over temperature `[P, C]`.
         labels: column of each example's positive, int32 `[P]`.
-        weights: weight of each example `[P]`; None: all 1.
         log_q: log of the chance that sampling picks each candidate `[C]`, subtracted from positives and negatives alike
             (Yi et al. 2019, https://doi.org/10.1145/3298689.3346996); None: candidates are not a sample.
         masked: bool `[P, C]`, True where a candidate is no negative of the example; the positive always counts.
@@ -34,7 +37,7 @@ def softmax_loss(
         label_smoothing: share of the target that is spread evenly over the candidates that count.
 
     Returns:
-        Scalar: the weighted mean over examples, 0 where there is none.
+        float32 `[P]`.
     """
     logits = tf.cast(logits, tf.float32)
     if log_q is not None:
@@ -44,7 +47,7 @@ def softmax_loss(
         logits = tf.where(masked & ~keep, MASKED, logits)
     if hard_negatives:
         logits, labels = hardest(logits, labels, hard_negatives), tf.zeros_like(labels)
-    return weighted_mean(cross_entropy(logits, labels, label_smoothing), weights)
+    return cross_entropy(logits, labels, label_smoothing)
 
 
 def cross_entropy(logits, labels, smoothing: float = 0.0):
@@ -58,8 +61,12 @@ def cross_entropy(logits, labels, smoothing: float = 0.0):
     Returns:
         `[P]`.
     """
-    if not smoothing:
+    if not smoothing and tf.config.list_physical_devices("GPU"):
         return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    if not smoothing:
+        # The kernel for CPUs is deterministic as it is. Where determinism is asked for, tf.nn would make the loss of
+        # several ops and its gradient of a scatter, together slower than all else in a step over a whole catalogue.
+        return tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=logits, labels=labels).loss
     counts = tf.cast(logits > MASKED / 2, tf.float32)
     target = (smoothing / tf.reduce_sum(counts, 1, keepdims=True)) * counts
     target += tf.one_hot(labels, tf.shape(logits)[1], on_value=1.0 - smoothing)

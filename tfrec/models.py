@@ -4,7 +4,7 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from tfrec.attention import ResumableDropout
-from tfrec.losses import own_items, sampling_log_probability, softmax_loss
+from tfrec.losses import own_items, sampling_log_probability, softmax_losses, weighted_mean
 from tfrec.repeats import RepeatScores, add_to_logits
 from tfrec.towers import HistoryTower, ItemTower, ShallowTower, UserTower, normal
 
@@ -284,17 +284,21 @@ class TwoTower(tfrs.Model):
     def retrieval_loss(self, parts, rows, vectors):
         """The softmax loss of what `read_histories` returned among the candidates `rows` with their `vectors`."""
         candidates, columns = self.vectors.finish(vectors, rows), self.vectors.slots(rows)
-        parts = [self._examples(part, queries, candidates, columns) for part, queries in parts]
-        logits, labels, weights, *masked = (tf.concat(piece, 0) for piece in zip(*parts, strict=True))
-        return softmax_loss(
-            logits,
-            labels,
-            weights=weights,
-            log_q=None if self.log_q is None else tf.gather(self.log_q, rows),
-            masked=masked[0] if masked else None,
-            hard_negatives=self.hard_negatives,
-            label_smoothing=self.label_smoothing,
-        )
+        log_q, losses, weights = None if self.log_q is None else tf.gather(self.log_q, rows), [], []
+        for part, queries in parts:  # whose logits are never put together: they are by far the largest arrays of a step
+            logits, labels, weight, masked = self._examples(part, queries, candidates, columns)
+            weights.append(weight)
+            losses.append(
+                softmax_losses(
+                    logits,
+                    labels,
+                    log_q=log_q,
+                    masked=masked,
+                    hard_negatives=self.hard_negatives,
+                    label_smoothing=self.label_smoothing,
+                )
+            )
+        return weighted_mean(tf.concat(losses, 0), tf.concat(weights, 0))
 
     def _parts(self, inputs):
         """The batch by length of history; whole where that cannot be told or would move the rotary start token."""
@@ -302,23 +306,23 @@ class TwoTower(tfrs.Model):
         return [inputs] if rotary or "history" not in inputs else by_length(inputs)
 
     def _examples(self, inputs, queries, candidates, columns):
-        """The places of a batch that have a target: logits `[P, C]`, labels `[P]`, weights `[P]`, and with `mask_own`
-        the customer's other purchases among the candidates, bool `[P, C]`."""
+        """The places of a batch that have a target: logits `[P, C]`, labels `[P]`, weights `[P]`, and the customer's other
+        purchases among the candidates, bool `[P, C]` (None without `mask_own`)."""
         examples, count = inputs["targets"] >= 0, tf.shape(candidates)[0]
         places = tf.cast(tf.where(examples), tf.int32)
         logits = tf.matmul(tf.boolean_mask(queries, examples), candidates, transpose_b=True)
         if self.repeats is not None:
             logits = add_to_logits(logits, self.repeats, columns, inputs, places)
         labels = tf.gather(columns, tf.boolean_mask(inputs["targets"], examples))
-        parts = [logits, labels, tf.boolean_mask(inputs["weights"], examples)]
+        weights = tf.boolean_mask(inputs["weights"], examples)
         if self.mask_own == "none":
-            return parts
+            return logits, labels, weights, None
         row, position = tf.unstack(places, axis=1)
         owned = tf.gather(own_items(inputs["targets"], columns, count), row)
         if self.mask_own == "future" and "history" in inputs:
             # Items bought before stay negatives: the model must learn not to repeat them, unless customers do.
             owned &= ~bought_before(inputs["history"], columns, count, row, position)
-        return [*parts, owned]
+        return logits, labels, weights, owned
 
     def remember(self, batch, fresh):
         """Write the fresh content vectors `[E, D]` of a step's items into the bank."""
