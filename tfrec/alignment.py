@@ -27,12 +27,9 @@ SPLITS = {"train": 0, "val": 1, "test": 2}
 
 def train(config: AlignmentConfig, run_dir: Path) -> None:
     """Train both stages from wherever the run stands, and leave the best weights in the run."""
-    import tensorflow as tf
+    from tfrec.training import Trainer, prepare_keras
 
-    from tfrec.training import Trainer, compute_precision, set_determinism
-
-    set_determinism(config.seed, config.training.deterministic)
-    tf.keras.mixed_precision.set_global_policy(compute_precision(config.training.precision))
+    prepare_keras(config.seed, config.training)
     assembly = AlignmentAssembly.make(config, run_dir)
     model, options, rows = assembly.model, config.training, assembly.rows("train")
     size = min(256 if options.batch_size == "auto" else options.batch_size, len(rows))

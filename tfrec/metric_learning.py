@@ -21,14 +21,11 @@ PIXEL_SIDE = 32  # raw pixels are compared at this size at most
 
 def train(config: MetricLearningConfig, run_dir: Path) -> None:
     """Train an encoder from wherever its run stands; leaves its weights, and every item's vectors before and after."""
-    import tensorflow as tf
-
     from pipelines.prepared import open_prepared
     from tfrec.metric_assembly import MetricAssembly
-    from tfrec.training import Trainer, compute_precision, set_determinism
+    from tfrec.training import Trainer, prepare_keras
 
-    set_determinism(config.seed, config.training.deterministic)
-    tf.keras.mixed_precision.set_global_policy(compute_precision(config.training.precision))
+    prepare_keras(config.seed, config.training)
     assembly = MetricAssembly(config, open_prepared(config.data))
     options, batches, model = config.training, assembly.batches, assembly.model
     steps = options.steps or options.epochs * batches.steps_per_epoch

@@ -18,13 +18,10 @@ JUDGE_BATCH = 64
 
 def train(config: PretrainConfig, run_dir: Path) -> None:
     """Train from wherever the run stands, and write the encoders into `RUN/text` and `RUN/image`."""
-    import tensorflow as tf
-
     from tfrec.encoders.sides import save_side
-    from tfrec.training import Trainer, compute_precision, set_determinism
+    from tfrec.training import Trainer, prepare_keras
 
-    set_determinism(config.seed, config.training.deterministic)
-    tf.keras.mixed_precision.set_global_policy(compute_precision(config.training.precision))
+    prepare_keras(config.seed, config.training)
     data, model = assemble(config, run_dir)
     options = config.training
     steps = options.steps or options.epochs * data.steps_per_epoch

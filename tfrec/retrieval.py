@@ -25,10 +25,9 @@ def train(config: RetrievalConfig, run_dir: Path) -> None:
     from pipelines.prepared import open_prepared
     from tfrec.assets import Assets
     from tfrec.frozen import frozen_features
-    from tfrec.training import Trainer, compute_precision, set_determinism
+    from tfrec.training import Trainer, prepare_keras
 
-    set_determinism(config.seed, config.training.deterministic)
-    tf.keras.mixed_precision.set_global_policy(compute_precision(config.training.precision))
+    prepare_keras(config.seed, config.training)
     prepared = open_prepared(config.data)
     folder = run_dir / "assets"
     assets = Assets.load(folder, config) if folder.exists() else Assets.learn(config, prepared)

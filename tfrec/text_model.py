@@ -100,10 +100,9 @@ def to_rows(texts: list[str], vocabulary: list[str], length: int) -> np.ndarray:
 def train(config: CausalTextConfig, run_dir: Path) -> None:
     """Train from wherever the run stands, and leave the best weights in the run."""
     from pipelines.batches import make_dataset
-    from tfrec.training import Trainer, compute_precision, set_determinism
+    from tfrec.training import Trainer, prepare_keras
 
-    set_determinism(config.seed, config.training.deterministic)
-    tf.keras.mixed_precision.set_global_policy(compute_precision(config.training.precision))
+    prepare_keras(config.seed, config.training)
     model, training, held, _ = assemble(config, run_dir)
     options = config.training
     size = min(128 if options.batch_size == "auto" else options.batch_size, len(training))

@@ -63,6 +63,12 @@ def set_determinism(seed: int, deterministic: bool) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
+def prepare_keras(seed: int, options: TrainingConfig) -> None:
+    """Seed everything and set the compute type: the first step of every training, before a layer is made."""
+    set_determinism(seed, options.deterministic)
+    tf.keras.mixed_precision.set_global_policy(compute_precision(options.precision))
+
+
 @tf.keras.utils.register_keras_serializable("tfrec")
 class WarmupCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
     """Linear rise to `peak` over `warmup` steps, then a half cosine to zero at `steps` (constant where `fall` is False)."""
