@@ -228,9 +228,9 @@ def test_metrics_file_is_whole_or_untouched(tmp_path):
         "baselines": {"popularity": entry},
         "cohorts": {},
     }
-    write_metrics(path, **parts, oracle=entry)
+    content = write_metrics(path, **parts, oracle=entry)
     written = path.read_text()
-    assert json.loads(written) == {**parts, "oracle": entry}
+    assert json.loads(written) == content == {**parts, "oracle": entry}
     with pytest.raises(ValueError, match="JSON compliant"):
         write_metrics(path, **{**parts, "cohorts": {"new": float("nan")}})
     assert path.read_text() == written

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,15 +92,15 @@ def evaluate(
         "image_encoder": assembly.side.source,
         "training_seed": config.seed,
     }
-    write_metrics(run_dir / "metrics.json", protocol=about, metrics=metrics, baselines=baselines, cohorts={})
+    content = write_metrics(run_dir / "metrics.json", protocol=about, metrics=metrics, baselines=baselines, cohorts={})
     words = [
         f"Attributes find photos (photo_...), and photos their attributes, among the {len(rows)} items of split {split}; "
         f"the image encoder ({assembly.side.source}) is frozen.",
         "Chance is the mean of a random order; linear is ridge regression from raw pixels to one-hot attributes. "
         "Intervals are 95 % bootstrap intervals over items.",
     ]
-    write_page(run_dir, title="Attributes and photos", words=words)
-    return json.loads((run_dir / "metrics.json").read_text())
+    write_page(run_dir, content, title="Attributes and photos", words=words)
+    return content
 
 
 @dataclass

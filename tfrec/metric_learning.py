@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from pathlib import Path
@@ -130,7 +129,8 @@ def evaluate(
     }
     metrics = sides.summarize(vectors, ks)
     baselines = {"pixels": sides.summarize(flat, ks), "untrained": sides.summarize(before, ks)}
-    write_metrics(run_dir / "metrics.json", protocol=protocol, metrics=metrics, baselines=baselines, cohorts={})
-    content = json.loads((run_dir / "metrics.json").read_text())
+    content = write_metrics(
+        run_dir / "metrics.json", protocol=protocol, metrics=metrics, baselines=baselines, cohorts={}
+    )
     write_metric_report(run_dir, content)
     return content

@@ -227,7 +227,7 @@ def write_metrics(
     baselines: dict[str, Summary],
     cohorts: dict[str, Any],
     **more: Any,
-) -> None:
+) -> dict[str, Any]:
     """Write metrics.json whole or not at all (a temporary file beside it, then a rename).
 
     Args:
@@ -237,6 +237,9 @@ def write_metrics(
         baselines: name -> summary with the same keys.
         cohorts: name -> counts and recall of the model.
         **more: further top-level entries, e.g. `oracle` (the best reachable values of generated data).
+
+    Returns:
+        The content, as a reader of the file gets it.
     """
     path = Path(path)
     content = {"protocol": protocol, "metrics": metrics, "baselines": baselines, "cohorts": cohorts, **more}
@@ -253,6 +256,7 @@ def write_metrics(
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    return json.loads(text)
 
 
 def _check(ranked: np.ndarray, targets: Csr, ks: Sequence[int]) -> None:

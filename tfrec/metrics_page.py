@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 SKIPPED = ("learning_rate", "step")
 
 
-def write_page(run_dir: Path, *, title: str, words: list[str]) -> Path:
-    """Write the page from the run's `metrics.json` and `history.csv`.
+def write_page(run_dir: Path, content: dict[str, Any], *, title: str, words: list[str]) -> Path:
+    """Write the page from a run's figures and its `history.csv`.
 
     Args:
         run_dir: the run.
+        content: of its metrics.json.
         title: the page's heading.
         words: what was done, in sentences.
 
@@ -24,10 +25,9 @@ def write_page(run_dir: Path, *, title: str, words: list[str]) -> Path:
     from tfrec.analysis import charts
     from tfrec.analysis.report import Picture, Section, write_report
 
-    results = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
-    columns = {"model": results["metrics"], **results["baselines"]}
+    columns = {"model": content["metrics"], **content["baselines"]}
     table = {name: {metric: shown(entry) for metric, entry in values.items()} for name, values in columns.items()}
-    frame = pd.DataFrame(table).reindex(list(results["metrics"])).fillna("")
+    frame = pd.DataFrame(table).reindex(list(content["metrics"])).fillna("")
     sections = [Section("Figures", words, tables=[frame])]
     pictures, history = [], run_dir / "history.csv"
     if history.is_file():

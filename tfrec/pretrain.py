@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from pathlib import Path
@@ -195,11 +194,11 @@ def evaluate(
         "training_seed": config.seed,
     }
     baselines = {"chance": {name: by_chance[name] for name in metrics if name in by_chance}} if model.image else {}
-    write_metrics(run_dir / "metrics.json", protocol=about, metrics=metrics, baselines=baselines, cohorts={})
+    content = write_metrics(run_dir / "metrics.json", protocol=about, metrics=metrics, baselines=baselines, cohorts={})
     words = [
         f"{len(data.held)} items that training did not see: loss of hidden words in nats; texts find photos (photo_...) and "
         "photos texts (text_...) among them. Chance is the mean of a random order."
     ]
-    write_page(run_dir, title="Pretrained encoders", words=words)
+    write_page(run_dir, content, title="Pretrained encoders", words=words)
     log.info("held-out items: %s", "  ".join(f"{name} {value:.4f}" for name, value in values.items()))
-    return json.loads((run_dir / "metrics.json").read_text())
+    return content

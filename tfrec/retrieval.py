@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
@@ -190,7 +189,7 @@ def evaluate(
     if reachable:
         more["oracle"] = reachable
     about = protocol.describe() | {"recipe": config.recipe, "training_seed": config.seed}
-    write_metrics(
+    content = write_metrics(
         run_dir / "metrics.json",
         protocol=about,
         metrics=metrics,
@@ -204,7 +203,7 @@ def evaluate(
         _add_reasons(assembly, protocol, examples, vectors)
     write_examples(run_dir, examples)
     write_report(run_dir, prepared)
-    return json.loads((run_dir / "metrics.json").read_text())
+    return content
 
 
 def _add_reasons(assembly, protocol: Protocol, examples: list[dict], vectors: np.ndarray) -> None:

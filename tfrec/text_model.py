@@ -220,7 +220,7 @@ def evaluate(
 
     about = {"recipe": config.recipe, "items": len(held), "training_items": len(training), "words": len(vocabulary)}
     metrics, baseline = judge(model, held), unigram(training, held, len(vocabulary))
-    write_metrics(
+    content = write_metrics(
         run_dir / "metrics.json",
         protocol=about,
         metrics=entries(metrics),
@@ -228,6 +228,6 @@ def evaluate(
         cohorts={},
     )
     words = [f"{len(held)} texts that training did not see; loss in nats a word, accuracy of the likeliest next word."]
-    write_page(run_dir, title="Causal text model", words=words)
+    write_page(run_dir, content, title="Causal text model", words=words)
     log.info("perplexity %.2f (word frequency alone %.1f)", metrics["perplexity"], baseline["perplexity"])
-    return json.loads((run_dir / "metrics.json").read_text())
+    return content
