@@ -30,7 +30,7 @@ class EventsFile:
 
     def __init__(self, path: Path):
         self.last_user = self.last_item = -1
-        self.by_split = np.zeros(len(schema.SPLIT_NAMES), np.int64)
+        self.by_split = np.zeros(len(schema.SPLIT_CODES), np.int64)
         self._path = path
         self._last: tuple[int, int] | None = None  # user and time of the last event
         self._writer: pq.ParquetWriter | None = None

@@ -106,7 +106,7 @@ class PreparedWriter:
             if not file.by_split.any():
                 file.add(no_events)
         self._counts["events"] = int(file.by_split.sum())
-        self._counts["events_by_split"] = dict(zip(schema.SPLIT_NAMES, file.by_split.tolist()))
+        self._counts["events_by_split"] = dict(zip(schema.SPLIT_CODES, file.by_split.tolist()))
         self._last_ids = {"users": file.last_user, "items": file.last_item}
 
     def extra(self, name: str, source: str | Path) -> None:

@@ -16,7 +16,7 @@ FORMAT = "tfrec-prepared"
 SCHEMA_VERSION = 1
 ATTRIBUTE_PREFIX = "attr."
 TRAIN, VAL, TEST = 0, 1, 2
-SPLIT_NAMES = ("train", "val", "test")
+SPLIT_CODES = {"train": TRAIN, "val": VAL, "test": TEST}
 
 STRINGS = pa.list_(pa.string())
 ITEM_COLUMNS = {

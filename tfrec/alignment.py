@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipelines.schema import SPLIT_CODES, TRAIN, VAL
 from tfrec.alignment_config import AlignmentConfig
 from tfrec.config import ConfigError
+from tfrec.labels import item_splits
 
 if TYPE_CHECKING:
     from pipelines.prepared import Prepared
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("tfrec")
 
 PIXELS = (32, 32)  # of the linear baseline
-SPLITS = {"train": 0, "val": 1, "test": 2}
 
 
 def train(config: AlignmentConfig, run_dir: Path) -> None:
@@ -141,14 +142,14 @@ class AlignmentAssembly:
         photos = photo_vectors(config, prepared, side, run_dir)
         ids = vocabulary.encode(prepared.items)
         tf.keras.utils.set_random_seed(config.seed)
-        model = build_model(config, vocabulary, photos[prepared.items["split"].to_numpy() == 0])
+        model = build_model(config, vocabulary, photos[item_splits(prepared.items) == TRAIN])
         return cls(config, prepared, vocabulary, side, ids, photos, model)
 
     def rows(self, split: str) -> np.ndarray:
         """Items of a split that have a photo and at least one attribute; with `final`, training has the validation's too."""
-        part = self.prepared.items["split"].to_numpy()
-        last = 1 if self.config.training.final else 0
-        chosen = part <= last if split == "train" else part == SPLITS[split]
+        part = item_splits(self.prepared.items)
+        last = VAL if self.config.training.final else TRAIN
+        chosen = part <= last if split == "train" else part == SPLIT_CODES[split]
         return np.flatnonzero(chosen & self.photos.any(1) & (self.ids > 0).any((1, 2)))
 
     def batches(self, start: int, stop: int, size: int, *, stage: int):
@@ -229,7 +230,7 @@ def save_assets(config: AlignmentConfig, prepared, folder: Path) -> None:
     work = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(work, ignore_errors=True)
     save_side(side, work / "image")
-    training = items[items["split"] == 0]
+    training = items[item_splits(items) == TRAIN]
     AttributeVocabulary.build(training, fields, min_count=options.min_count).to_json(work / "attributes.json")
     work.rename(folder)
 

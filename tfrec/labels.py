@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
 from pipelines.prepared import Prepared
-from pipelines.schema import TEST, TRAIN, VAL
+from pipelines.schema import TRAIN
 from tfrec.config import ConfigError
-
-SPLITS = {"train": TRAIN, "val": VAL, "test": TEST}
 
 
 def item_labels(prepared: Prepared, label: str) -> np.ndarray:
@@ -30,7 +29,6 @@ def item_labels(prepared: Prepared, label: str) -> np.ndarray:
     return np.array([values[0] if len(values) else "" for values in items[f"attr.{label}"]], dtype=str)
 
 
-def item_splits(prepared: Prepared) -> np.ndarray:
-    """The split of every item, int8 `[N]` of the values of `SPLITS`; all train where the dataset is not split."""
-    items = prepared.items
+def item_splits(items: pd.DataFrame) -> np.ndarray:
+    """The split of every item, int8 `[N]` of the values of `SPLIT_CODES`; all train where the dataset is not split."""
     return items["split"].to_numpy(np.int8) if "split" in items else np.full(len(items), TRAIN, np.int8)

@@ -16,6 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.schema import TEST, TRAIN
+from tfrec.labels import item_labels, item_splits
+
 log = logging.getLogger("tfrec")
 
 BATCH = 32
@@ -91,14 +94,12 @@ def labelled_items(prepared, field: str, side: str, most: int, seed: int) -> tup
     column = "label" if field == "label" else f"attr.{field}"
     if column not in frame:
         raise LayersError(f"--field {field}: {prepared.path} has no such field; it has label or {prepared.fields}")
-    values = [
-        cell if isinstance(cell, str) else (cell[0] if cell is not None and len(cell) else "") for cell in frame[column]
-    ]
+    values = item_labels(prepared, field)
     content = [bool(x) for x in frame["text"]] if side == "text" else [len(keys) > 0 for keys in frame["images"]]
-    usable = np.flatnonzero([bool(value) and has for value, has in zip(values, content)])
+    usable = np.flatnonzero((values != "") & content)
     if most and len(usable) > most:
         usable = np.sort(np.random.default_rng(seed).choice(usable, most, replace=False))
-    _, codes, counts = np.unique([values[row] for row in usable], return_inverse=True, return_counts=True)
+    _, codes, counts = np.unique(values[usable], return_inverse=True, return_counts=True)
     frequent = counts[codes] >= NEIGHBOURS
     if len(set(codes[frequent])) < 2:
         raise LayersError(f"--field {field}: fewer than two values occur {NEIGHBOURS} times among items with {side}")
@@ -107,10 +108,9 @@ def labelled_items(prepared, field: str, side: str, most: int, seed: int) -> tup
 
 def split_items(prepared, items: np.ndarray, labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Places among `items` to learn from and to judge by: the dataset's own split, else a seeded fifth held out."""
-    if "split" in prepared.items:
-        part = prepared.items["split"].to_numpy()[items]
-        if (part == 2).any() and (part == 0).any():
-            return np.flatnonzero(part == 0), np.flatnonzero(part == 2)
+    part = item_splits(prepared.items)[items]
+    if (part == TEST).any() and (part == TRAIN).any():
+        return np.flatnonzero(part == TRAIN), np.flatnonzero(part == TEST)
     order = np.random.default_rng(seed).permutation(len(labels))
     held = round(len(order) * HELD_SHARE)
     return np.sort(order[held:]), np.sort(order[:held])

@@ -11,13 +11,14 @@ from pipelines.augment import PhotoAugmenter
 from pipelines.label_batches import BatchDecoder, LabelBatches
 from pipelines.photo_views import read_views
 from pipelines.prepared import Prepared
+from pipelines.schema import SPLIT_CODES
 from tfrec.config import ConfigError, plain
 from tfrec.encoders.checkpoints import load_image_encoder
 from tfrec.encoders.checkpoints.clip import CLIP_MEAN, CLIP_STD
 from tfrec.encoders.image import HALF, ViTEncoder
 from tfrec.encoders.resnet import ResNetEncoder
 from tfrec.encoders.tuning import add_lora, freeze
-from tfrec.labels import SPLITS, item_labels, item_splits
+from tfrec.labels import item_labels, item_splits
 from tfrec.metric_config import MetricLearningConfig, MetricTask, PhotoEncoderConfig
 from tfrec.metric_losses import LOSSES, MetricLoss
 from tfrec.metric_model import MetricLearner
@@ -51,7 +52,7 @@ class MetricAssembly:
         self.play = augment.pop("box_play")
         self.photos = read_views(prepared, config.model.views, size, play=self.play > 0)
         usable = self.photos.present.any(axis=1) & (self.labels != "")
-        self.split = np.where(usable, item_splits(prepared), -1)
+        self.split = np.where(usable, item_splits(prepared.items), -1)
         self.batches = self._batches()
         self.augment, self.decode = PhotoAugmenter(size, **augment), BatchDecoder(self.photos)
         self.model = build_model(config, classes=int(self.batches.labels.max()) + 1)
@@ -63,7 +64,7 @@ class MetricAssembly:
 
     def rows(self, *splits: str) -> np.ndarray:
         """Rows of the usable items of `splits`; of all usable items where none is named."""
-        wanted = [SPLITS[name] for name in splits or SPLITS]
+        wanted = [SPLIT_CODES[name] for name in splits or SPLIT_CODES]
         return np.flatnonzero(np.isin(self.split, wanted))
 
     def dataset(self, start: int, stop: int) -> tf.data.Dataset:

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from pipelines.prepared import Prepared
+from pipelines.schema import SPLIT_CODES, TRAIN
 from tfrec.bootstrap import Interval
 from tfrec.config import ConfigError
 from tfrec.embedding_intervals import summarize_embedding
-from tfrec.labels import SPLITS, item_labels, item_splits
+from tfrec.labels import item_labels, item_splits
 from tfrec.metric_config import MetricEvaluation, MetricLearningConfig
 
 
@@ -53,9 +54,9 @@ class LabelProtocol:
         """
         rows = pd.Index(prepared.items["item_id"]).get_indexer(ids)
         labels = item_labels(prepared, config.task.label)[rows]
-        splits = item_splits(prepared)[rows]
-        held = splits == SPLITS[split]
-        queries, others = np.flatnonzero(held), np.flatnonzero(splits == SPLITS["train"] if split == "val" else ~held)
+        splits = item_splits(prepared.items)[rows]
+        held = splits == SPLIT_CODES[split]
+        queries, others = np.flatnonzero(held), np.flatnonzero(splits == TRAIN if split == "val" else ~held)
         if len(queries) < 3 or len(set(labels[queries])) < 2:
             raise ConfigError(
                 f"{prepared.path} has {len(queries)} {split} items of {len(set(labels[queries]))} classes; prepare it "

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.schema import TRAIN
+from tfrec.labels import item_splits
 from tfrec.pretrain_config import PretrainConfig
 
 log = logging.getLogger("tfrec")
@@ -48,8 +50,8 @@ def assemble(config: PretrainConfig, run_dir: Path):
     prepared, path, text = open_prepared(config.data), run_dir / "assets" / "vocab.txt", config.model.text
     if not path.exists():
         extra = [" ".join(values) for values in attribute_values(prepared)] if text.attributes else []
-        part = prepared.items["split"].to_numpy() if "split" in prepared.items else np.zeros(len(prepared.items))
-        seen = [t for texts in (list(prepared.items["text"]), extra) for t, p in zip(texts, part) if p == 0]
+        part = item_splits(prepared.items)
+        seen = [t for texts in (list(prepared.items["text"]), extra) for t, p in zip(texts, part) if p == TRAIN]
         path.parent.mkdir(parents=True, exist_ok=True)
         WordPiece(train_vocabulary(seen, text.vocabulary_size)).save(path)
     tokenizer = WordPiece.load(path, sequence_length=text.length)

@@ -4,8 +4,10 @@ import numpy as np
 
 from pipelines.content import photo_arrays
 from pipelines.prepared import Prepared
+from pipelines.schema import TRAIN, VAL
 from tfrec.config import ConfigError
 from tfrec.encoders.text import WordPiece
+from tfrec.labels import item_splits
 from tfrec.pretrain_config import PretrainConfig
 
 WHITE = 255
@@ -103,8 +105,8 @@ def attribute_values(prepared: Prepared) -> list[list[str]]:
 
 def split_rows(prepared: Prepared, usable: np.ndarray, config: PretrainConfig) -> tuple[np.ndarray, np.ndarray]:
     """Items to train on and items to judge by; those of the test split are in neither."""
-    part = prepared.items["split"].to_numpy() if "split" in prepared.items else np.zeros(len(usable), np.int8)
-    rows, held = np.flatnonzero(usable & (part == 0)), np.flatnonzero(usable & (part == 1))
+    part = item_splits(prepared.items)
+    rows, held = np.flatnonzero(usable & (part == TRAIN)), np.flatnonzero(usable & (part == VAL))
     if len(held) == 0:
         shuffled = np.random.default_rng([config.seed, 2]).permutation(rows)
         count = round(len(rows) * config.task.held_share)

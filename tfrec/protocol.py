@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.schema import SPLIT_CODES
 from tfrec.csr import Csr
 
 if TYPE_CHECKING:
     from pipelines.prepared import Prepared
 
-SPLIT_CODES = {"train": 0, "val": 1, "test": 2}
 HISTORY_BUCKETS = {"1": (1, 1), "2-4": (2, 4), "5-9": (5, 9), "10-19": (10, 19), "20+": (20, None)}
 DAY = 86_400
 

@@ -6,10 +6,11 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.batches import Purchases
+from pipelines.schema import SPLIT_CODES
 from tfrec.assembly import RetrievalAssembly
 from tfrec.bootstrap import bootstrap_means
 from tfrec.config import ConfigError
-from tfrec.protocol import SPLIT_CODES, build_protocol
+from tfrec.protocol import build_protocol
 from tfrec.rating_model import RatingHead, RatingTwoTower
 from tfrec.ratings_config import RatingsConfig
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from pipelines.schema import TEST, TRAIN
 from tfrec.attention import ResumableDropout
 from tfrec.encoders.wordpiece import count_words, split_words
+from tfrec.labels import item_splits
 from tfrec.text_model_config import CausalTextConfig
 from tfrec.towers import DecoderBlock, normal, sinusoids
 
@@ -125,12 +127,12 @@ def assemble(config: CausalTextConfig, run_dir: Path):
 
     prepared, path = open_prepared(config.data), run_dir / "assets" / "words.json"
     texts = list(prepared.items["text"])
-    part = prepared.items["split"].to_numpy() if "split" in prepared.items else np.zeros(len(texts), np.int8)
-    if not (part == 2).any():
+    part = item_splits(prepared.items)
+    if not (part == TEST).any():
         order = np.random.default_rng([config.seed, 2]).permutation(len(texts))
-        part = np.zeros(len(texts), np.int8)
-        part[order[: max(1, round(len(texts) * config.task.test_share))]] = 2
-    seen = [text for text, p in zip(texts, part) if text and p == 0]
+        part = np.full(len(texts), TRAIN, np.int8)
+        part[order[: max(1, round(len(texts) * config.task.test_share))]] = TEST
+    seen = [text for text, p in zip(texts, part) if text and p == TRAIN]
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(
@@ -155,8 +157,8 @@ def assemble(config: CausalTextConfig, run_dir: Path):
 
 def held_texts(texts: list[str], part: np.ndarray) -> list[str]:
     """Texts of the test items that no training item has: a shop's variants share theirs."""
-    seen = {text for text, p in zip(texts, part) if p == 0}
-    return [text for text, p in zip(texts, part) if text and p == 2 and text not in seen]
+    seen = {text for text, p in zip(texts, part) if p == TRAIN}
+    return [text for text, p in zip(texts, part) if text and p == TEST and text not in seen]
 
 
 def judge(model: CausalTextModel, rows: np.ndarray) -> dict[str, float]:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from pipelines.schema import TEST
 from tfrec.analysis.clustering import Clustering, best_of, search
 from tfrec.analysis.inputs import Catalogue
 from tfrec.analysis.projection import Projection, project, sample_rows, umap_available
 from tfrec.embedding_metrics import embedding_metrics, nearest, unit_rows
-
-TEST = 2  # of items.split
+from tfrec.labels import item_splits
 
 log = logging.getLogger("tfrec")
 
@@ -137,7 +137,7 @@ def _metrics(
         return {}
     log.info("measuring neighbours and clusters of %d items", len(labels))
     known = labels != ""
-    split = catalogue.items["split"].to_numpy() if "split" in catalogue.items else np.zeros(len(labels), int)
+    split = item_splits(catalogue.items)
     test, rest = known & (split == TEST), known & (split != TEST)
     shared = set(labels[test]) & set(labels[rest])
     if test.sum() >= 3 and len(set(labels[test])) >= 2:
@@ -184,7 +184,7 @@ def _notes(catalogue: Catalogue, labels: np.ndarray | None, limits: Limits) -> l
         )
     if labels is not None and (labels == "").any():
         notes.append(f"{int((labels == '').sum()):,} items have no label and are left out where labels count.")
-    if labels is not None and "split" in catalogue.items and (catalogue.items["split"] == TEST).any():
+    if labels is not None and (item_splits(catalogue.items) == TEST).any():
         notes.append(
             "Label metrics are those of the test items; k-NN accuracy asks the other items, where they share labels."
         )
