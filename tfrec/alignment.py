@@ -239,8 +239,8 @@ def image_side(config: AlignmentConfig):
     """The frozen image encoder: published, or of random weights in the configured size."""
     import tensorflow as tf
 
-    from tfrec.encoders.image import ViTEncoder
     from tfrec.encoders.sides import ImageSide, load_image_side, read_side
+    from tfrec.encoders.untrained import untrained_vit
     from tfrec.features import stored_sides
 
     image = config.model.image
@@ -249,9 +249,7 @@ def image_side(config: AlignmentConfig):
     if image.weights is not None:
         return load_image_side(image.weights, size=image.size)
     tf.keras.utils.set_random_seed(config.seed)
-    encoder = ViTEncoder(
-        size=image.size, patch=image.patch, dim=image.dim, layers=image.layers, heads=image.heads, name="image_encoder"
-    )
+    encoder = untrained_vit(image)
     encoder.build(None)
     return ImageSide(encoder, "random weights")
 

@@ -12,9 +12,8 @@ from pipelines.prepared import Prepared
 from tfrec.assets import Assets, encoder_scope, item_fields
 from tfrec.config import ImageConfig, ModelConfig, RetrievalConfig, TextConfig
 from tfrec.encoders.attributes import AttributeEncoder
-from tfrec.encoders.image import ViTEncoder
-from tfrec.encoders.text import BertEncoder
 from tfrec.encoders.tuning import add_lora, freeze
+from tfrec.encoders.untrained import untrained_bert, untrained_vit
 from tfrec.features import SideFeatures
 from tfrec.fusion import CrossAttentionFusion
 from tfrec.models import ItemVectors, TwoTower
@@ -107,14 +106,7 @@ def image_encoder(options: ImageConfig, assets: Assets):
     """The published image encoder, of which what should train does; else a ViT of the configured size."""
     if assets.image:
         return tuned(assets.image.encoder, "image", options)
-    return ViTEncoder(
-        size=options.size,
-        patch=options.patch,
-        dim=options.dim,
-        layers=options.layers,
-        heads=options.heads,
-        name="image_encoder",
-    )
+    return untrained_vit(options)
 
 
 def text_encoder(options: TextConfig, assets: Assets):
@@ -122,16 +114,7 @@ def text_encoder(options: TextConfig, assets: Assets):
     if assets.text:
         return tuned(assets.text.encoder, "text", options)
     assert assets.tokenizer is not None
-    return BertEncoder(
-        vocabulary_size=len(assets.tokenizer),
-        dim=options.dim,
-        layers=options.layers,
-        heads=options.heads,
-        max_length=options.length,
-        pad_id=assets.tokenizer.pad_id,
-        dropout=0.0,  # the fusion drops; dropout inside KerasNLP's bricks could not be resumed exactly
-        name="text_encoder",
-    )
+    return untrained_bert(options, assets.tokenizer)
 
 
 def tuned(encoder, name: str, options: ImageConfig | TextConfig):

@@ -15,9 +15,9 @@ from pipelines.schema import SPLIT_CODES
 from tfrec.config import ConfigError, plain
 from tfrec.encoders.checkpoints import load_image_encoder
 from tfrec.encoders.checkpoints.clip import CLIP_MEAN, CLIP_STD
-from tfrec.encoders.image import HALF, ViTEncoder
 from tfrec.encoders.resnet import ResNetEncoder
 from tfrec.encoders.tuning import add_lora, freeze
+from tfrec.encoders.untrained import untrained_vit
 from tfrec.labels import item_labels, item_splits
 from tfrec.metric_config import MetricLearningConfig, MetricTask, PhotoEncoderConfig
 from tfrec.metric_losses import LOSSES, MetricLoss
@@ -168,17 +168,7 @@ def random_encoder(options: PhotoEncoderConfig) -> tf.keras.layers.Layer:
             size=options.size, depths=options.depths, widths=widths, stem_width=options.width, name="image_encoder"
         )
     clip = {"pre_norm": True, "activation": "quick_gelu", "mean": CLIP_MEAN, "std": CLIP_STD, "epsilon": 1e-5}
-    plain_vit = {"mean": HALF, "std": HALF}
     try:
-        return ViTEncoder(
-            size=options.size,
-            patch=options.patch,
-            dim=options.dim,
-            layers=options.layers,
-            heads=options.heads,
-            pooling=options.pooling,
-            name="image_encoder",
-            **(clip if options.kind == "clip" else plain_vit),
-        )
+        return untrained_vit(options, pooling=options.pooling, **(clip if options.kind == "clip" else {}))
     except ValueError as error:
         raise ConfigError(f"model.encoder: {error}") from error

@@ -64,39 +64,20 @@ def build_model(config: PretrainConfig, tokenizer):
     """The model, with all its variables."""
     import tensorflow as tf
 
-    from tfrec.encoders.image import ViTEncoder
     from tfrec.encoders.pooling import SentencePooling
     from tfrec.encoders.sides import ImageSide, TextSide
-    from tfrec.encoders.text import BertEncoder
+    from tfrec.encoders.untrained import untrained_bert, untrained_vit
     from tfrec.pretrain_model import PretrainModel
 
     text, image, task = config.model.text, config.model.image, config.task
-    bert = BertEncoder(
-        vocabulary_size=len(tokenizer),
-        dim=text.dim,
-        layers=text.layers,
-        heads=text.heads,
-        max_length=text.length,
-        pad_id=tokenizer.pad_id,
-        dropout=0.0,
-        name="text_encoder",
-    )
+    bert = untrained_bert(text, tokenizer)
     bert.build(None)
     pooling = SentencePooling("mean", projection_dim=config.model.dim, normalize=True, name="text_pooling")
     pooling.build((None, None, text.dim))
     source = f"pretrained on {Path(config.data).name}"
     image_side = None
     if image.enabled:
-        vit = ViTEncoder(
-            size=image.size,
-            patch=image.patch,
-            dim=image.dim,
-            layers=image.layers,
-            heads=image.heads,
-            pooling="mean",
-            projection_dim=config.model.dim,
-            name="image_encoder",
-        )
+        vit = untrained_vit(image, pooling="mean", projection_dim=config.model.dim)
         vit.build(None)
         image_side = ImageSide(vit, source)
     model = PretrainModel(
