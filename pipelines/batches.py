@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.content import ItemContent
+from pipelines.epochs import ShuffledRows
 
 DAY = 86_400
 
@@ -142,12 +143,12 @@ class HistoryBatches:
             raise ValueError("there are no training purchases; check the dataset's split")
         self.batch_size = min(self.batch_size, len(self.windows))
         self.weights = self._recency_weights()
-        self._permutation: tuple[int, np.ndarray] | None = None
+        self.order = ShuffledRows(len(self.windows), self.batch_size, self.seed, 0)
 
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches in a pass over the windows."""
-        return len(self.windows) // self.batch_size
+        return self.order.steps_per_epoch
 
     @property
     def mean_targets(self) -> float:
@@ -166,8 +167,7 @@ class HistoryBatches:
             `items` with their content.
         """
         # Sorted by length, so that the model can read short histories without their padding.
-        epoch, place = divmod(step, self.steps_per_epoch)
-        chosen = self.order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        chosen = self.order(step)
         chosen = chosen[np.argsort(self.windows.end[chosen] - self.windows.start[chosen], kind="stable")]
         rng = np.random.default_rng([self.seed, 1, step])
         batch: dict[str, Any] = self.histories(chosen, rng if self.shuffle_days else None)
@@ -180,14 +180,6 @@ class HistoryBatches:
             items = self.content.gather(batch["encode_rows"])
             batch["items"] = drop_modalities(items, self.modality_dropout, rng, pad_id=self.content.pad_id)
         return batch
-
-    def order(self, epoch: int) -> np.ndarray:
-        """The epoch's permutation of the windows, int64 `[W]`."""
-        cached = self._permutation
-        if cached is None or cached[0] != epoch:
-            cached = (epoch, np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.windows)))
-            self._permutation = cached
-        return cached[1]
 
     def histories(self, chosen: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
         """History, gaps, targets, weights and customer of the windows `chosen` `[B]`; `rng` shuffles within days."""

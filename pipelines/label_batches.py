@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,7 +37,8 @@ class LabelBatches:
     seed: int = 0
 
     def __post_init__(self):
-        self._epoch = (-1, np.empty((0, 0), np.int32))
+        # Steps on both sides of an epoch's end are made at the same time.
+        self.epoch = lru_cache(maxsize=2)(self._epoch)
         self.steps_per_epoch = len(self.epoch(0))
         if not self.steps_per_epoch:
             raise ValueError(f"{len(self.rows)} training items make no batch of {self.classes} classes")
@@ -56,14 +58,11 @@ class LabelBatches:
             "seed": np.array([self.seed, step], np.int32),
         }
 
-    def epoch(self, number: int) -> np.ndarray:
+    def _epoch(self, number: int) -> np.ndarray:
         """The batches of an epoch, places among the training items int32 `[batches, B]`."""
-        cached = self._epoch
-        if cached[0] != number:
-            sizes = {"classes": self.classes, "per_class": self.per_class}
-            cached = (number, balanced_batches(self.labels, **sizes, epoch=number, seed=self.seed))
-            self._epoch = cached
-        return cached[1]
+        return balanced_batches(
+            self.labels, classes=self.classes, per_class=self.per_class, epoch=number, seed=self.seed
+        )
 
     def dataset(self, start: int, stop: int, augment: PhotoAugmenter | None = None, play: float = 0.0):
         """tf.data over the batches of steps `start` to `stop`, photos decoded, cropped and changed; see `BatchDecoder`.

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pipelines.batches import DAY, HistoryBatches, Purchases, cut_windows, drop_modalities, make_dataset
 from pipelines.content import ItemContent
+from pipelines.epochs import ShuffledRows
 
 
 def purchases_of(lists, *, days=None):
@@ -45,6 +46,18 @@ def test_every_purchase_is_predicted_once_from_what_came_before(lists, length):
             assert matches, (bought, read, target)
             predicted.append((user, int(target)))
     assert sorted(predicted) == sorted((u, i) for u, x in enumerate(lists) for i in x)
+
+
+def test_a_pass_reads_rows_once_and_depends_on_step_and_seed_alone():
+    rows = np.arange(100, 107)
+    order = ShuffledRows(rows, 3, 5, 0)
+    assert order.steps_per_epoch == 2
+    for epoch in (4, 0, 3):
+        expected = np.random.default_rng([5, 0, epoch]).permutation(rows)[:6].reshape(2, 3)
+        np.testing.assert_array_equal([order(2 * epoch), order(2 * epoch + 1)], expected)
+    counted = ShuffledRows(len(rows), 3, 5, 0)
+    np.testing.assert_array_equal(rows[counted(9)], order(9))
+    assert (ShuffledRows(rows, 3, 5, 1)(0) != order(0)).any()
 
 
 def test_windows_share_one_purchase_and_cover_all():

@@ -155,14 +155,13 @@ class AlignmentAssembly:
     def batches(self, start: int, stop: int, size: int, *, stage: int):
         """tf.data of training batches; a step's batch depends on its number alone, so that a resumed run goes on exactly."""
         from pipelines.batches import make_dataset
+        from pipelines.epochs import ShuffledRows
 
         rows, seed, task = self.rows("train"), self.config.seed, self.config.task
-        per_epoch = len(rows) // size
+        order = ShuffledRows(rows, size, seed, stage, 0)
 
         def make(step):
-            epoch, place = divmod(step, per_epoch)
-            order = np.random.default_rng([seed, stage, 0, epoch]).permutation(rows)
-            chosen = order[place * size : (place + 1) * size]
+            chosen = order(step)
             rng = np.random.default_rng([seed, stage, 1, step])
             whole = self.ids[chosen]
             if stage == 1:

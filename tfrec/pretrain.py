@@ -25,7 +25,7 @@ def train(config: PretrainConfig, run_dir: Path) -> None:
     prepare_keras(config.seed, config.training)
     data, model = assemble(config, run_dir)
     options = config.training
-    steps = options.steps or options.epochs * data.steps_per_epoch
+    steps = options.steps or options.epochs * data.order.steps_per_epoch
     log.info(
         "%d items to train on, %d to judge by, %d steps of %d", len(data.training), len(data.held), steps, data.size
     )

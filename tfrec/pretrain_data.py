@@ -3,6 +3,7 @@
 import numpy as np
 
 from pipelines.content import photo_arrays
+from pipelines.epochs import ShuffledRows
 from pipelines.prepared import Prepared
 from pipelines.schema import TRAIN, VAL
 from tfrec.config import ConfigError
@@ -39,11 +40,7 @@ class PretrainData:
                 f"--data {config.data}: no training item has text and photo; without photos: model.image.enabled=false"
             )
         self.size = min(256 if config.training.batch_size == "auto" else config.training.batch_size, len(self.training))
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Whole batches in a pass."""
-        return len(self.training) // self.size
+        self.order = ShuffledRows(self.training, self.size, config.seed, 0)
 
     def ids(self, rows: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
         """Token ids int32 `[R, T]` of text and attribute values, these in random order if `rng` is given."""
@@ -66,9 +63,7 @@ class PretrainData:
     def batch(self, step: int) -> dict:
         """The training batch of `step`."""
         seed, task = self.config.seed, self.config.task
-        epoch, place = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng([seed, 0, epoch]).permutation(self.training)
-        rows = order[place * self.size : (place + 1) * self.size]
+        rows = self.order(step)
         rng = np.random.default_rng([seed, 1, step])
         contents = self.contents(rows, rng)
         tokens = contents.pop("tokens")

@@ -102,23 +102,22 @@ def to_rows(texts: list[str], vocabulary: list[str], length: int) -> np.ndarray:
 def train(config: CausalTextConfig, run_dir: Path) -> None:
     """Train from wherever the run stands, and leave the best weights in the run."""
     from pipelines.batches import make_dataset
+    from pipelines.epochs import ShuffledRows
     from tfrec.training import Trainer, prepare_keras
 
     prepare_keras(config.seed, config.training)
     model, training, held, _ = assemble(config, run_dir)
     options = config.training
     size = min(128 if options.batch_size == "auto" else options.batch_size, len(training))
-    per_epoch = len(training) // size
-
-    def make(step):
-        epoch, place = divmod(step, per_epoch)
-        order = np.random.default_rng([config.seed, epoch]).permutation(len(training))
-        return {"words": training[order[place * size : (place + 1) * size]]}
-
-    steps = options.steps or options.epochs * per_epoch
+    order = ShuffledRows(len(training), size, config.seed)
+    steps = options.steps or options.epochs * order.steps_per_epoch
     log.info("%d texts to train on, %d to judge by, %d steps of %d", len(training), len(held), steps, size)
     trainer = Trainer(model, options=options, steps=steps, run_dir=run_dir)
-    trainer.fit(lambda start, stop: make_dataset(make, start, stop), lambda: judge(model, held))
+
+    def dataset(start, stop):
+        return make_dataset(lambda step: {"words": training[order(step)]}, start, stop)
+
+    trainer.fit(dataset, lambda: judge(model, held))
 
 
 def assemble(config: CausalTextConfig, run_dir: Path):
