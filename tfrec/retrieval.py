@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -77,7 +78,7 @@ def validation(assembly):
 
     def evaluate() -> dict[str, float]:
         assembly.refresh(progress=False)
-        ranked, _ = rank(assembly, protocol, max(config.evaluation.k))
+        ranked = rank(assembly, protocol, max(config.evaluation.k)).rows
         names = (config.training.monitor, "recall@20", "map@12", "ndcg@10")
         values = per_user(ranked, protocol.targets, config.evaluation.k)
         return {name: float(values[name].mean()) for name in dict.fromkeys(names) if name in values}
@@ -125,13 +126,31 @@ def protocol_queries(assembly, protocol: Protocol) -> tuple[np.ndarray, dict[str
     return query_vectors(assembly.model, inputs), inputs
 
 
-def rank(assembly, protocol: Protocol, k: int):
-    """The model's lists for a protocol's customers: item rows int32 `[U, k]` and scores float32 `[U, k]`."""
+class Ranking(NamedTuple):
+    """The lists of a protocol's customers, and what they were made from.
+
+    Attributes:
+        rows: items, best first, int32 `[U, k]`.
+        scores: float32 `[U, k]`.
+        candidates: vectors of all items, float32 `[N, D]`.
+        inputs: what the query tower read of the customers, name -> `[U, ...]`.
+    """
+
+    rows: np.ndarray
+    scores: np.ndarray
+    candidates: np.ndarray
+    inputs: dict[str, np.ndarray]
+
+
+def rank(assembly, protocol: Protocol, k: int) -> Ranking:
+    """The model's lists for a protocol's customers, `k` items each."""
     from tfrec.search import exact_top_k
 
     queries, inputs = protocol_queries(assembly, protocol)
     bonus = repeat_bonus(assembly.model, inputs["history"], inputs["days_ago"])
-    return exact_top_k(queries, candidate_vectors(assembly), k, exclude=protocol.excluded(), bonus=bonus)
+    candidates = candidate_vectors(assembly)
+    rows, scores = exact_top_k(queries, candidates, k, exclude=protocol.excluded(), bonus=bonus)
+    return Ranking(rows, scores, candidates, inputs)
 
 
 def repeat_bonus(model, history: np.ndarray, days_ago: np.ndarray) -> tuple[Csr, np.ndarray] | None:
@@ -175,8 +194,8 @@ def evaluate(
         final=config.training.final,
         seed=config.seed,
     )
-    vectors = candidate_vectors(assembly)
-    ranked, scores = rank(assembly, protocol, max(ks))
+    ranking = rank(assembly, protocol, max(ks))
+    ranked, vectors = ranking.rows, ranking.candidates
     metrics, cohorts = summarize_protocol(protocol, ranked, vectors=vectors, ks=ks, seed=config.seed)
     log.info("recall@20 %s", metrics.get("recall@20"))
     baselines = {}
@@ -198,15 +217,15 @@ def evaluate(
         **more,
     )
     write_per_user(run_dir / "users.parquet", protocol, ranked, list(prepared.users["user_id"]), ks)
-    examples = sample_examples(protocol, ranked, scores, prepared.users["user_id"])
+    examples = sample_examples(protocol, ranked, ranking.scores, prepared.users["user_id"])
     if config.model.query.kind == "history":
-        _add_reasons(assembly, protocol, examples, vectors)
+        _add_reasons(assembly, protocol, examples, ranking)
     write_examples(run_dir, examples)
     write_report(run_dir, prepared)
     return content
 
 
-def _add_reasons(assembly, protocol: Protocol, examples: list[dict], vectors: np.ndarray) -> None:
+def _add_reasons(assembly, protocol: Protocol, examples: list[dict], ranking: Ranking) -> None:
     """Say in the report's examples which purchase each recommendation owes most to."""
     from tfrec.examples import sampled_rows
     from tfrec.reasons import add_reasons
@@ -214,10 +233,10 @@ def _add_reasons(assembly, protocol: Protocol, examples: list[dict], vectors: np
     items = assembly.prepared.items
     add_reasons(
         examples,
-        protocol_histories(protocol, assembly.config.model.query.length, assembly.user_fields),
+        ranking.inputs,
         sampled_rows(protocol),
         queries_of=lambda inputs: query_vectors(assembly.model, inputs),
-        vectors=vectors,
+        vectors=ranking.candidates,
         titles=items["title"].where(items["title"] != "", items["item_id"]),
     )
 

@@ -211,11 +211,10 @@ def user_table(assembly) -> UserTable | None:
 def sample_queries(assembly) -> np.ndarray | None:
     """Query vectors of held-out customers float32 `[Q, D]`; None where there are none."""
     from tfrec.protocol import ProtocolError, build_protocol
-    from tfrec.retrieval import protocol_histories, query_vectors
+    from tfrec.retrieval import protocol_queries
 
     try:
         protocol = build_protocol(assembly.prepared, "test", max_users=SAMPLE_QUERIES, seed=assembly.config.seed)
     except ProtocolError:
         return None
-    inputs = protocol_histories(protocol, assembly.config.model.query.length, assembly.user_fields)
-    return query_vectors(assembly.model, inputs)
+    return protocol_queries(assembly, protocol)[0]
