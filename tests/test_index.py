@@ -10,7 +10,6 @@ import tensorflow as tf
 from tests.serving_fakes import make_vectors
 from tfrec import index as index_module
 from tfrec.index import (
-    LOWEST,
     MIN_SCANN_ITEMS,
     ExactIndex,
     RetrievalIndexError,
@@ -19,6 +18,7 @@ from tfrec.index import (
     default_leaves,
 )
 from tfrec.index_tuning import build_scann, recall_against
+from tfrec.scores import LOWEST
 
 ITEMS, DIM = 2000, 16
 

@@ -15,9 +15,10 @@ from PIL import Image
 
 from tests.serving_fakes import make_run
 from tfrec.export import export_run
-from tfrec.index import LOWEST, ExactIndex, RetrievalIndexError
+from tfrec.index import ExactIndex, RetrievalIndexError
 from tfrec.loading import load_model
 from tfrec.publish import PublishError
+from tfrec.scores import LOWEST
 from tfrec.serving_model import ServingModel
 from tfrec.serving_ops import ForeignOpError, check_ops, used_ops
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrec.attribute_terms import AttributeFilter, lookup
-from tfrec.index import LOWEST
+from tfrec.scores import LOWEST
 
 
 class Catalogue(tf.Module):

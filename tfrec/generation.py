@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-LOWEST = np.finfo(np.float32).min  # the score of "no item"
+from tfrec.scores import LOWEST
 
 # history int32 [B, L], days ago float32 [B, L], excluded rows int32 [B, E], row of each customer [B], k -> rows, scores
 Search = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-LOWEST = float(np.finfo(np.float32).min)  # the score of "nothing": finite, so that it is legal JSON, and sorts last
+from tfrec.scores import LOWEST
+
 MIN_SCANN_ITEMS = 1000  # below, a matrix product is as fast and ScaNN's partitions hold too little to train on
 SCORES_AT_ONCE = 1 << 25  # floats of the score matrix that the exact search holds: 128 MiB
 SMALL_PIECE = 16  # queries below which a piece of a batch is not worth a thread of its own

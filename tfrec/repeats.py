@@ -9,9 +9,10 @@ customer's own purchases are scored anew.
 
 import tensorflow as tf
 
+from tfrec.scores import LOWEST
+
 BUCKETS = 10  # of days since the purchase: 0, 1-2, 3-6, 7-14, ..., 511 and more
 SCALE = 10.0  # logits a unit of weight: the learning rate suits weights of about 0.1
-LOWEST = tf.float32.min
 
 
 class RepeatScores(tf.keras.layers.Layer):
@@ -41,9 +42,8 @@ def add_to_logits(logits, scores, columns, inputs, examples):
         `[P, C]`.
     """
     history, row, place = inputs["history"], examples[:, 0], examples[:, 1]
-    bought_at = tf.cumsum(inputs["gaps"], axis=1, exclusive=True)  # days since the window's first purchase
-    now = tf.cumsum(tf.pad(inputs["gaps"], [[0, 0], [1, 0]]), axis=1)
-    days = tf.gather_nd(now, examples)[:, None] - tf.gather(bought_at, row)
+    since_first = tf.cumsum(tf.pad(inputs["gaps"], [[0, 0], [1, 0]]), axis=1)  # days since the window's first purchase
+    days = tf.gather_nd(since_first, examples)[:, None] - tf.gather(since_first[:, :-1], row)
     items = tf.gather(history, row)
     read = (tf.range(tf.shape(history)[1])[None] < place[:, None]) & (items >= 0)
     example = tf.cast(tf.where(read)[:, 0], tf.int32)

@@ -24,9 +24,10 @@ import tensorflow as tf
 
 from tfrec.attribute_terms import AttributeInput, lookup
 from tfrec.catalogue import Catalogue, drop_excluded
-from tfrec.index import LOWEST, ExactIndex, ScannIndex
+from tfrec.index import ExactIndex, ScannIndex
 from tfrec.repeats import own_scores, rescore
 from tfrec.runs import Run
+from tfrec.scores import LOWEST
 
 Tensors = dict[str, tf.Tensor]
 
