@@ -10,6 +10,11 @@ LEVEL = 0.95
 BATCH_CELLS = 8_000_000  # resampled counts held at once: 64 MB
 
 
+def shown(entry: Interval) -> str:
+    """A value with its interval, as text: `0.1234 [0.1198, 0.1271]`."""
+    return f"{entry['value']:.4f} [{entry['low']:.4f}, {entry['high']:.4f}]"
+
+
 def bootstrap_means(values: dict[str, np.ndarray], *, resamples: int = 1000, seed: int = 0) -> dict[str, Interval]:
     """Percentile bootstrap of the mean of every metric, users drawn with replacement.
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from tfrec.analysis import charts
-from tfrec.analysis.inputs import read_history
-from tfrec.analysis.report import Picture, Section, write_report
+from tfrec.analysis.report import Section, training_curves, write_report
+from tfrec.bootstrap import shown
 
 NAMES = {"pixels": "raw pixels", "untrained": "encoder before training"}
 
@@ -24,7 +23,7 @@ def write_metric_report(run_dir: Path, content: dict[str, Any]) -> None:
     protocol, metrics = content["protocol"], content["metrics"]
     summaries = {"trained": metrics, **{NAMES[name]: found for name, found in content["baselines"].items()}}
     table = pd.DataFrame(
-        {name: {metric: interval(entry) for metric, entry in found.items()} for name, found in summaries.items()}
+        {name: {metric: shown(entry) for metric, entry in found.items()} for name, found in summaries.items()}
     )
     table.index.name = f"{protocol['split']} items"
     seen = "seen in training" if protocol["classes_seen_in_training"] else "never seen in training"
@@ -34,14 +33,12 @@ def write_metric_report(run_dir: Path, content: dict[str, Any]) -> None:
         f"({protocol['neighbors']} votes); recall and mAP@R search among the {protocol['split']} items; ARI, NMI and "
         f"purity judge {protocol['clusters']}. Cosine similarity; 95 % bootstrap intervals over items."
     ]
-    sections = [Section("Result", text=text, points=comparison(content), tables=[table]), *curves(run_dir)]
+    sections = [
+        Section("Result", text=text, points=comparison(content), tables=[table]),
+        *training_curves(run_dir, run_dir / "pictures"),
+    ]
     title = f"Metric learning: {run_dir.resolve().name}"
     write_report(run_dir / "report.html", title, sections, subtitle=f"{protocol['recipe']}, loss {protocol['loss']}")
-
-
-def interval(entry: dict[str, float]) -> str:
-    """A value with its interval."""
-    return f"{entry['value']:.4f} [{entry['low']:.4f}, {entry['high']:.4f}]"
 
 
 def comparison(content: dict[str, Any]) -> list[str]:
@@ -53,14 +50,3 @@ def comparison(content: dict[str, Any]) -> list[str]:
         parts = [f"{NAMES[name]} {found[metric]['value']:.3f}" for name, found in content["baselines"].items()]
         said.append(f"{metric} {content['metrics'][metric]['value']:.3f}; {', '.join(parts)}.")
     return said
-
-
-def curves(run_dir: Path) -> list[Section]:
-    """The training curves, where there is a history."""
-    history = read_history(run_dir)
-    if history is None:
-        return []
-    folder = run_dir / "pictures"
-    folder.mkdir(exist_ok=True)
-    file = charts.curves(history, folder / "training_curves")
-    return [Section("Training curves", pictures=[Picture(file)])] if file else []

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tfrec.bootstrap import Interval, shown
+
 SKIPPED = ("learning_rate", "step")
 
 
@@ -23,17 +25,17 @@ def write_page(run_dir: Path, content: dict[str, Any], *, title: str, words: lis
     import pandas as pd
 
     from tfrec.analysis import charts
+    from tfrec.analysis.inputs import read_history
     from tfrec.analysis.report import Picture, Section, write_report
 
     columns = {"model": content["metrics"], **content["baselines"]}
-    table = {name: {metric: shown(entry) for metric, entry in values.items()} for name, values in columns.items()}
+    table = {name: {metric: figure(entry) for metric, entry in values.items()} for name, values in columns.items()}
     frame = pd.DataFrame(table).reindex(list(content["metrics"])).fillna("")
     sections = [Section("Figures", words, tables=[frame])]
-    pictures, history = [], run_dir / "history.csv"
-    if history.is_file():
-        rows = pd.read_csv(history)
-        for name in rows.columns:
-            values = rows[["step", name]].dropna()
+    pictures, history = [], read_history(run_dir)
+    if history is not None:
+        for name in history.columns:
+            values = history[["step", name]].dropna()
             if name not in SKIPPED and len(values) > 1:
                 series = {name: (values["step"].tolist(), values[name].tolist())}
                 file = run_dir / "curves" / name.replace("@", "_at_")
@@ -46,7 +48,6 @@ def write_page(run_dir: Path, content: dict[str, Any], *, title: str, words: lis
     return page
 
 
-def shown(entry: dict[str, float]) -> str:
-    """A value with its interval, where it has one."""
-    value = f"{entry['value']:.4f}"
-    return value if entry["low"] == entry["high"] else f"{value} [{entry['low']:.4f}, {entry['high']:.4f}]"
+def figure(entry: Interval) -> str:
+    """A value, with its interval where it has one."""
+    return f"{entry['value']:.4f}" if entry["low"] == entry["high"] else shown(entry)

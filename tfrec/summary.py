@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tfrec.bootstrap import shown
+
 PREFERRED = (
     "recall@12",
     "recall@20",
@@ -31,7 +33,7 @@ def summary_table(content: dict[str, Any]) -> str:
     metrics = content["metrics"]
     names = [name for name in PREFERRED if name in metrics] or list(metrics)
     names = names[:COLUMNS]
-    rows = {"model": [_with_interval(metrics[name]) for name in names]}
+    rows = {"model": [shown(metrics[name]) for name in names]}
     others = {"best reachable": content["oracle"]} if content.get("oracle") else {}
     for name, summary in (others | content.get("baselines", {})).items():
         rows[name.replace("_", " ")] = [f"{summary[m]['value']:.4f}" if m in summary else "" for m in names]
@@ -50,7 +52,3 @@ def _about(protocol: dict[str, Any]) -> str:
         return f"{protocol.get('split', 'held-out')} split, {protocol.get('items', 0):,} items"
     seen = "seen items left out" if protocol["seen_filter"] else "seen items stay candidates"
     return f"{protocol['split']} split, {protocol['users']:,} customers, {protocol['candidates']:,} candidates, {seen}"
-
-
-def _with_interval(entry: dict[str, float]) -> str:
-    return f"{entry['value']:.4f} [{entry['low']:.4f}, {entry['high']:.4f}]"

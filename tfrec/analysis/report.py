@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from tfrec.analysis import charts
+from tfrec.analysis.inputs import read_history
+
 TEMPLATE = "analysis.html"
 
 
@@ -73,6 +76,16 @@ def write_report(
         title=title, subtitle=subtitle, sections=sections, head=head, foot=foot
     )
     file.write_text(page, encoding="utf-8")
+
+
+def training_curves(run: Path | None, out: Path) -> list[Section]:
+    """The section of a run's training curves, drawn into the folder `out`; none where the run kept no history."""
+    history = read_history(run)
+    if history is None:
+        return []
+    out.mkdir(exist_ok=True)
+    file = charts.curves(history, out / "training_curves")
+    return [Section("Training curves", pictures=[Picture(file)])] if file else []
 
 
 def cell(value: object) -> str:

@@ -12,9 +12,9 @@ import pandas as pd
 from tfrec.analysis import charts, photos
 from tfrec.analysis.catalogue_map import map_parts
 from tfrec.analysis.clustering import Clustering
-from tfrec.analysis.inputs import Catalogue, read_history
+from tfrec.analysis.inputs import Catalogue
 from tfrec.analysis.projection import Projection
-from tfrec.analysis.report import Picture, Section, write_report
+from tfrec.analysis.report import Picture, Section, training_curves, write_report
 from tfrec.analysis.study import Study
 from tfrec.embedding_metrics import unit_rows
 
@@ -47,7 +47,7 @@ def write_study(catalogue: Catalogue, study: Study, out: Path) -> None:
         _clusterings(catalogue, study, out),
         *_confusions(study, out),
         _neighbours(catalogue, study, out),
-        *_history(catalogue, out),
+        *training_curves(catalogue.folder, out),
         *_attention(catalogue, out),
     ]
     subtitle = f"{len(catalogue):,} items, {catalogue.vectors.shape[1]} dimensions" + (
@@ -198,12 +198,6 @@ def _neighbours(catalogue: Catalogue, study: Study, out: Path, each: int = 8) ->
             photos.neighbour_strips(catalogue, strips, study.labels, file)
             section.pictures.append(Picture(file, f"Left the query: {caption}."))
     return section
-
-
-def _history(catalogue: Catalogue, out: Path) -> list[Section]:
-    history = read_history(catalogue.folder)
-    file = charts.curves(history, out / "training_curves") if history is not None else None
-    return [Section("Training curves", pictures=[Picture(file)])] if file else []
 
 
 def _attention(catalogue: Catalogue, out: Path, most: int = 8) -> list[Section]:
