@@ -14,9 +14,10 @@ from tfrec.analysis import charts, photos
 from tfrec.analysis.catalogue_map import spread
 from tfrec.analysis.clustering import ALGORITHMS, best_of, search
 from tfrec.analysis.inputs import AnalysisError, labels_of, read_run
-from tfrec.analysis.projection import project, reduce, sample_rows
+from tfrec.analysis.projection import project, reduce
 from tfrec.analysis.report import cell
 from tfrec.analyze import main
+from tfrec.sampling import sample_rows
 
 CLASSES, EACH, DIM = 4, 20, 12
 TITLE = "Coat <b>& co</b>"
@@ -161,7 +162,9 @@ def test_sample_rows_is_seeded_and_sorted():
     assert len(set(rows)) == 50
     assert (np.diff(rows) > 0).all()
     assert (rows == sample_rows(1000, 50, seed=1)).all()
+    assert (sample_rows(np.arange(1000) + 7, 50, np.random.default_rng(1)) == rows + 7).all()
     assert (sample_rows(5, 50, seed=1) == np.arange(5)).all()
+    assert len(sample_rows(5, None, seed=1)) == 5
 
 
 def test_search_finds_clear_clusters_without_labels():

@@ -9,6 +9,7 @@ import numpy as np
 
 from tfrec.bootstrap import LEVEL, Interval, bootstrap_means
 from tfrec.embedding_metrics import Labels, clustering_metrics, knn_hits, retrieval_values, unit_rows
+from tfrec.sampling import sample_rows
 
 CLUSTERING = ("ari", "nmi", "purity")
 RESAMPLES = 200  # of the clustering metrics; each is a table of counts
@@ -59,9 +60,7 @@ def _clustering(unit: np.ndarray, labels: np.ndarray, max_rows: int, seed: int) 
     from sklearn.cluster import KMeans
 
     rng = np.random.default_rng(seed)
-    rows = np.arange(len(unit))
-    if len(rows) > max_rows:
-        rows = np.sort(rng.choice(rows, max_rows, replace=False))
+    rows = sample_rows(len(unit), max_rows, rng)
     names, codes = np.unique(labels[rows], return_inverse=True)
     clusters = KMeans(n_clusters=len(names), n_init=5, random_state=seed).fit_predict(unit[rows])
     point = clustering_metrics(codes, clusters)

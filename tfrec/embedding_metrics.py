@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from tfrec.sampling import sample_rows
+
 Labels = Sequence | np.ndarray  # any hashable kind, one per row
 
 BLOCK_CELLS = 32_000_000  # similarities held at once: 128 MB
@@ -108,8 +110,8 @@ def knn_hits(
 ) -> np.ndarray:
     """Whether the vote is right for each query, bool `[Q]`; see `knn_accuracy`."""
     queries, codes, gallery, gallery_codes, itself = _sides(vectors, labels, gallery, gallery_labels)
-    if max_queries is not None and len(queries) > max_queries:
-        chosen = np.sort(np.random.default_rng(seed).choice(len(queries), max_queries, replace=False))
+    chosen = sample_rows(len(queries), max_queries, seed)
+    if len(chosen) < len(queries):
         queries, codes, itself = queries[chosen], codes[chosen], None if itself is None else itself[chosen]
     right = np.empty(len(queries), bool)
     for rows, neighbours, _ in nearest(queries, gallery, k, itself=itself):
@@ -171,8 +173,7 @@ def retrieval_values(
     sizes = np.bincount(gallery_codes, minlength=int(codes.max()) + 1)[codes] - (itself is not None)
     chosen = np.flatnonzero(sizes > 0)
     lost = len(queries) - len(chosen)
-    if len(chosen) > max_queries:
-        chosen = np.sort(np.random.default_rng(seed).choice(chosen, max_queries, replace=False))
+    chosen = sample_rows(chosen, max_queries, seed)
     names = [*(f"recall@{k}" for k in ks), "map@r", "r_precision"]
     values = {name: np.empty(len(chosen)) for name in names}
     if not len(chosen):
@@ -233,9 +234,7 @@ def silhouette(vectors: np.ndarray, groups: Labels, *, max_rows: int = 5_000, se
     from sklearn.metrics import silhouette_score
 
     codes = _codes(groups)
-    rows = np.flatnonzero(np.asarray(groups) != NOISE)
-    if len(rows) > max_rows:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, max_rows, replace=False))
+    rows = sample_rows(np.flatnonzero(np.asarray(groups) != NOISE), max_rows, seed)
     if not 2 <= len(np.unique(codes[rows])) < len(rows):
         return float("nan")
     return float(silhouette_score(unit_rows(np.asarray(vectors)[rows]), codes[rows], metric="cosine"))
@@ -275,9 +274,7 @@ def embedding_metrics(
     from sklearn.cluster import KMeans
 
     unit, codes = unit_rows(vectors), _codes(labels)
-    rows = np.arange(len(unit))
-    if len(rows) > max_rows:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, max_rows, replace=False))
+    rows = sample_rows(len(unit), max_rows, seed)
     wanted = len(np.unique(codes[rows]))
     clusters = KMeans(n_clusters=wanted, n_init=5, random_state=seed).fit_predict(unit[rows])
     clustering = clustering_metrics(codes[rows], clusters)

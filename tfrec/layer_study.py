@@ -18,6 +18,7 @@ import numpy as np
 
 from pipelines.schema import TEST, TRAIN
 from tfrec.labels import item_labels, item_splits
+from tfrec.sampling import sample_rows
 
 log = logging.getLogger("tfrec")
 
@@ -96,9 +97,7 @@ def labelled_items(prepared, field: str, side: str, most: int, seed: int) -> tup
         raise LayersError(f"--field {field}: {prepared.path} has no such field; it has label or {prepared.fields}")
     values = item_labels(prepared, field)
     content = [bool(x) for x in frame["text"]] if side == "text" else [len(keys) > 0 for keys in frame["images"]]
-    usable = np.flatnonzero((values != "") & content)
-    if most and len(usable) > most:
-        usable = np.sort(np.random.default_rng(seed).choice(usable, most, replace=False))
+    usable = sample_rows(np.flatnonzero((values != "") & content), most or None, seed)
     _, codes, counts = np.unique(values[usable], return_inverse=True, return_counts=True)
     frequent = counts[codes] >= NEIGHBOURS
     if len(set(codes[frequent])) < 2:

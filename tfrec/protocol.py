@@ -23,6 +23,7 @@ import numpy as np
 
 from pipelines.schema import SPLIT_CODES
 from tfrec.csr import Csr
+from tfrec.sampling import sample_rows
 
 if TYPE_CHECKING:
     from pipelines.prepared import Prepared
@@ -254,11 +255,9 @@ def _in_history(history: Csr, targets: Csr) -> np.ndarray:
 
 def _sample(users: np.ndarray, max_users: int | None, seed: int) -> np.ndarray:
     """At most `max_users` of the users, drawn without replacement, in rising order."""
-    if max_users is None or len(users) <= max_users:
-        return users
-    if max_users < 1:
+    if max_users is not None and max_users < 1 and max_users < len(users):
         raise ProtocolError(f"max_users={max_users} leaves nobody; give at least 1, or None for all")
-    return np.sort(np.random.default_rng(seed).choice(users, max_users, replace=False))
+    return sample_rows(users, max_users, seed)
 
 
 def _query_times(split_info: dict[str, Any], split: str, first_held: np.ndarray) -> np.ndarray:

@@ -13,7 +13,8 @@ import numpy as np
 from tfrec.analysis.charts import OTHER
 from tfrec.analysis.inputs import Catalogue
 from tfrec.analysis.photos import data_uri
-from tfrec.analysis.projection import Projection, sample_rows
+from tfrec.analysis.projection import Projection
+from tfrec.sampling import sample_rows
 
 MAX_POINTS = 3_000  # each brings its thumbnail along: 2.5 KB
 PHOTO_POINTS = 400  # photos drawn on the map; more would hide each other

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tfrec.embedding_metrics import unit_rows
+from tfrec.sampling import sample_rows
 
 REDUCED = 50  # t-SNE and UMAP see this many principal components: their neighbours change little, their time a lot
 
@@ -31,13 +32,6 @@ class Projection:
     points: np.ndarray
     rows: np.ndarray
     seconds: float
-
-
-def sample_rows(total: int, limit: int, seed: int) -> np.ndarray:
-    """All rows, or a seeded sample of `limit` of them, ascending."""
-    if total <= limit:
-        return np.arange(total)
-    return np.sort(np.random.default_rng(seed).choice(total, limit, replace=False))
 
 
 def reduce(vectors: np.ndarray, components: int = REDUCED) -> np.ndarray:
