@@ -224,12 +224,8 @@ class ServingModel(tf.Module):
         @tf.function(input_signature=_named(photo=STRINGS, text=STRINGS, attributes=STRING_ROWS), autograph=False)
         def attend_item(photo, text=MISSING, attributes=NONE):
             batch = tf.shape(photo)[0]
-            attributes = self._per_row(attributes, batch)
-            encoded = self._attributes(attributes) if self._attributes else tf.zeros([batch, 0, 1], tf.int32)
-            pixels, readable = self.towers.pixels(photo)
-            tokens = tf.zeros([batch, 1], tf.int32)
-            if "text" in self._run.modalities:
-                tokens = self.towers.tokens(tf.broadcast_to(text, [batch]))
+            encoded = self._attribute_ids(self._per_row(attributes, batch))
+            pixels, readable, tokens = read_content(self._run, photo, tf.broadcast_to(text, [batch]))
             return {"attention": self.towers.attention(pixels, readable, tokens, encoded)}
 
         return attend_item
@@ -290,12 +286,14 @@ class ServingModel(tf.Module):
         return Query(vectors, known, history, own_scores(vectors, self._vectors, history, bonus))
 
     def _embed(self, photo: tf.Tensor, text: tf.Tensor, attributes: tf.Tensor) -> tf.Tensor:
-        batch = tf.shape(photo)[0]
-        encoded = self._attributes(attributes) if self._attributes else tf.zeros([batch, 0, 1], tf.int32)
-        vectors, readable = encode_content(self._run, photo, text, encoded)
+        vectors, readable = encode_content(self._run, photo, text, self._attribute_ids(attributes))
         if "photo" in self._run.modalities:
             _check_photos(readable | (photo == ""))
         return vectors
+
+    def _attribute_ids(self, terms: tf.Tensor) -> tf.Tensor:
+        """Terms "field=value" string `[B, A]` as ids int32 `[B, F, V]`."""
+        return self._attributes(terms) if self._attributes else tf.zeros([tf.shape(terms)[0], 0, 1], tf.int32)
 
     # -- answers ---------------------------------------------------------------------------------------------
 
@@ -380,6 +378,12 @@ def encode_content(run: Run, photo: tf.Tensor, text: tf.Tensor, attributes: tf.T
     Returns:
         Vectors `[B, D]`, and which photos could be read, bool `[B]`.
     """
+    pixels, readable, tokens = read_content(run, photo, text)
+    return run.towers.item(pixels, readable, tokens, attributes), readable
+
+
+def read_content(run: Run, photo: tf.Tensor, text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Photos and texts `[B]` as a run's towers read them: pixels, which photos could be read, and token ids."""
     batch = tf.shape(photo)[0]
     pixels, readable = tf.zeros([batch, 1, 1, 3], tf.uint8), tf.zeros([batch], tf.bool)
     tokens = tf.zeros([batch, 1], tf.int32)
@@ -387,7 +391,7 @@ def encode_content(run: Run, photo: tf.Tensor, text: tf.Tensor, attributes: tf.T
         pixels, readable = run.towers.pixels(photo)
     if "text" in run.modalities:
         tokens = run.towers.tokens(text)
-    return run.towers.item(pixels, readable, tokens, attributes), readable
+    return pixels, readable, tokens
 
 
 def _named(**specs: tf.TensorSpec) -> list[tf.TensorSpec]:
