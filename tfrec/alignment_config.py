@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from tfrec.config import ImageConfig, TrainingConfig
+from tfrec.config import ImageConfig, RunConfig, TrainingConfig
 
 
 @dataclass
@@ -60,22 +60,15 @@ class AlignmentTask:
 
 
 @dataclass
-class AlignmentConfig:
+class AlignmentConfig(RunConfig):
     """Alignment: attributes find photos, and photos their attributes.
 
     Args:
-        recipe: name of the recipe.
         data: the prepared dataset, with photos, attributes and a split of its items.
-        out: the run's folder.
         features: what `python -m tfrec.encode` made of the photos; made in the run's folder where empty.
-        seed: of everything random.
     """
 
-    recipe: str = ""
-    data: str = ""
-    out: str = ""
     features: str = ""
-    seed: int = 0
     model: AlignmentModelConfig = field(default_factory=AlignmentModelConfig)
     task: AlignmentTask = field(default_factory=AlignmentTask)
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(monitor="photo_mrr"))

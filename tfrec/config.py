@@ -287,23 +287,32 @@ class EvaluationConfig:
 
 
 @dataclass
-class RetrievalConfig:
-    """Retrieval: the customer's history finds items of the catalogue.
+class RunConfig:
+    """What every system's options begin with.
 
     Args:
         recipe: name of the recipe.
         data: the prepared dataset.
         out: the run's folder.
-        features: what `python -m tfrec.encode` wrote of the dataset: the item tower reads it instead of running the
-            encoders that are stored with it.
         seed: of everything random.
     """
 
     recipe: str = ""
     data: str = ""
     out: str = ""
-    features: str = ""
     seed: int = 0
+
+
+@dataclass
+class RetrievalConfig(RunConfig):
+    """Retrieval: the customer's history finds items of the catalogue.
+
+    Args:
+        features: what `python -m tfrec.encode` wrote of the dataset: the item tower reads it instead of running the
+            encoders that are stored with it.
+    """
+
+    features: str = ""
     model: ModelConfig = field(default_factory=ModelConfig)
     task: RetrievalTask = field(default_factory=RetrievalTask)
     training: TrainingConfig = field(default_factory=TrainingConfig)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tfrec.config import TrainingConfig
+from tfrec.config import RunConfig, TrainingConfig
 
 
 @dataclass
@@ -119,13 +119,9 @@ class MetricEvaluation:
 
 
 @dataclass
-class MetricLearningConfig:
+class MetricLearningConfig(RunConfig):
     """Metric learning: photos of one class come to lie side by side."""
 
-    recipe: str = ""
-    data: str = ""
-    out: str = ""
-    seed: int = 0
     model: MetricModelConfig = field(default_factory=MetricModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     task: MetricTask = field(default_factory=MetricTask)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from tfrec.config import TrainingConfig
+from tfrec.config import RunConfig, TrainingConfig
 
 
 @dataclass
@@ -85,20 +85,13 @@ class PretrainTask:
 
 
 @dataclass
-class PretrainConfig:
+class PretrainConfig(RunConfig):
     """Pretraining on a catalogue; items of the test split are never read.
 
     Args:
-        recipe: name of the recipe.
-        data: the prepared dataset.
         out: the run's folder, which other recipes take as `--model.text.weights` and `--model.image.weights`.
-        seed: of everything random.
     """
 
-    recipe: str = ""
-    data: str = ""
-    out: str = ""
-    seed: int = 0
     model: PretrainModelConfig = field(default_factory=PretrainModelConfig)
     task: PretrainTask = field(default_factory=PretrainTask)
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(monitor="photo_mrr"))

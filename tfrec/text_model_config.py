@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from tfrec.config import TrainingConfig
+from tfrec.config import RunConfig, TrainingConfig
 
 
 @dataclass
@@ -42,20 +42,9 @@ class TextTask:
 
 
 @dataclass
-class CausalTextConfig:
-    """A causal model of the catalogue's words.
+class CausalTextConfig(RunConfig):
+    """A causal model of the catalogue's words."""
 
-    Args:
-        recipe: name of the recipe.
-        data: the prepared dataset.
-        out: the run's folder.
-        seed: of everything random.
-    """
-
-    recipe: str = ""
-    data: str = ""
-    out: str = ""
-    seed: int = 0
     model: TextModelConfig = field(default_factory=TextModelConfig)
     task: TextTask = field(default_factory=TextTask)
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(monitor="loss"))
