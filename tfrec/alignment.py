@@ -32,7 +32,7 @@ def train(config: AlignmentConfig, run_dir: Path) -> None:
     prepare_keras(config.seed, config.training)
     assembly = AlignmentAssembly.make(config, run_dir)
     model, options, rows = assembly.model, config.training, assembly.rows("train")
-    size = min(256 if options.batch_size == "auto" else options.batch_size, len(rows))
+    size = options.fixed_batch_size(len(rows), auto=256)
     log.info("%d items to train on, %d to judge by", len(rows), len(assembly.rows("test")))
     alone, aligned = run_dir / "stage1", run_dir
     if config.task.stage1_epochs:

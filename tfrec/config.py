@@ -268,6 +268,10 @@ class TrainingConfig:
     xla: bool = False
     wandb: bool = False
 
+    def fixed_batch_size(self, examples: int, *, auto: int) -> int:
+        """Examples in a step, at most all of them; `auto` is what `batch_size: auto` stands for."""
+        return min(auto if self.batch_size == "auto" else self.batch_size, examples)
+
 
 @dataclass
 class EvaluationConfig:

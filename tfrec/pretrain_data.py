@@ -39,7 +39,7 @@ class PretrainData:
             raise ConfigError(
                 f"--data {config.data}: no training item has text and photo; without photos: model.image.enabled=false"
             )
-        self.size = min(256 if config.training.batch_size == "auto" else config.training.batch_size, len(self.training))
+        self.size = config.training.fixed_batch_size(len(self.training), auto=256)
         self.order = ShuffledRows(self.training, self.size, config.seed, 0)
 
     def ids(self, rows: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:

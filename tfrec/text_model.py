@@ -108,7 +108,7 @@ def train(config: CausalTextConfig, run_dir: Path) -> None:
     prepare_keras(config.seed, config.training)
     model, training, held, _ = assemble(config, run_dir)
     options = config.training
-    size = min(128 if options.batch_size == "auto" else options.batch_size, len(training))
+    size = options.fixed_batch_size(len(training), auto=128)
     order = ShuffledRows(len(training), size, config.seed)
     steps = options.steps or options.epochs * order.steps_per_epoch
     log.info("%d texts to train on, %d to judge by, %d steps of %d", len(training), len(held), steps, size)
