@@ -52,7 +52,7 @@ def test_knn_accuracy_equals_scikit_learn():
     other, other_labels = vectors[::2], labels[::2]
     vectors, labels = vectors[1::2], labels[1::2]
     reference = KNeighborsClassifier(1, metric="cosine").fit(other, other_labels).score(vectors, labels)
-    got = em.knn_accuracy(vectors, labels, gallery=other, gallery_labels=other_labels, k=1)
+    got = em.knn_hits(vectors, labels, gallery=other, gallery_labels=other_labels, k=1).mean()
     assert got == pytest.approx(reference)
     assert 0.3 < got < 1.0  # else the comparison says nothing
 
@@ -63,17 +63,17 @@ def test_knn_votes_and_breaks_ties_by_distance():
     labels = ["b", "a", "a", "b", "c"]
 
     def classify(k):
-        return em.knn_accuracy([[1, 0]], ["b"], gallery=gallery, gallery_labels=labels, k=k)
+        return em.knn_hits([[1, 0]], ["b"], gallery=gallery, gallery_labels=labels, k=k).mean()
 
     assert [classify(k) for k in (1, 2, 3, 4)] == [1.0, 1.0, 0.0, 1.0]
 
 
 def test_blocks_do_not_change_the_result(monkeypatch):
     vectors, labels = _blobs(2, spread=1.0)
-    whole = em.retrieval_metrics(vectors, labels), em.knn_accuracy(vectors, labels)
+    whole = em.retrieval_metrics(vectors, labels), em.knn_hits(vectors, labels)
     monkeypatch.setattr(em, "BLOCK_CELLS", 7 * len(labels))
     assert em.retrieval_metrics(vectors, labels) == pytest.approx(whole[0])
-    assert em.knn_accuracy(vectors, labels) == whole[1]
+    np.testing.assert_array_equal(em.knn_hits(vectors, labels), whole[1])
 
 
 def test_clustering_metrics_known_cases():
@@ -110,11 +110,11 @@ def test_errors_name_argument_and_fix():
     with pytest.raises(ValueError, match="row 1"):
         em.unit_rows([[0.0, 1.0], [np.nan, 1.0]])
     with pytest.raises(ValueError, match="labels has 1"):
-        em.knn_accuracy([[0.0, 1.0], [1.0, 1.0]], ["a"])
+        em.knn_hits([[0.0, 1.0], [1.0, 1.0]], ["a"])
     with pytest.raises(ValueError, match=r"\[N, D\]"):
         em.unit_rows([1.0, 2.0])
     with pytest.raises(ValueError, match="at least one other row"):
-        em.knn_accuracy([[0.0, 1.0]], ["a"])
+        em.knn_hits([[0.0, 1.0]], ["a"])
 
 
 def test_zero_and_huge_rows_are_finite():

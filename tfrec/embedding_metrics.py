@@ -70,7 +70,7 @@ def nearest(
         yield rows, best, similar[here, best]
 
 
-def knn_accuracy(
+def knn_hits(
     vectors: np.ndarray,
     labels: Labels,
     *,
@@ -79,8 +79,8 @@ def knn_accuracy(
     k: int = 5,
     max_queries: int | None = None,
     seed: int = 0,
-) -> float:
-    """Share of rows whose label wins the vote of their k nearest neighbours; ties go to the nearer neighbour.
+) -> np.ndarray:
+    """Which rows' labels win the vote of their k nearest neighbours; ties go to the nearer neighbour.
 
     Args:
         vectors: `[N, D]`.
@@ -92,23 +92,8 @@ def knn_accuracy(
         seed: of that sample.
 
     Returns:
-        Accuracy in 0..1.
+        bool `[Q]`; their mean is the k-NN accuracy.
     """
-    sides: dict[str, Any] = {"gallery": gallery, "gallery_labels": gallery_labels}
-    return float(knn_hits(vectors, labels, **sides, k=k, max_queries=max_queries, seed=seed).mean())
-
-
-def knn_hits(
-    vectors: np.ndarray,
-    labels: Labels,
-    *,
-    gallery: np.ndarray | None = None,
-    gallery_labels: Labels | None = None,
-    k: int = 5,
-    max_queries: int | None = None,
-    seed: int = 0,
-) -> np.ndarray:
-    """Whether the vote is right for each query, bool `[Q]`; see `knn_accuracy`."""
     queries, codes, gallery, gallery_codes, itself = _sides(vectors, labels, gallery, gallery_labels)
     chosen = sample_rows(len(queries), max_queries, seed)
     if len(chosen) < len(queries):
@@ -278,16 +263,10 @@ def embedding_metrics(
     wanted = len(np.unique(codes[rows]))
     clusters = KMeans(n_clusters=wanted, n_init=5, random_state=seed).fit_predict(unit[rows])
     clustering = clustering_metrics(codes[rows], clusters)
+    sides: dict[str, Any] = {"gallery": gallery, "gallery_labels": gallery_labels}
+    hits = knn_hits(unit, labels, **sides, k=k_neighbors, max_queries=max_rows, seed=seed)
     return {
-        "knn_accuracy": knn_accuracy(
-            unit,
-            labels,
-            gallery=gallery,
-            gallery_labels=gallery_labels,
-            k=k_neighbors,
-            max_queries=max_rows,
-            seed=seed,
-        ),
+        "knn_accuracy": float(hits.mean()),
         **retrieval_metrics(unit, labels, ks=ks, max_queries=max_rows, seed=seed),
         **{name: clustering[name] for name in ("ari", "nmi", "purity", "pure_clusters", "clusters")},
         "clustered_rows": len(rows),

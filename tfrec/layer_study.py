@@ -192,7 +192,7 @@ def probe(
     """
     from tfrec.alignment_metrics import fit_ridge
     from tfrec.bootstrap import bootstrap_means
-    from tfrec.embedding_metrics import knn_accuracy
+    from tfrec.embedding_metrics import knn_hits
 
     centre, spread = vectors[train].mean(0), vectors[train].std(0)
     vectors = ((vectors - centre) / np.maximum(spread, 1e-6)).astype(np.float64)
@@ -206,12 +206,12 @@ def probe(
     strengths = [strength * vectors.shape[1] for strength in STRENGTHS]
     best = max(strengths, key=lambda strength: right(strength, kept, held).mean())
     accuracy = bootstrap_means({"probe": right(best, train, test).astype(float)}, seed=seed)["probe"]
-    near = knn_accuracy(vectors[test], labels[test], gallery=vectors[train], gallery_labels=labels[train], k=NEIGHBOURS)
+    near = knn_hits(vectors[test], labels[test], gallery=vectors[train], gallery_labels=labels[train], k=NEIGHBOURS)
     return {
         "probe": accuracy["value"],
         "probe_low": accuracy["low"],
         "probe_high": accuracy["high"],
-        "neighbours": float(near),
+        "neighbours": float(near.mean()),
     }
 
 

@@ -47,7 +47,7 @@ def train(config: MetricLearningConfig, run_dir: Path) -> None:
 
 def validation(assembly):
     """A function that judges the model as it is on the validation items; None where there are none."""
-    from tfrec.embedding_metrics import knn_accuracy, retrieval_metrics
+    from tfrec.embedding_metrics import knn_hits, retrieval_metrics
 
     rows, options = assembly.rows("val"), assembly.config.evaluation
     labels = assembly.labels[rows]
@@ -58,7 +58,8 @@ def validation(assembly):
     def evaluate() -> dict[str, float]:
         vectors = assembly.embed(rows, progress=False)
         found = retrieval_metrics(vectors, labels, ks=options.k, max_queries=options.max_rows)
-        found["knn_accuracy"] = knn_accuracy(vectors, labels, k=options.neighbors, max_queries=options.max_rows)
+        hits = knn_hits(vectors, labels, k=options.neighbors, max_queries=options.max_rows)
+        found["knn_accuracy"] = float(hits.mean())
         return {name: value for name, value in found.items() if not name.startswith("queries")}
 
     return evaluate
