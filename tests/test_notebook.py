@@ -24,7 +24,7 @@ def test_the_notebook_runs_to_its_end(tmp_path, monkeypatch):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(NOTEBOOK.parent)}})
     client.execute()
-    (evaluation,) = [cell for cell in notebook.cells if "tfrec.evaluate" in cell.source and cell.cell_type == "code"]
+    (evaluation,) = [cell for cell in notebook.cells if "metrics.json" in cell.source and cell.cell_type == "code"]
     table = evaluation.outputs[-1]
     answers = "".join(output.get("text", "") for output in notebook.cells[-1].outputs)
     assert "popularity" in table["data"]["text/plain"]

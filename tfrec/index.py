@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -302,6 +303,19 @@ def load_scann_ops() -> Path:
     library = Path(package.submodule_search_locations[0]) / "scann_ops" / "cc" / "_scann_ops.so"
     tf.load_op_library(str(library))
     return library
+
+
+def load_op_libraries(manifest: dict[str, Any]) -> None:
+    """Register the op libraries that a version's manifest names, before the version is loaded.
+
+    Raises:
+        RetrievalIndexError: it names ScaNN's, and the package `scann` is not installed.
+    """
+    libraries = manifest.get("op_libraries", [])
+    if "scann" in libraries:
+        load_scann_ops()
+    if "tensorflow_text" in libraries:
+        import tensorflow_text  # noqa: F401  (registers its ops)
 
 
 def _let_searches_run_side_by_side() -> None:

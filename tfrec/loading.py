@@ -7,7 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfrec.index import load_scann_ops
+from tfrec.graphs import skip_rewrites
+from tfrec.index import load_op_libraries
 from tfrec.publish import PublishError, find_version, read_manifest, verify_version
 
 # What TensorFlow Serving fills in from the signatures' defaults, and Python's loader does not.
@@ -70,11 +71,8 @@ def load_model(path: str | Path, *, verify: bool = True) -> LoadedModel:
     """
     version = find_version(Path(path))
     manifest = verify_version(version) if verify else read_manifest(version)
-    libraries = manifest.get("op_libraries", [])
-    if "scann" in libraries:
-        load_scann_ops()
-    if "tensorflow_text" in libraries:
-        import tensorflow_text  # noqa: F401  (registers its ops)
+    skip_rewrites()
+    load_op_libraries(manifest)
     try:
         return LoadedModel(version, manifest, tf.saved_model.load(str(version)))
     except (OSError, tf.errors.OpError) as error:

@@ -10,6 +10,7 @@ import numpy as np
 
 from tfrec.config import RetrievalConfig
 from tfrec.csr import Csr
+from tfrec.graphs import skip_rewrites
 from tfrec.histories import last_purchases, to_gaps
 from tfrec.protocol import Protocol, ProtocolError, build_protocol
 
@@ -273,6 +274,7 @@ def load_assembly(run_dir: Path):
     from tfrec.training import restore_weights
 
     config = load_config(run_dir / "config.yaml")
+    skip_rewrites()
     tf.keras.mixed_precision.set_global_policy("float32")
     tf.keras.utils.set_random_seed(config.seed)
     prepared, assets = open_prepared(config.data), Assets.load(run_dir / "assets", config)

@@ -16,6 +16,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from tfrec.config import ConfigError, TrainingConfig
+from tfrec.graphs import skip_rewrites
 from tfrec.optimizers import LazyAdamW
 
 log = logging.getLogger("tfrec")
@@ -65,6 +66,7 @@ def set_determinism(seed: int, deterministic: bool) -> None:
 
 def prepare_keras(seed: int, options: TrainingConfig) -> None:
     """Seed everything and set the compute type: the first step of every training, before a layer is made."""
+    skip_rewrites()
     set_determinism(seed, options.deterministic)
     tf.keras.mixed_precision.set_global_policy(compute_precision(options.precision))
 

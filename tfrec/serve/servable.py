@@ -11,10 +11,10 @@ import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from tfrec.graphs import session_config
 from tfrec.publish import PublishError, verify_version
 from tfrec.serve.errors import Code, ServeError
 from tfrec.serve.signatures import Arrays, Signature, read_signatures
@@ -42,10 +42,12 @@ class Servable:
 
         self.name, self.version, self.path = name, version, path
         self.manifest = verify_version(path)
+        from tfrec.index import load_op_libraries
+
         load_op_libraries(self.manifest)
         self._users, self._retired, self._lock = 0, False, threading.Lock()
         graph = tf.Graph()
-        self._session = tf.compat.v1.Session(graph=graph)
+        self._session = tf.compat.v1.Session(graph=graph, config=session_config())
         try:
             with graph.as_default():
                 self.meta_graph = tf.compat.v1.saved_model.loader.load(self._session, ["serve"], str(path))
@@ -115,17 +117,6 @@ class Servable:
         self._session.close()
         self._calls.clear()
         gc.collect()  # the graph's Python objects refer to each other
-
-
-def load_op_libraries(manifest: dict[str, Any]) -> None:
-    """Register the op libraries that a version's manifest names, before the version is loaded."""
-    libraries = manifest.get("op_libraries", [])
-    if "scann" in libraries:
-        from tfrec.index import load_scann_ops
-
-        load_scann_ops()
-    if "tensorflow_text" in libraries:
-        import tensorflow_text  # noqa: F401  (registers its ops)
 
 
 def _first_line(error: BaseException) -> str:
