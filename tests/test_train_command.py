@@ -83,6 +83,7 @@ def test_a_killed_training_resumes_to_the_same_losses_and_metrics(shop, tmp_path
 def test_wrong_options_are_one_clear_line(words, says, tmp_path):
     words = [str(tmp_path / "run") if word == "OUT" else word for word in words]
     _, err = run("tfrec.train", *words, code=2)
+    assert not (tmp_path / "run").exists()  # the corrected command starts afresh
     last = err.strip().splitlines()[-1]
     assert last.startswith("error: ")
     assert says in last

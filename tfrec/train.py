@@ -28,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(arguments: list[str]) -> int:
     """Read the configuration, train, evaluate."""
+    from pipelines.prepared import open_prepared
     from tfrec.summary import summary_table
 
     if "--sanity-check" in arguments:
@@ -47,6 +48,7 @@ def run(arguments: list[str]) -> int:
         )
     run_dir = Path(config.out or f"runs/{Path(config.recipe).stem}")
     config.out = str(run_dir)
+    open_prepared(config.data)  # wrong data are told before a run is begun, and before TensorFlow takes seconds to load
     open_run(run_dir, config, resume=switches.resume)
     system = system_of(config)
     system.train(config, run_dir)
