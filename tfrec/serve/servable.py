@@ -120,7 +120,7 @@ class Servable:
 
 
 def _first_line(error: BaseException) -> str:
-    text = _said(error).strip()
+    text = re.sub(r"\{\{function_node [^}]*\}\} ?", "", _said(error)).strip()  # {{function_node ...}}: where in the graph
     return text.splitlines()[0][:300] if text else type(error).__name__
 
 
