@@ -120,7 +120,7 @@ class Servable:
 
 
 def _first_line(error: BaseException) -> str:
-    text = re.sub(r"\{\{function_node [^}]*\}\} ?", "", _said(error)).strip()  # {{function_node ...}}: where in the graph
+    text = re.sub(r"\{\{function_node [^}]*\}\} ?", "", _said(error)).strip()  # where in the graph it happened
     return text.splitlines()[0][:300] if text else type(error).__name__
 
 
