@@ -62,16 +62,15 @@ def evaluate(
     Returns:
         The content of metrics.json.
     """
-    import tensorflow as tf
 
     from tfrec.alignment_metrics import alignment_metrics, chance, linear_baseline
     from tfrec.config import load_config
     from tfrec.metrics import write_metrics
     from tfrec.metrics_page import write_page
-    from tfrec.training import restore_weights
+    from tfrec.training import prepare_evaluation, restore_weights
 
     config = load_config(run_dir / "config.yaml")
-    tf.keras.mixed_precision.set_global_policy("float32")
+    prepare_evaluation()
     assembly = AlignmentAssembly.make(config, run_dir)
     restore_weights(assembly.model, run_dir)
     rows = assembly.rows(split)

@@ -1,8 +1,8 @@
 """TensorFlow's graph rewriting (Grappler), left out on CPUs.
 
 On the graphs of a training step and of a served model it takes longer than everything else before the first run (7 of 12
-seconds of a demo's first step, 7 of 18 of loading a version), and the steps and requests after it are no faster: the
-heavy kernels are fused by hand already. GPUs keep it, for the sake of convolutions' layouts.
+seconds of a demo's first step, 7 of 18 of loading a version), and the steps and requests after it were measured to be no
+faster. GPUs keep it, for the sake of convolutions' layouts.
 """
 
 
@@ -10,7 +10,7 @@ def skip_rewrites() -> None:
     """Leave it out of all that this process runs from now on."""
     import tensorflow as tf
 
-    if _on_cpu():
+    if on_cpu():
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
@@ -19,11 +19,12 @@ def session_config():
     import tensorflow as tf
 
     config = tf.compat.v1.ConfigProto()
-    config.graph_options.rewrite_options.disable_meta_optimizer = _on_cpu()
+    config.graph_options.rewrite_options.disable_meta_optimizer = on_cpu()
     return config
 
 
-def _on_cpu() -> bool:
+def on_cpu() -> bool:
+    """Whether there is no GPU to compute on."""
     import tensorflow as tf
 
     return not tf.config.list_physical_devices("GPU")

@@ -6,6 +6,8 @@ positive standing among the negatives a second time, cannot occur. Everything is
 
 import tensorflow as tf
 
+from tfrec.graphs import on_cpu
+
 MASKED = -1e9
 
 
@@ -61,7 +63,7 @@ def cross_entropy(logits, labels, smoothing: float = 0.0):
     Returns:
         `[P]`.
     """
-    if not smoothing and tf.config.list_physical_devices("GPU"):
+    if not smoothing and not on_cpu():
         return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
     if not smoothing:
         # The kernel for CPUs is deterministic as it is. Where determinism is asked for, tf.nn would make the loss of

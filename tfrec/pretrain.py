@@ -154,16 +154,15 @@ def evaluate(
     Returns:
         The content of metrics.json.
     """
-    import tensorflow as tf
 
     from tfrec.alignment_metrics import chance
     from tfrec.config import load_config
     from tfrec.metrics import write_metrics
     from tfrec.metrics_page import write_page
-    from tfrec.training import restore_weights
+    from tfrec.training import prepare_evaluation, restore_weights
 
     config = load_config(run_dir / "config.yaml")
-    tf.keras.mixed_precision.set_global_policy("float32")
+    prepare_evaluation()
     data, model = assemble(config, run_dir)
     restore_weights(model, run_dir)
     values = judge(data, model)

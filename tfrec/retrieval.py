@@ -10,7 +10,6 @@ import numpy as np
 
 from tfrec.config import RetrievalConfig
 from tfrec.csr import Csr
-from tfrec.graphs import skip_rewrites
 from tfrec.histories import last_purchases, to_gaps
 from tfrec.protocol import Protocol, ProtocolError, build_protocol
 
@@ -271,11 +270,10 @@ def load_assembly(run_dir: Path):
     from tfrec.assets import Assets
     from tfrec.config import load_config
     from tfrec.frozen import frozen_features
-    from tfrec.training import restore_weights
+    from tfrec.training import prepare_evaluation, restore_weights
 
     config = load_config(run_dir / "config.yaml")
-    skip_rewrites()
-    tf.keras.mixed_precision.set_global_policy("float32")
+    prepare_evaluation()
     tf.keras.utils.set_random_seed(config.seed)
     prepared, assets = open_prepared(config.data), Assets.load(run_dir / "assets", config)
     assembly = assembly_class(config)(config, prepared, assets, frozen_features(config, prepared, assets, run_dir))

@@ -16,7 +16,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from tfrec.config import ConfigError, TrainingConfig
-from tfrec.graphs import skip_rewrites
+from tfrec.graphs import on_cpu, skip_rewrites
 from tfrec.optimizers import LazyAdamW
 
 log = logging.getLogger("tfrec")
@@ -28,7 +28,7 @@ def compute_precision(precision: str) -> str:
     """The Keras policy for `precision`; `auto` is float16 on GPUs, bfloat16 where the CPU computes in it, else float32."""
     if precision != "auto":
         return precision
-    if tf.config.list_physical_devices("GPU"):
+    if not on_cpu():
         return "mixed_float16"
     with contextlib.suppress(OSError):
         flags = Path("/proc/cpuinfo").read_text()
@@ -69,6 +69,12 @@ def prepare_keras(seed: int, options: TrainingConfig) -> None:
     skip_rewrites()
     set_determinism(seed, options.deterministic)
     tf.keras.mixed_precision.set_global_policy(compute_precision(options.precision))
+
+
+def prepare_evaluation() -> None:
+    """Compute in float32, whatever the training computed in: the first step of judging a run, before a layer is made."""
+    skip_rewrites()
+    tf.keras.mixed_precision.set_global_policy("float32")
 
 
 @tf.keras.utils.register_keras_serializable("tfrec")

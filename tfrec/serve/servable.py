@@ -40,10 +40,10 @@ class Servable:
     def __init__(self, name: str, version: int, path: Path):
         import tensorflow as tf
 
-        self.name, self.version, self.path = name, version, path
-        self.manifest = verify_version(path)
         from tfrec.index import load_op_libraries
 
+        self.name, self.version, self.path = name, version, path
+        self.manifest = verify_version(path)
         load_op_libraries(self.manifest)
         self._users, self._retired, self._lock = 0, False, threading.Lock()
         graph = tf.Graph()
