@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import keras_cv
 import tensorflow as tf
+
+from pipelines.keras_packages import keras_cv
 
 FILL = "nearest"  # what comes in from outside when a photo is moved: the border's colour goes on
 UNUSED = 1  # a seed for generators that are replaced; without one, KerasCV asks for the global generator

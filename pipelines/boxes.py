@@ -33,7 +33,7 @@ class BoxCropper:
     """
 
     def __init__(self, size: tuple[int, int], *, play: float = 0.0):
-        import keras_cv
+        from pipelines.keras_packages import keras_cv
 
         self.size, self.play = size, play
         # The layer's own draws are not used: it is told where to crop.

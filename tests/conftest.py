@@ -3,9 +3,11 @@
 import gc
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 import tfrec  # noqa: F401  (pins Keras 2 before a test imports TensorFlow)
@@ -14,9 +16,20 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # the models are tiny and a worker of pytest has one core
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("tfrec", derandomize=True, deadline=None)
 settings.load_profile("tfrec")
+
+
+LONGEST = {"tests.test_notebook", "tests.test_train_command"}
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the longest tests, or one worker waits for the other's at the end."""
+    items.sort(key=lambda item: item.module.__name__ not in LONGEST)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -26,6 +39,24 @@ def _forget_graphs():
     if "tensorflow" in sys.modules:
         sys.modules["tensorflow"].keras.backend.clear_session()
     gc.collect()
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """`shared(name, build)`: the folder that `build(folder)` fills, once for all workers; nobody may change it."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def find(name: str, build: Callable[[Path], object]) -> Path:
+        folder, filling = root / f"shared-{name}", root / f"shared-{name}.tmp"
+        with FileLock(root / f"shared-{name}.lock"):
+            if not folder.exists():
+                filling.mkdir()
+                build(filling)
+                filling.rename(folder)
+        return folder
+
+    return find
 
 
 @pytest.fixture

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.serving_fakes import make_run
 from tfrec import export
+from tfrec.export import export_run
 from tfrec.index import ExactIndex
 from tfrec.index_tuning import IndexReport
 from tfrec.publish import publish_version, read_manifest
@@ -94,6 +96,21 @@ def publish_exact(run: Run, root: Path, *, max_k: int = 500) -> Path:
     report = IndexReport("exact", *run.item_vectors.shape)
     write = export._writer(run, "shop", ExactIndex(run.item_vectors), report, max_k)
     return publish_version(root / "shop", 1, write)
+
+
+def small_shop(root: Path) -> None:
+    """Publish the exact model `shop` of `make_run(60)`, for the fixture `shared`."""
+    publish_exact(make_run(60), root)
+
+
+def plain_shop(root: Path) -> None:
+    """The same without photos, texts, attributes and customers: few signatures, soon loaded."""
+    publish_exact(make_run(60, modalities=frozenset(), attributes=None, users=None), root)
+
+
+def large_shop(root: Path) -> None:
+    """Publish both models of `make_run(1200)`, which is enough for ScaNN, with `max_k` 100."""
+    export_run(make_run(1200), "shop", root, max_k=100, say=lambda text: None)
 
 
 def republish(version: Path, folder: Path, number: int) -> Path:

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from tests.serving_fakes import make_run
-from tests.serving_server import publish_exact, running
+from tests.serving_server import running, small_shop
 from tests.test_serving_model import best, mean_of, photo_bytes
 from tfrec import client as command
 
@@ -21,10 +21,8 @@ def run():
 
 
 @pytest.fixture(scope="module")
-def models(run, tmp_path_factory):
-    root = tmp_path_factory.mktemp("models")
-    publish_exact(run, root)
-    return root
+def models(shared):
+    return shared("small-shop", small_shop)
 
 
 @pytest.fixture(scope="module")

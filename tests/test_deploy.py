@@ -120,16 +120,15 @@ def test_the_dockerfile_says_that_it_was_not_run():
     assert words <= {"FROM", "ARG", "WORKDIR", "RUN", "COPY"}
 
 
-def test_ray_serve_answers_as_the_server_does(tmp_path):
+def test_ray_serve_answers_as_the_server_does(shared):
     """One replica's callable, without a cluster; skipped where Ray is not installed."""
     pytest.importorskip("ray.serve", reason="needs Ray Serve: pip install 'ray[serve]'")
     from deploy.ray.app import Recommender
-    from tests.serving_fakes import make_run
-    from tests.serving_server import publish_exact, running
+    from tests.serving_server import running, small_shop
 
-    publish_exact(make_run(60), tmp_path)
-    replica = Recommender.func_or_class(str(tmp_path / "shop"))
-    with running(tmp_path / "shop") as server:
+    shop = shared("small-shop", small_shop) / "shop"
+    replica = Recommender.func_or_class(str(shop))
+    with running(shop) as server:
         for body in ({"instances": [{"history": ["001"], "k": 3}]}, {"inputs": {"k": 3}}, {"inputs": 3}):
             content = json.dumps(body).encode()
             assert replica.predict(content) == server.ask("POST", "/v1/models/shop:predict", content)

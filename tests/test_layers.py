@@ -149,6 +149,14 @@ def test_our_packages_pin_keras_2():
     assert done.stdout.startswith("tf_keras."), done.stderr
 
 
+@pytest.mark.slow
+def test_keras_packages_do_not_pull_in_what_tfrec_does_not_use():
+    code = "import sys; from pipelines.keras_packages import keras_cv; print({'torch', 'sklearn'} & {*sys.modules})"
+    assert run_python(code).stdout.endswith("set()\n")
+    code = "import sklearn; from pipelines.keras_packages import keras_cv; import sklearn.cluster; print('fine')"
+    assert run_python(code).stdout.endswith("fine\n")
+
+
 def test_a_tensorflow_on_keras_2_may_come_first():
     code = "import sys, types; sys.modules['tensorflow'] = types.ModuleType('tensorflow'); import tfrec"
     code += "; print('fine')"

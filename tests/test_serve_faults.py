@@ -32,7 +32,7 @@ from schemathesis.specs.openapi.checks import (
 
 from pipelines.pixels import decode_photos
 from tests.serving_fakes import SIDE, make_run
-from tests.serving_server import ask, publish_exact, running
+from tests.serving_server import ask, plain_shop, publish_exact, running
 from tfrec.serve.servable import Servable
 
 QUERY = {"inputs": {"history": [["001"]], "k": 3}}
@@ -49,11 +49,9 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
+def small(shared):
     """A model of few signatures, for the tests that start a server of their own."""
-    root = tmp_path_factory.mktemp("small")
-    publish_exact(make_run(60, modalities=frozenset(), attributes=None, users=None), root)
-    return root
+    return shared("plain-shop", plain_shop)
 
 
 @pytest.fixture(scope="module")

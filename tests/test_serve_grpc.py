@@ -12,7 +12,7 @@ from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceStub
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
 from tests.serving_fakes import make_run
-from tests.serving_server import publish_exact, republish, running
+from tests.serving_server import republish, running, small_shop
 from tests.test_serving_model import best, mean_of, photo_bytes
 
 CONFIG = """
@@ -35,13 +35,13 @@ def run():
 
 
 @pytest.fixture(scope="module")
-def server(run, tmp_path_factory):
+def server(shared, tmp_path_factory):
     """Two versions, with labels, by TensorFlow Serving's own configuration file."""
     from tfrec.serve.model_config import read_model_config
 
     root = tmp_path_factory.mktemp("models")
-    exact = publish_exact(run, root, max_k=50)
-    republish(exact, root / "shop", 2)
+    for version in (1, 2):
+        republish(shared("small-shop", small_shop) / "shop" / "1", root / "shop", version)
     (root / "models.config").write_text(CONFIG.format(folder="shop"))
     with running(read_configs=lambda: read_model_config(root / "models.config"), token="secret") as started:
         yield started

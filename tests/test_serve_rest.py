@@ -11,9 +11,8 @@ import pytest
 import tensorflow as tf
 
 from tests.serving_fakes import make_run
-from tests.serving_server import ask, republish, running
+from tests.serving_server import ask, large_shop, republish, running
 from tests.test_serving_model import best, mean_of, photo_bytes, popular
-from tfrec.export import export_run
 
 ITEMS = 1200
 
@@ -24,11 +23,12 @@ def run():
 
 
 @pytest.fixture(scope="module")
-def models(run, tmp_path_factory):
+def models(shared, tmp_path_factory):
     """Two versions of the exact model `shop`, and one of `shop_scann`."""
-    root = tmp_path_factory.mktemp("models")
-    exact, _ = export_run(run, "shop", root, max_k=100, say=lambda text: None)
-    republish(exact, root / "shop", 2)
+    root, found = tmp_path_factory.mktemp("models"), shared("large-shop", large_shop)
+    for version in (1, 2):
+        republish(found / "shop" / "1", root / "shop", version)
+    (root / "shop_scann").symlink_to(found / "shop_scann")
     return root
 
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.serving_fakes import make_run
+from tests.serving_server import large_shop
 from tfrec.export import export_run
 from tfrec.index import ExactIndex, RetrievalIndexError
 from tfrec.loading import load_model
@@ -32,8 +33,9 @@ def run():
 
 
 @pytest.fixture(scope="module")
-def folders(run, tmp_path_factory):
-    return export_run(run, "shop", tmp_path_factory.mktemp("models"), max_k=100, say=lambda text: None)
+def folders(shared):
+    models = shared("large-shop", large_shop)
+    return models / "shop" / "1", models / "shop_scann" / "1"
 
 
 @pytest.fixture(scope="module", params=["exact", "scann"])

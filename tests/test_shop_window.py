@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipelines.prepared import PreparedWriter
 from tests.serving_fakes import make_run
-from tests.serving_server import ask, publish_exact, republish, running
+from tests.serving_server import ask, publish_exact, republish, running, small_shop
 from tests.test_serving_model import best, mean_of
 
 ITEMS = 60
@@ -66,10 +66,10 @@ def data(run, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def models(run, tmp_path_factory):
+def models(shared, tmp_path_factory):
     """Two versions that answer differently: the second one's vectors are other ones."""
     root = tmp_path_factory.mktemp("models")
-    publish_exact(run, root)
+    republish(shared("small-shop", small_shop) / "shop" / "1", root / "shop", 1)
     other = tmp_path_factory.mktemp("other")
     republish(publish_exact(make_run(ITEMS, seed=1), other), root / "shop", 2)
     return root

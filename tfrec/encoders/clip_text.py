@@ -1,8 +1,8 @@
 """CLIP's text tower (Radford et al., arXiv:2103.00020) of KerasNLP's bricks, from ids to tokens."""
 
-import keras_nlp
 import tensorflow as tf
 
+from pipelines.keras_packages import keras_nlp
 from tfrec.encoders.activations import activation as activation_named
 from tfrec.encoders.blocks import bert_initializer, build, build_block
 

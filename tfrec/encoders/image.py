@@ -7,10 +7,10 @@ ViT (Dosovitskiy et al., arXiv:2010.11929), CLIP's image tower (Radford et al., 
 
 from collections.abc import Sequence
 
-import keras_cv
 import numpy as np
 import tensorflow as tf
 
+from pipelines.keras_packages import keras_cv
 from tfrec.encoders.activations import activation as activation_named
 from tfrec.encoders.blocks import build, build_block
 

@@ -3,9 +3,9 @@
 Its tokenizer, its pooling and CLIP's text tower have files of their own and are imported here.
 """
 
-import keras_nlp
 import tensorflow as tf
 
+from pipelines.keras_packages import keras_nlp
 from tfrec.encoders.activations import activation as activation_named
 from tfrec.encoders.blocks import bert_initializer, build, build_block
 from tfrec.encoders.clip_text import ClipTextEncoder

@@ -9,9 +9,9 @@ import re
 from pathlib import Path
 
 import h5py
-import keras_nlp
 import numpy as np
 
+from pipelines.keras_packages import keras_nlp
 from tfrec.encoders.blocks import named_variables
 from tfrec.encoders.checkpoints.source import CheckpointError, Tensors
 from tfrec.encoders.checkpoints.table import Row, checked_layers, fill, first_layers, with_blocks
