@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import shutil
 import signal
@@ -24,8 +25,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-import aiohttp
 import numpy as np
 import psutil
 from tqdm import tqdm
@@ -83,39 +84,103 @@ async def offer(
     """
     found: list[tuple[float, float, int]] = []
     random = np.random.default_rng(0)
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        began = time.perf_counter()
+    connections = Connections(url)
+    requests = [connections.request(body) for body in bodies]
+    began = time.perf_counter()
 
-        async def ask(number: int) -> None:
-            start = time.perf_counter()
-            try:
-                async with session.post(url, data=bodies[number % len(bodies)]) as response:
-                    await response.read()
-                    status = response.status
-            except (aiohttp.ClientError, TimeoutError):
-                status = 0
-            found.append((start - began, time.perf_counter() - start, status))
+    async def ask(number: int) -> None:
+        start = time.perf_counter()
+        status = await connections.ask(requests[number % len(requests)])
+        found.append((start - began, time.perf_counter() - start, status))
 
-        async def client(number: int) -> None:
-            while time.perf_counter() < began + seconds:
-                await ask(number)
-                number += clients
+    async def client(number: int) -> None:
+        while time.perf_counter() < began + seconds:
+            await ask(number)
+            number += clients
 
-        async def later() -> None:
-            await asyncio.sleep(seconds / 3)
-            if beside:
-                await asyncio.to_thread(beside)
+    async def later() -> None:
+        await asyncio.sleep(seconds / 3)
+        if beside:
+            await asyncio.to_thread(beside)
 
-        tasks = [asyncio.create_task(later())]
-        if rate:
-            due = np.cumsum(random.exponential(1 / rate, int(seconds * rate)))
-            for number, when in enumerate(due):
-                await asyncio.sleep(max(0.0, began + when - time.perf_counter()))
-                tasks.append(asyncio.create_task(ask(number)))
-        else:
-            tasks += [asyncio.create_task(client(number)) for number in range(clients)]
-        await asyncio.gather(*tasks)
+    tasks = [asyncio.create_task(later())]
+    if rate:
+        due = np.cumsum(random.exponential(1 / rate, int(seconds * rate)))
+        for number, when in enumerate(due):
+            if (early := began + when - time.perf_counter()) > 0:
+                await asyncio.sleep(early)
+            elif number % 64 == 0:
+                await asyncio.sleep(0)  # behind with asking: let the answers in
+            tasks.append(asyncio.create_task(ask(number)))
+    else:
+        tasks += [asyncio.create_task(client(number)) for number in range(clients)]
+    await asyncio.gather(*tasks)
+    connections.close()
     return Answers(*(np.array(column) for column in zip(*found)))
+
+
+class Connections:
+    """Connections that stay open, with as little work for each request as can be: the server shares the cores.
+
+    Args:
+        url: of the signature.
+    """
+
+    def __init__(self, url: str):
+        self._parts = urlsplit(url)
+        self._idle: list[_Connection] = []
+
+    def request(self, body: bytes) -> bytes:
+        """The bytes of a POST request."""
+        head = f"POST {self._parts.path} HTTP/1.1\r\nHost: {self._parts.netloc}\r\nContent-Length: {len(body)}\r\n\r\n"
+        return head.encode() + body
+
+    async def ask(self, request: bytes) -> int:
+        """Send a request: its status, 0 where the connection failed."""
+        try:
+            if self._idle:
+                connection = self._idle.pop()
+            else:
+                loop, (host, port) = asyncio.get_running_loop(), (self._parts.hostname, self._parts.port)
+                _, connection = await loop.create_connection(_Connection, host, port)
+            status = await connection.ask(request)
+        except OSError:
+            return 0
+        if not connection.closed:
+            self._idle.append(connection)
+        return status
+
+    def close(self) -> None:
+        """Close them."""
+        for connection in self._idle:
+            connection.transport.close()
+
+
+class _Connection(asyncio.Protocol):
+    """One connection; answers have a Content-Length, as all of the server's have."""
+
+    closed = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        self.transport = transport
+
+    def ask(self, request: bytes) -> asyncio.Future[int]:
+        self._answer, self._received = asyncio.get_running_loop().create_future(), b""
+        self.transport.write(request)
+        return self._answer
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, ended, body = self._received.partition(b"\r\n\r\n")
+        if ended and len(body) >= int(head.lower().partition(b"content-length: ")[2].split(b"\r", 1)[0]):
+            self.closed = self.closed or b"connection: close" in head.lower()
+            self._answer.set_result(int(head.split(b" ", 2)[1]))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.closed = True
+        if not self._answer.done():
+            self._answer.set_exception(ConnectionResetError())
 
 
 @contextmanager
@@ -190,6 +255,8 @@ def measure(options: argparse.Namespace, say: Callable[[str], object] = print) -
     """Run all measurements, print each, and return the figures."""
     source = find_version(options.model)
     bodies = bodies_of(source)
+    gc.collect()
+    gc.freeze()  # the clients' own pauses are not the server's
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root) / options.model.name
         republish(source, folder, 1)

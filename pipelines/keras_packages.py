@@ -17,7 +17,8 @@ __all__ = ["keras_cv", "keras_nlp"]
 def _not_installed(*names: str) -> Iterator[None]:
     """Let packages that were not imported yet seem absent until the end of the block."""
     absent = [name for name in names if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(absent))  # None: an import of it raises ImportError
+    for name in absent:
+        sys.modules[name] = None  # type: ignore[assignment]  # an import of it raises ImportError
     try:
         yield
     finally:

@@ -104,10 +104,13 @@ def _parser() -> argparse.ArgumentParser:
         help=f"holds the token that requests must bear (or the variable {TOKEN_VARIABLE})",
     )
     limits = parser.add_argument_group("limits")
-    limits.add_argument("--workers", type=int, help="batches at a time (default: the machine's cores)")
+    limits.add_argument("--workers", type=int, help="batches at a time (default: half the machine's cores)")
     limits.add_argument("--max-batch-rows", type=int, default=64, help="rows of a batch (default: %(default)s)")
     limits.add_argument(
-        "--max-pending", type=int, default=128, help="requests that may wait; more are refused (default: %(default)s)"
+        "--max-pending",
+        type=int,
+        default=128,
+        help="requests that may be under way; more are refused (default: %(default)s)",
     )
     limits.add_argument("--timeout", type=float, default=5.0, help="seconds a request may wait (default: %(default)s)")
     limits.add_argument("--max-megabytes", type=int, default=8, help="of one request (default: %(default)s)")

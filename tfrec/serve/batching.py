@@ -1,8 +1,8 @@
 """Request batching without a timer: while one batch runs, requests gather, and the next batch takes them all.
 
 Under little load a request waits for nobody; under much load batches grow until the model is at its most
-efficient. The queue is bounded: what it cannot hold is refused at once, so that the requests within it are
-answered in time.
+efficient. The requests under way are bounded: further ones are refused at once, so that those within are answered in
+time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from tfrec.serve.errors import Code, ServeError
@@ -36,13 +37,10 @@ class Pending:
 
     def finish(self, answer: Arrays | BaseException) -> None:
         """Hand the answer to the event loop, and let go of the version; only the first answer counts."""
-        if self.answered:
-            return
-        self.answered = True
-        self.servable.release()
-        self.loop.call_soon_threadsafe(self._resolve, answer)
+        finish([self], [answer])
 
-    def _resolve(self, answer: Arrays | BaseException) -> None:
+    def resolve(self, answer: Arrays | BaseException) -> None:
+        """Wake who waits for the answer; for the event loop's thread."""
         if self.future.done():  # the client has gone
             return
         if isinstance(answer, BaseException):
@@ -51,13 +49,29 @@ class Pending:
             self.future.set_result(answer)
 
 
+def finish(batch: list[Pending], answers: Sequence[Arrays | BaseException]) -> None:
+    """`Pending.finish` for a whole batch: its event loop is woken once, not once a request."""
+    fresh = [(request, answer) for request, answer in zip(batch, answers, strict=True) if not request.answered]
+
+    def resolve() -> None:
+        for request, answer in fresh:
+            request.resolve(answer)
+
+    for request, _ in fresh:
+        request.answered = True
+        request.servable.release()
+    if fresh:
+        batch[0].loop.call_soon_threadsafe(resolve)
+
+
 class Batcher:
     """Runs requests in worker threads.
 
     Args:
-        workers: batches at a time; the machine's cores where None.
+        workers: batches at a time; where None, half the machine's cores: the event loop wants one, and batches that
+            run one after the other are larger.
         max_rows: of a batch; a larger request runs alone.
-        max_pending: requests that may wait.
+        max_pending: requests that may be under way.
         timeout: seconds that a request may wait.
         observe: told the rows and the requests of every batch that ran.
     """
@@ -73,9 +87,10 @@ class Batcher:
     ):
         self.max_rows, self.max_pending, self.timeout, self._observe = max_rows, max_pending, timeout, observe
         self._queue: deque[Pending] = deque()
+        self._under_way = 0
         self._changed = threading.Condition()
         self._stopped = False
-        count = workers or len(os.sched_getaffinity(0))
+        count = workers or max(1, len(os.sched_getaffinity(0)) // 2)
         self._workers = [threading.Thread(target=self._work, name=f"batch-{n}", daemon=True) for n in range(count)]
         for worker in self._workers:
             worker.start()
@@ -86,13 +101,30 @@ class Batcher:
         return len(self._queue)
 
     def check_room(self) -> None:
-        """Refuse work that the queue could not hold; cheap, so that it can be asked before a body is read.
+        """Refuse a request where as many as may be are under way; cheap, so that it can be asked before a body is read.
 
         Raises:
             ServeError: RESOURCE_EXHAUSTED.
         """
-        if len(self._queue) >= self.max_pending:
-            raise ServeError(Code.RESOURCE_EXHAUSTED, f"{self.max_pending} requests are waiting; try again later")
+        if self._under_way >= self.max_pending:
+            raise ServeError(Code.RESOURCE_EXHAUSTED, f"{self.max_pending} requests are under way; try again later")
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Count a request as under way, from when its body is there until its answer is written.
+
+        It is not the queue that is counted: where the event loop is what cannot keep up, requests wait for it, before
+        and after the queue. For the event loop's thread alone.
+
+        Raises:
+            ServeError: RESOURCE_EXHAUSTED.
+        """
+        self.check_room()
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
 
     async def run(self, servable: Servable, signature: str, inputs: Arrays, rows: int) -> Arrays:
         """Run a request and wait for its answer.
@@ -104,9 +136,8 @@ class Batcher:
             rows: how many rows they have.
 
         Raises:
-            ServeError: the queue is full, the request waited too long, or the model refuses it.
+            ServeError: the request waited too long, or the model refuses it.
         """
-        self.check_room()
         loop = asyncio.get_running_loop()
         deadline = time.monotonic() + self.timeout
         if not servable.acquire():
@@ -173,8 +204,7 @@ class Batcher:
                 self._run_alone(request)
             return
         self._told(batch)
-        for request, own in zip(batch, part(outputs, requests), strict=True):
-            request.finish(own)
+        finish(batch, part(outputs, requests))
 
     def _run_alone(self, request: Pending) -> None:
         try:

@@ -97,10 +97,13 @@ class GrpcApi:
             raise ServeError(Code.UNAUTHENTICATED, "send the metadata authorization: Bearer TOKEN")
 
     async def _predict(self, request, called: Called):
+        with self._service.batcher.admitted():
+            return await self._outputs(request, called)
+
+    async def _outputs(self, request, called: Called):
         import tensorflow as tf
         from tensorflow_serving.apis import predict_pb2
 
-        self._service.batcher.check_room()
         address, name = _address(request.model_spec), request.model_spec.signature_name
         outputs = await self._service.predict(address, name, lambda s: self._arrays(request, s), called)
         wanted = list(request.output_filter) or list(outputs)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import random
 import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -109,7 +109,7 @@ def _accounted(state: HttpState):
         if state.guard:
             state.guard.busy(request.transport)
         given = request.headers.get("X-Request-Id", "")
-        request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        request_id = given if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(64):016x}"
         response: web.StreamResponse | None = None
         try:
             response = await handler(request)

@@ -20,6 +20,9 @@ class Metrics:
         self.requests = Counter(
             "tfrec_requests", "Requests answered.", ["api", "model", "signature", "code"], registry=registry
         )
+        self.refused = Counter(
+            "tfrec_refused_requests", "Predictions refused unread, as too many were under way.", registry=registry
+        )
         self.seconds = Histogram(
             "tfrec_request_seconds",
             "Time from a request's head to its answer.",

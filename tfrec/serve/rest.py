@@ -38,7 +38,12 @@ class RestApi:
 
     async def _predict(self, request: web.Request) -> web.Response:
         self._service.batcher.check_room()
-        body = parse_body(await read_body(request, self._body_seconds))
+        content = await read_body(request, self._body_seconds)
+        with self._service.batcher.admitted():
+            return await self._answer(request, content)
+
+    async def _answer(self, request: web.Request, content: bytes) -> web.Response:
+        body = parse_body(content)
         name = body.get("signature_name", "")
         if not isinstance(name, str):
             raise ServeError(Code.INVALID_ARGUMENT, f"signature_name must be a string, not {shown(name)}")

@@ -37,7 +37,7 @@ class ServeOptions:
         data: a prepared dataset for the shop window.
         token: that requests must bear.
         poll_seconds: between two looks at the models' folders.
-        workers: batches run at a time; the machine's cores where None.
+        workers: batches run at a time; half the machine's cores where None, the event loop needs one as well.
         max_batch_rows, max_pending, timeout: of `Batcher`.
         max_request_rows, max_values: of `PredictService`.
         max_bytes: of a body or message.
@@ -143,7 +143,9 @@ class Server:
             self._runner.server,  # type: ignore[arg-type]
             head_seconds=options.head_seconds,
             most=options.max_connections,
+            most_requests=options.max_pending,
             changed=self.metrics.connections.set,
+            refused=self.metrics.refused.inc,
         )
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(self._state.guard, options.host, options.port, backlog=1024)
