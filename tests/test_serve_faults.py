@@ -5,6 +5,7 @@ import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 # isort: split
 import asyncio
 import base64
+import contextlib
 import http.client
 import io
 import json
@@ -162,6 +163,47 @@ def test_connections_are_bounded(small):
         assert ask(server.port, "GET", "/healthz")[0] == 200
         for client in clients:
             client.close()
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_request_too_many_is_refused_at_once_whole_or_in_pieces(small, monkeypatch, pieces):
+    """Whole requests are refused before they are parsed, on connections that go on; of others, the body is not read."""
+    original, runs, goes_on = Servable.run, threading.Event(), threading.Event()
+
+    def held(self, signature, inputs):
+        runs.set()
+        goes_on.wait(60)
+        return original(self, signature, inputs)
+
+    body = json.dumps(QUERY).encode()
+    head = f"POST /v1/models/shop:predict HTTP/1.1\r\nHost: shop\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+
+    def answer(client: socket.socket) -> bytes:
+        if pieces == 1:
+            client.sendall(head + body)
+            return client.recv(10_000)
+        with socket.create_connection(("127.0.0.1", server.port), 60) as another:
+            another.sendall(head)
+            time.sleep(0.05)
+            with contextlib.suppress(OSError):
+                another.sendall(body)
+            return another.recv(10_000)
+
+    with running(small / "shop", max_pending=1) as server:
+        monkeypatch.setattr(Servable, "run", held)
+        with ThreadPoolExecutor() as threads, socket.create_connection(("127.0.0.1", server.port), 60) as client:
+            first = threads.submit(server.ask, "POST", "/v1/models/shop:predict", QUERY)
+            assert runs.wait(60)
+            for _ in range(2):
+                refused = answer(client)
+                assert refused.startswith(b"HTTP/1.1 429 ")
+                assert b"Retry-After: 1\r\n" in refused
+                assert refused.endswith(b'{"error": "1 requests are under way; try again later"}')
+            goes_on.set()
+            assert first.result()[0] == 200
+            assert answer(client).startswith(b"HTTP/1.1 200 ")
+            _, page = server.ask("GET", "/metrics")
+            assert (b"tfrec_refused_requests_total 2.0" in page) == (pieces == 1)
 
 
 # -- photos --------------------------------------------------------------------------------------------------
