@@ -72,10 +72,12 @@ def _writer(
     def write(path: Path) -> dict[str, Any]:
         import tensorflow as tf
 
+        from tfrec.graphs import skip_rewrites
         from tfrec.serving_model import ServingModel
         from tfrec.serving_ops import check_ops
         from tfrec.warmup import write_warmup
 
+        skip_rewrites()  # a saved function carries how it is to be run: without this, every load rewrites it
         tf.get_logger().setLevel(
             "ERROR"
         )  # Keras warns that it cannot rebuild the layers; the signatures are what is served

@@ -6,7 +6,6 @@ server that has swapped sixty versions is no larger than one that has loaded one
 
 from __future__ import annotations
 
-import gc
 import re
 import threading
 from collections.abc import Callable
@@ -39,6 +38,7 @@ class Servable:
 
     def __init__(self, name: str, version: int, path: Path):
         import tensorflow as tf
+        from tensorflow.python.framework.ops import dismantle_graph
 
         from tfrec.index import load_op_libraries
 
@@ -56,7 +56,8 @@ class Servable:
             self.meta_graph.ClearField("graph_def")  # only its signatures are asked for from here on
             self.meta_graph.ClearField("object_graph_def")
             self._warm_up()
-            gc.freeze()  # a collection that walks the graph's Python objects stops the server for tenths of a second
+            # The session has the graph in C++; its Python objects would be tens of thousands that refer to each other.
+            dismantle_graph(graph)
         except (OSError, RuntimeError, ValueError, KeyError, tf.errors.OpError, ServeError) as error:
             self._session.close()
             raise PublishError(f"{path} cannot be served ({_first_line(error)}); export again") from error
@@ -128,9 +129,6 @@ class Servable:
     def _close(self) -> None:
         self._session.close()
         self._calls.clear()
-        gc.unfreeze()
-        gc.collect()  # the graph's Python objects refer to each other
-        gc.freeze()
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Callable, Sequence
@@ -116,6 +117,7 @@ class Server:
                 raise ServeConfigError(errors[-1] if errors else f"{model.config.folder} holds no version to serve")
         await self._start_http()
         await self._start_grpc()
+        gc.freeze()  # what the libraries hold stays: a collection that walks it stops every request for tenths of a second
         self._poller = asyncio.create_task(self._poll())
         fields = {"event": "started", "host": self._options.host, "port": self.port, "grpc_port": self.grpc_port}
         LOG.info("serving", extra={"fields": fields})
