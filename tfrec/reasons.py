@@ -1,12 +1,16 @@
-"""The report's word on why: which purchase each recommendation owes most of its score to."""
+"""The report's word on why: which purchase each recommendation owes most of its score to, and where its text looks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from tfrec.histories import to_gaps
+
+SHOWN_REGIONS = 3
+STANDS_OUT = 1.5  # times the attention that a patch would have if all had the same
 
 
 def histories_without(history: np.ndarray, days_ago: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -52,3 +56,33 @@ def add_reasons(
         example["reasons"] = [
             f"like {titles[bought[place]]}" if gains[place, at] > 0 else "" for at, place in enumerate(best)
         ]
+
+
+def add_regions(
+    examples: list[dict[str, Any]], has_photo: np.ndarray, attention_of: Callable[[np.ndarray], np.ndarray | None]
+) -> None:
+    """Name, in each example, the parts of each recommended item's photo that its words and attributes attend to most.
+
+    Args:
+        examples: as `add_reasons` takes them; gains "regions", for each recommended item a list of
+            `[left, top, width, height]` as shares of the photo, the most attended first; none where nothing stands out.
+        has_photo: bool `[N]`, by item row.
+        attention_of: item rows `[n]` -> weights `[n, h, w]`, or None where the model has no such attention.
+    """
+    recommended = {item for example in examples for item, _ in example["recommended"]}
+    rows = np.array(sorted(item for item in recommended if has_photo[item]), np.int64)
+    weights = attention_of(rows)
+    if weights is None:
+        return
+    regions = {row: regions_of(weight) for row, weight in zip(rows.tolist(), weights)}
+    for example in examples:
+        example["regions"] = [regions.get(item, []) for item, _ in example["recommended"]]
+
+
+def regions_of(weights: np.ndarray, *, most: int = SHOWN_REGIONS) -> list[list[float]]:
+    """The patches of `weights` `[h, w]` that stand out: `[left, top, width, height]` as shares of the whole."""
+    height, width = weights.shape
+    best = np.argsort(-weights, axis=None, kind="stable")[:most]
+    best = best[weights.flat[best] > STANDS_OUT * weights.mean()]
+    boxes = [(place % width / width, place // width / height, 1 / width, 1 / height) for place in best]
+    return [[round(float(side), 4) for side in box] for box in boxes]

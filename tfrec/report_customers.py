@@ -19,15 +19,19 @@ ALT_FIELDS = 6
 
 @dataclass(frozen=True)
 class Card:
-    """One item as shown: `marks` are words such as `hit`, set on the photo."""
+    """One item as shown: `marks` are words such as `hit`, set on the photo; `regions` `(left, top, width, height)` are
+    framed on it, in pixels of its `size` (width, height).
+    """
 
     title: str
     caption: str
     alt: str
     photo: str | None
+    size: tuple[int, int] = (0, 0)
     rank: int | None = None
     marks: tuple[str, ...] = ()
     reason: str = ""
+    regions: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,11 @@ def _customer(example: dict[str, Any], card: Callable[..., Card]) -> Customer:
     seen = example.get("seen", history)
     rows = [int(row) for row, _ in example["recommended"]]
     reasons = example.get("reasons") or [""] * len(rows)
+    regions = example.get("regions") or [[]] * len(rows)
     recommended = []
-    for rank, (row, reason) in enumerate(zip(rows, reasons), 1):
+    for rank, (row, reason, looked) in enumerate(zip(rows, reasons, regions), 1):
         marks = ("hit",) * (row in targets) + ("seen",) * (row in seen)
-        recommended.append(card(row, rank=rank, marks=marks, reason=reason))
+        recommended.append(card(row, rank=rank, marks=marks, reason=reason, regions=looked))
     found = [("hit",) if row in rows else () for row in targets]
     return Customer(
         user_id=str(example["user_id"]),
@@ -88,12 +93,13 @@ def _count(n: int, thing: str) -> str:
 def _card_maker(prepared: Prepared) -> Callable[..., Card]:
     """A function from an item's row to its card; every photo is read and shrunk once."""
     items, fields = prepared.items, prepared.fields
-    photos: dict[int, str | None] = {}
+    photos: dict[int, tuple[str | None, tuple[int, int]]] = {}
 
-    def card(row: int, *, rank: int | None = None, marks: tuple[str, ...] = (), reason: str = "") -> Card:
+    def card(row: int, *, rank: int | None = None, marks: tuple[str, ...] = (), reason: str = "", regions=()) -> Card:
         item = items.iloc[row]
         if row not in photos:
             photos[row] = _photo(prepared, item["images"])
+        photo, (width, height) = photos[row]
         title = str(item["title"] or item["item_id"])
         values = {name: ", ".join(map(str, item[f"attr.{name}"])) for name in fields}
         filled = {name: value for name, value in values.items() if value}
@@ -102,10 +108,12 @@ def _card_maker(prepared: Prepared) -> Callable[..., Card]:
             title=title,
             caption=" · ".join(_caption_values(filled)),
             alt=f"{title} ({words})" if words else title,
-            photo=photos[row],
+            photo=photo,
+            size=(width, height),
             rank=rank,
             marks=marks,
             reason=reason,
+            regions=tuple((x * width, y * height, w * width, h * height) for x, y, w, h in regions),
         )
 
     return card
@@ -128,19 +136,19 @@ def _readable(field_name: str) -> str:
     return field_name.removesuffix("_name").replace("_", " ")
 
 
-def _photo(prepared: Prepared, keys: Any) -> str | None:
-    """The first photo as a data URI, shrunk; None where there is none that opens."""
+def _photo(prepared: Prepared, keys: Any) -> tuple[str | None, tuple[int, int]]:
+    """The first photo as a data URI, shrunk, and its width and height; None where there is none that opens."""
     from PIL import Image, UnidentifiedImageError
 
     if prepared.images is None or len(keys) == 0:
-        return None
+        return None, (0, 0)
     try:
         with Image.open(io.BytesIO(prepared.images.read(keys[0]))) as image:
             image.draft("RGB", PHOTO_SIZE)
             photo = image.convert("RGB")
     except (UnidentifiedImageError, OSError, KeyError):
-        return None
+        return None, (0, 0)
     photo.thumbnail(PHOTO_SIZE)
     buffer = io.BytesIO()
     photo.save(buffer, "JPEG", quality=PHOTO_QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), photo.size

@@ -226,9 +226,10 @@ def evaluate(
 
 
 def _add_reasons(assembly, protocol: Protocol, examples: list[dict], ranking: Ranking) -> None:
-    """Say in the report's examples which purchase each recommendation owes most to."""
+    """Say in the report's examples which purchase a recommendation owes most to, and where its words look in its photo."""
     from tfrec.examples import sampled_rows
-    from tfrec.reasons import add_reasons
+    from tfrec.reasons import add_reasons, add_regions
+    from tfrec.retrieval_embeddings import attention_of
 
     items = assembly.prepared.items
     add_reasons(
@@ -239,6 +240,8 @@ def _add_reasons(assembly, protocol: Protocol, examples: list[dict], ranking: Ra
         vectors=ranking.candidates,
         titles=items["title"].where(items["title"] != "", items["item_id"]),
     )
+    if assembly.content is not None and "has_photo" in assembly.content.arrays:
+        add_regions(examples, assembly.content.arrays["has_photo"], lambda rows: attention_of(assembly, rows))
 
 
 def best_reachable(prepared, protocol: Protocol, ks: list[int]) -> dict | None:

@@ -48,19 +48,35 @@ def attention_maps(assembly, *, most: int = SHOWN) -> tuple[np.ndarray, np.ndarr
         most: items, drawn by the run's seed among those with a photo.
 
     Returns:
-        Item rows `[n]` and weights float32 `[n, h, w]`, summed over the item's words (over its attributes in a model
-        without texts) and averaged over heads; None where the model has no photos, or no cross-attention.
+        Item rows `[n]` and weights float32 `[n, h, w]`, see `attention_of`; None where the model has no photos, or no
+        cross-attention.
+    """
+    tower, content = assembly.model.item_tower, assembly.content
+    if tower is None or tower.image is None:
+        return None
+    rows = np.flatnonzero(content.arrays["has_photo"])
+    rows = np.sort(np.random.default_rng(assembly.config.seed).permutation(rows)[:most])
+    weights = attention_of(assembly, rows)
+    return None if weights is None else (rows, weights)
+
+
+def attention_of(assembly, rows: np.ndarray) -> np.ndarray | None:
+    """How much the text and attributes of items attend to each patch of their photos, in the last fusion block.
+
+    Args:
+        assembly: of a finished run.
+        rows: items `[n]` with a photo.
+
+    Returns:
+        Weights float32 `[n, h, w]`, summed over the item's words (over its attributes in a model without texts) and
+        averaged over heads; None where there are no rows, and where the model has no photos or no cross-attention.
     """
     import tensorflow as tf
 
     from tfrec.encoders.blocks import text_mask
 
     tower, content = assembly.model.item_tower, assembly.content
-    if tower is None or tower.image is None or not tower.fusion.layers:
-        return None
-    rows = np.flatnonzero(content.arrays["has_photo"])
-    rows = np.sort(np.random.default_rng(assembly.config.seed).permutation(rows)[:most])
-    if not len(rows):
+    if tower is None or tower.image is None or not tower.fusion.layers or not len(rows):
         return None
     items = {name: tf.convert_to_tensor(array) for name, array in content.gather(rows).items()}
     if "photo_bytes" in items:
@@ -77,7 +93,7 @@ def attention_maps(assembly, *, most: int = SHOWN) -> tuple[np.ndarray, np.ndarr
     grid = [-(-side // tower.pool) for side in tower.image.grid]
     if looks.shape[-1] != grid[0] * grid[1]:  # the photos' tokens were pooled to one vector
         return None
-    return rows, tf.reshape(looks, [-1, *grid]).numpy()
+    return tf.reshape(looks, [-1, *grid]).numpy()
 
 
 def _save(path: Path, **arrays: Any) -> None:
