@@ -85,6 +85,12 @@ class Prepared:
         """The user attribute fields, without the `attr.` prefix."""
         return _attribute_fields(self.path / "users.parquet")
 
+    @property
+    def holds_out_new_items(self) -> bool:
+        """Whether each customer's last *new* item is held out, so that no target was bought before."""
+        split = self.manifest["split"]
+        return split.get("kind") == "leave-last-out" and split.get("held_out") != "last interaction"
+
     @cached_property
     def images(self) -> ImageStore | None:
         """The photos, or None when the dataset has none."""

@@ -71,6 +71,20 @@ def test_what_is_written_comes_back(tmp_path):
         data.images.read("side")
 
 
+@pytest.mark.parametrize(
+    ("split", "new"),
+    [
+        ({"kind": "leave-last-out", "min_items": 3}, True),
+        ({"kind": "leave-last-out", "held_out": "last interaction"}, False),
+        ({"kind": "temporal", "cutoff": "2020-09-16"}, False),
+    ],
+)
+def test_the_split_tells_whether_targets_were_ever_bought_before(tmp_path, split, new):
+    data = open_prepared(write(tmp_path / "out"))
+    data.manifest["split"] = split
+    assert data.holds_out_new_items == new
+
+
 def test_the_manifest_counts_and_names_everything(tmp_path):
     manifest = json.loads((write(tmp_path / "out") / "manifest.json").read_text())
     assert (manifest["format"], manifest["schema_version"]) == ("tfrec-prepared", 1)

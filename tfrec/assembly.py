@@ -164,7 +164,10 @@ class RetrievalAssembly:
             rating,
         )
         last = 1 if self.config.training.final else 0
-        return purchases.where(events["split"].to_numpy() <= last).collapse_repeats(self.config.task.collapse_repeats)
+        within = self.config.task.collapse_repeats
+        if within == "auto":
+            within = "always" if self.prepared.holds_out_new_items else "day"
+        return purchases.where(events["split"].to_numpy() <= last).collapse_repeats(within)
 
     @property
     def deep(self) -> bool:
