@@ -227,9 +227,9 @@ def evaluate(
 
 def _add_reasons(assembly, protocol: Protocol, examples: list[dict], ranking: Ranking) -> None:
     """Say in the report's examples which purchase a recommendation owes most to, and where its words look in its photo."""
+    from tfrec.attention_maps import attention_of
     from tfrec.examples import sampled_rows
     from tfrec.reasons import add_reasons, add_regions
-    from tfrec.retrieval_embeddings import attention_of
 
     items = assembly.prepared.items
     add_reasons(

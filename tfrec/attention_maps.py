@@ -1,0 +1,39 @@
+"""Where the words and attributes of an item look in its photo: the weights of the last fusion block."""
+
+import numpy as np
+
+
+def attention_of(assembly, rows: np.ndarray) -> np.ndarray | None:
+    """How much the text and attributes of items attend to each patch of their photos, in the last fusion block.
+
+    Args:
+        assembly: of a finished run.
+        rows: items `[n]` with a photo.
+
+    Returns:
+        Weights float32 `[n, h, w]`, summed over the item's words (over its attributes in a model without texts) and
+        averaged over heads; None where there are no rows, and where the model has no photos or no cross-attention.
+    """
+    import tensorflow as tf
+
+    from tfrec.encoders.blocks import text_mask
+
+    tower, content = assembly.model.item_tower, assembly.content
+    if tower is None or tower.image is None or not tower.fusion.layers or not len(rows):
+        return None
+    items = {name: tf.convert_to_tensor(array) for name, array in content.gather(rows).items()}
+    if "photo_bytes" in items:
+        from pipelines.pixels import decode_photos
+
+        items["photos"] = decode_photos(items.pop("photo_bytes"), content.size)[0]
+    _, maps = tower(items, training=False, return_attention=True)
+    looks = tf.cast(maps["text_to_image"], tf.float32)[:, 1:, 2:]  # without placeholders and the class token
+    if tower.text is not None:
+        words = tf.cast(text_mask(tower.text, items["tokens"], tower.pad_id), tf.float32)
+        looks = tf.einsum("btn,bt->bn", looks[:, : words.shape[1]], words)
+    else:
+        looks = tf.reduce_mean(looks, 1)  # of the attributes alone
+    grid = [-(-side // tower.pool) for side in tower.image.grid]
+    if looks.shape[-1] != grid[0] * grid[1]:  # the photos' tokens were pooled to one vector
+        return None
+    return tf.reshape(looks, [-1, *grid]).numpy()
