@@ -138,6 +138,8 @@ class Connections:
     async def ask(self, request: bytes) -> int:
         """Send a request: its status, 0 where the connection failed."""
         try:
+            while self._idle and self._idle[-1].closed:  # by the server, which waits for no client forever
+                self._idle.pop()
             if self._idle:
                 connection = self._idle.pop()
             else:
@@ -160,6 +162,7 @@ class _Connection(asyncio.Protocol):
     """One connection; answers have a Content-Length, as all of the server's have."""
 
     closed = False
+    _answer: asyncio.Future[int] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.WriteTransport)
@@ -175,11 +178,12 @@ class _Connection(asyncio.Protocol):
         head, ended, body = self._received.partition(b"\r\n\r\n")
         if ended and len(body) >= int(head.lower().partition(b"content-length: ")[2].split(b"\r", 1)[0]):
             self.closed = self.closed or b"connection: close" in head.lower()
+            assert self._answer is not None
             self._answer.set_result(int(head.split(b" ", 2)[1]))
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closed = True
-        if not self._answer.done():
+        if self._answer and not self._answer.done():
             self._answer.set_exception(ConnectionResetError())
 
 
