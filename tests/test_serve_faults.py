@@ -34,6 +34,7 @@ from schemathesis.specs.openapi.checks import (
 from pipelines.pixels import decode_photos
 from tests.serving_fakes import SIDE, make_run
 from tests.serving_server import ask, plain_shop, publish_exact, running
+from tfrec.serve.connections import ConnectionGuard
 from tfrec.serve.servable import Servable
 
 QUERY = {"inputs": {"history": [["001"]], "k": 3}}
@@ -204,6 +205,47 @@ def test_a_request_too_many_is_refused_at_once_whole_or_in_pieces(small, monkeyp
             assert answer(client).startswith(b"HTTP/1.1 200 ")
             _, page = server.ask("GET", "/metrics")
             assert (b"tfrec_refused_requests_total 2.0" in page) == (pieces == 1)
+
+
+def test_what_may_be_a_part_of_something_is_never_refused_unread():
+    """A body that looks like a request, behind its own head; and requests that do not wait for the answer before."""
+
+    class Kept(asyncio.WriteTransport):
+        def __init__(self):
+            super().__init__()
+            self.written = b""
+
+        def write(self, data):
+            self.written += data
+
+    class Inner(asyncio.Protocol):
+        read = b""
+
+        def data_received(self, data):
+            self.read += data
+
+        pause_writing = resume_writing = eof_received = lambda self: None
+
+    async def go():
+        inner: list[Inner] = []
+        guard = ConnectionGuard(lambda: inner.append(Inner()) or inner[-1], head_seconds=60, most=9, most_requests=1)
+        whole = b"POST /v1/models/shop:predict HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
+        head = b"POST /v1/models/shop:predict HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(whole)
+        protocols, transports = [guard() for _ in range(3)], [Kept() for _ in range(3)]
+        for protocol, transport in zip(protocols, transports):
+            protocol.connection_made(transport)
+        protocols[0].data_received(whole)  # from now on one is under way
+        protocols[1].data_received(head)
+        protocols[1].data_received(whole)
+        protocols[0].data_received(whole)
+        protocols[2].data_received(whole)
+        assert [each.read for each in inner] == [whole + whole, head + whole, b""]
+        assert [transport.written[:12] for transport in transports] == [b"", b"", b"HTTP/1.1 429"]
+        guard.idle(transports[0])
+        protocols[2].data_received(whole)
+        assert inner[2].read == whole
+
+    asyncio.run(go())
 
 
 # -- photos --------------------------------------------------------------------------------------------------

@@ -64,6 +64,11 @@ def finish(batch: list[Pending], answers: Sequence[Arrays | BaseException]) -> N
         batch[0].loop.call_soon_threadsafe(resolve)
 
 
+def too_many(most: int) -> ServeError:
+    """What a request is told that comes while `most` are under way."""
+    return ServeError(Code.RESOURCE_EXHAUSTED, f"{most} requests are under way; try again later")
+
+
 class Batcher:
     """Runs requests in worker threads.
 
@@ -107,7 +112,7 @@ class Batcher:
             ServeError: RESOURCE_EXHAUSTED.
         """
         if self._under_way >= self.max_pending:
-            raise ServeError(Code.RESOURCE_EXHAUSTED, f"{self.max_pending} requests are under way; try again later")
+            raise too_many(self.max_pending)
 
     @contextmanager
     def admitted(self) -> Iterator[None]:

@@ -11,6 +11,10 @@ import json
 import re
 from collections.abc import Callable
 
+from tfrec.serve.batching import too_many
+from tfrec.serve.errors import ServeError
+from tfrec.serve.tensors_json import error_body
+
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,12})[ \t]*(?=\r\n|$)", re.IGNORECASE)
 
 
@@ -41,7 +45,7 @@ class ConnectionGuard:
         self._most_requests, self._refused = most_requests, refused
         self._timers: dict[asyncio.BaseTransport, asyncio.TimerHandle | None] = {}
         self._asking: set[asyncio.BaseTransport] = set()
-        self._refusal = _refusal(f"{most_requests} requests are under way; try again later")
+        self._refusal = _refusal(too_many(most_requests))
 
     def __call__(self) -> asyncio.Protocol:
         """A protocol for a new connection."""
@@ -57,13 +61,12 @@ class ConnectionGuard:
         self._changed(len(self._timers))
         return True
 
-    def refuses(self, transport: asyncio.WriteTransport, data: bytes) -> bool:
-        """Answer a prediction with 429 if too many are under way, else count it until `idle`.
+    def asks(self, transport: asyncio.BaseTransport) -> bool:
+        """Whether a prediction that `refuses` let through is under way on the connection."""
+        return transport in self._asking
 
-        A request that comes in pieces, or two of them at once, are left to the server: its handlers count them, too.
-        """
-        if transport in self._asking or not _is_whole_prediction(data):
-            return False
+    def refuses(self, transport: asyncio.WriteTransport) -> bool:
+        """Answer a whole prediction with 429 if too many are under way, else count it until `idle`."""
         if len(self._asking) < self._most_requests:
             self._asking.add(transport)
             return False
@@ -98,7 +101,7 @@ class _Guarded(asyncio.Protocol):
     """Passes everything on to the server's own protocol."""
 
     def __init__(self, guard: ConnectionGuard, inner: asyncio.Protocol):
-        self._guard, self._inner, self._accepted = guard, inner, False
+        self._guard, self._inner, self._accepted, self._whole = guard, inner, False, True
         self.pause_writing = inner.pause_writing  # type: ignore[method-assign]
         self.resume_writing = inner.resume_writing  # type: ignore[method-assign]
         self.eof_received = inner.eof_received  # type: ignore[method-assign]
@@ -111,7 +114,10 @@ class _Guarded(asyncio.Protocol):
             self._inner.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        if not self._accepted or not self._guard.refuses(self._transport, data):
+        # After anything but whole predictions, each sent when the one before was answered, what comes may be a part of
+        # something: such a connection is aiohttp's for good, whose handlers count its requests, too.
+        self._whole = self._whole and not self._guard.asks(self._transport) and _is_whole_prediction(data)
+        if not (self._accepted and self._whole and self._guard.refuses(self._transport)):
             self._inner.data_received(data)
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -131,8 +137,8 @@ def _is_whole_prediction(data: bytes) -> bool:
     return len(body) == int(length[1])
 
 
-def _refusal(message: str) -> bytes:
-    body = json.dumps({"error": message})
+def _refusal(error: ServeError) -> bytes:
+    body = json.dumps(error_body(error))
     return (
         "HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json; charset=utf-8\r\nRetry-After: 1\r\n"
         f"X-Content-Type-Options: nosniff\r\nContent-Length: {len(body)}\r\n\r\n{body}"
