@@ -13,7 +13,6 @@ from typing import Any
 
 from tests.serving_fakes import make_run
 from tfrec import export
-from tfrec.export import export_run
 from tfrec.index import ExactIndex
 from tfrec.index_tuning import IndexReport
 from tfrec.publish import publish_version, read_manifest
@@ -110,7 +109,7 @@ def plain_shop(root: Path) -> None:
 
 def large_shop(root: Path) -> None:
     """Publish both models of `make_run(1200)`, which is enough for ScaNN, with `max_k` 100."""
-    export_run(make_run(1200), "shop", root, max_k=100, say=lambda text: None)
+    export.export_run(make_run(1200), "shop", root, max_k=100, say=lambda text: None)
 
 
 def republish(version: Path, folder: Path, number: int) -> Path:

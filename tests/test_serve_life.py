@@ -184,7 +184,7 @@ def test_many_swaps_fail_no_request_and_leave_no_memory(exported, model):
         port = port_of(process)
         memory = psutil.Process(process.pid)
         with Load(port, clients=2) as load:
-            for version in range(2, 8):
+            for version in range(2, 10):
                 republish(exported, model, version)
                 keep_last(model, 2)
                 until_newest(port, version)

@@ -62,7 +62,6 @@ def evaluate(
     Returns:
         The content of metrics.json.
     """
-
     from tfrec.alignment_metrics import alignment_metrics, chance, linear_baseline
     from tfrec.config import load_config
     from tfrec.metrics import write_metrics

@@ -1,6 +1,27 @@
 """Where the words and attributes of an item look in its photo: the weights of the last fusion block."""
 
+from __future__ import annotations
+
 import numpy as np
+
+
+def top_patches(weights: np.ndarray, most: int) -> list[dict[str, float]]:
+    """The patches of `weights` `[h, w]` with the most attention, best first.
+
+    Returns:
+        `top`, `left`, `height` and `width` of each as shares of the photo, and its weight as `share`.
+    """
+    height, width = weights.shape
+    return [
+        {
+            "top": float(place // width / height),
+            "left": float(place % width / width),
+            "height": 1 / height,
+            "width": 1 / width,
+            "share": float(weights.flat[place]),
+        }
+        for place in np.argsort(-weights, axis=None, kind="stable")[:most]
+    ]
 
 
 def attention_of(assembly, rows: np.ndarray) -> np.ndarray | None:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfrec.attention_maps import top_patches
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -111,19 +113,7 @@ class Explainer:
         return self.model("embed_item", **_batch(items))["embedding"].numpy()
 
     def _regions(self, inputs: ItemInputs) -> list[dict[str, float]]:
-        attention = self.model("attend_item", **_batch([inputs]))["attention"].numpy()[0]
-        height, width = attention.shape
-        places = np.argsort(-attention, axis=None, kind="stable")[:SHOWN]
-        return [
-            {
-                "top": float(place // width / height),
-                "left": float(place % width / width),
-                "height": 1 / height,
-                "width": 1 / width,
-                "share": float(attention.flat[place]),
-            }
-            for place in places
-        ]
+        return top_patches(self.model("attend_item", **_batch([inputs]))["attention"].numpy()[0], SHOWN)
 
 
 def without(item: ItemInputs, modality: str) -> ItemInputs:

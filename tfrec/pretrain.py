@@ -154,7 +154,6 @@ def evaluate(
     Returns:
         The content of metrics.json.
     """
-
     from tfrec.alignment_metrics import chance
     from tfrec.config import load_config
     from tfrec.metrics import write_metrics

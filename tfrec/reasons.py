@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tfrec.attention_maps import top_patches
 from tfrec.histories import to_gaps
 
 SHOWN_REGIONS = 3
@@ -79,10 +80,7 @@ def add_regions(
         example["regions"] = [regions.get(item, []) for item, _ in example["recommended"]]
 
 
-def regions_of(weights: np.ndarray, *, most: int = SHOWN_REGIONS) -> list[list[float]]:
+def regions_of(weights: np.ndarray) -> list[list[float]]:
     """The patches of `weights` `[h, w]` that stand out: `[left, top, width, height]` as shares of the whole."""
-    height, width = weights.shape
-    best = np.argsort(-weights, axis=None, kind="stable")[:most]
-    best = best[weights.flat[best] > STANDS_OUT * weights.mean()]
-    boxes = [(place % width / width, place // width / height, 1 / width, 1 / height) for place in best]
-    return [[round(float(side), 4) for side in box] for box in boxes]
+    best = [patch for patch in top_patches(weights, SHOWN_REGIONS) if patch["share"] > STANDS_OUT * weights.mean()]
+    return [[round(patch[side], 4) for side in ("left", "top", "width", "height")] for patch in best]

@@ -65,7 +65,7 @@ class Servable:
     def _callable(self, signature: Signature) -> Callable[..., list[np.ndarray]]:
         """What runs a signature, as Keras calls its own sessions: `make_callable` costs a millisecond of Python a call.
 
-        The graph runs in the thread that calls it: the batcher has one for each core, and handing hundreds of tiny ops from
+        The graph runs in the thread that calls it: the batcher has several, and handing hundreds of tiny ops from
         thread to thread takes longer than they do.
         """
         from tensorflow.core.protobuf import config_pb2

@@ -117,7 +117,6 @@ class Server:
                 raise ServeConfigError(errors[-1] if errors else f"{model.config.folder} holds no version to serve")
         await self._start_http()
         await self._start_grpc()
-        gc.freeze()  # what the libraries hold stays: a collection that walks it stops every request for tenths of a second
         self._poller = asyncio.create_task(self._poll())
         fields = {"event": "started", "host": self._options.host, "port": self.port, "grpc_port": self.grpc_port}
         LOG.info("serving", extra={"fields": fields})
@@ -208,5 +207,6 @@ async def serve(server: Server) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await server.start()
+    gc.freeze()  # what the libraries hold stays: a collection that walks it stops every request for tenths of a second
     await stop.wait()
     await server.stop()
