@@ -3,6 +3,7 @@
 import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 
 # isort: split
+import asyncio
 import json
 import logging
 import os
@@ -14,11 +15,16 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from tests.serving_server import ask, plain_shop, republish, running, until
 from tfrec.publish import MANIFEST, keep_last, restore, withdraw
+from tfrec.serve.batching import Batcher
+from tfrec.serve.model_config import models_of_folders
+from tfrec.serve.repository import Repository
+from tfrec.serve.service import Address, Called, PredictService
 
 QUERY = {"inputs": {"history": [["001", "017"]], "k": 5}}
 
@@ -101,6 +107,26 @@ def test_versions_are_swapped_and_rolled_back_without_a_failed_request(exported,
         before = load.answered
         until(lambda: load.answered > before + 20)
         assert load.failed == []
+
+
+def test_a_version_retired_while_a_request_is_read_still_answers_it(exported, model):
+    repository, batcher = Repository(lambda: models_of_folders([model], 1)), Batcher()
+    service = PredictService(repository, batcher, max_request_rows=8, max_values=100)
+    repository.poll()
+    old = repository.get("shop")
+
+    def read(signature):
+        republish(exported, model, 2)
+        repository.poll()
+        assert not old.acquire(), "it is retired"
+        return {"history": np.array([["001", "017"]], object)}
+
+    outputs = asyncio.run(service.predict(Address("shop"), "", read, called := Called()))
+    assert (called.version, len(outputs["item_id"])) == ("1", 1)
+    batcher.close()
+    with pytest.raises(KeyError):  # closed as soon as it was answered
+        old.run("serving_default", {})
+    repository.close()
 
 
 FLIP = lambda file: file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:])  # noqa: E731

@@ -135,7 +135,7 @@ class Batcher:
         """Run a request and wait for its answer.
 
         Args:
-            servable: the version.
+            servable: the version, held by the caller.
             signature: its name.
             inputs: complete inputs (`Signature.complete`).
             rows: how many rows they have.
@@ -145,8 +145,7 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         deadline = time.monotonic() + self.timeout
-        if not servable.acquire():
-            raise ServeError(Code.UNAVAILABLE, f"version {servable.version} of {servable.name!r} is being unloaded")
+        servable.share()  # until it has run, even if who waits for the answer goes away
         request = Pending(servable, signature, inputs, rows, deadline, loop, loop.create_future())
         with self._changed:
             self._queue.append(request)

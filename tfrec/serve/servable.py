@@ -110,6 +110,11 @@ class Servable:
             self._users += not self._retired
             return not self._retired
 
+    def share(self) -> None:
+        """Hold it once more; for who holds it already, and is not to be refused where it was retired meanwhile."""
+        with self._lock:
+            self._users += 1
+
     def release(self) -> None:
         """Let go of the version."""
         with self._lock:
