@@ -30,8 +30,24 @@ class ServedTowers(tf.Module):
         self.frozen = FrozenEncoders(options, assembly.assets)
         self.size: tuple[int, int] = assembly.assets.photo_size(options) if options.image.enabled else (1, 1)
         self.fields = len(assembly.assets.attributes.sizes) if assembly.assets.attributes else 0
+        # Graphs of their own for what the signatures of both models share: traced once, not once a signature.
+        self.query = tf.function(self._query, self._query_inputs(), autograph=False)
+        self.item = tf.function(self._item, self._item_inputs(), autograph=False)
 
-    def query(self, history, days_ago, user_fields):
+    def _query_inputs(self):
+        history, days = (tf.TensorSpec([None, None], kind) for kind in (tf.int32, tf.float32))
+        return [history, days, tf.TensorSpec([None, None], tf.int32)]
+
+    def _item_inputs(self):
+        length = self.tokenizer.sequence_length if self.tokenizer else 1
+        return [
+            tf.TensorSpec([None, *self.size, 3], tf.uint8),
+            tf.TensorSpec([None], tf.bool),
+            tf.TensorSpec([None, length], tf.int32),
+            tf.TensorSpec([None, self.fields, None], tf.int32),
+        ]
+
+    def _query(self, history, days_ago, user_fields):
         """Query vectors `[B, D]` of purchases int32 `[B, T]` (-1 = padding, most recent last), days since each
         float32 `[B, T]`, and customer fields int32 `[B, G]`."""
         following = tf.pad(days_ago[:, 1:], [[0, 0], [0, 1]])
@@ -57,7 +73,7 @@ class ServedTowers(tf.Module):
             return vectors
         return tf.concat([vectors[:, :-1], tf.zeros_like(vectors[:, -1:])], -1)
 
-    def item(self, photos, has_photo, tokens, attributes):
+    def _item(self, photos, has_photo, tokens, attributes):
         """Candidate vectors `[B, D]` from content alone: what a new item gets."""
         inputs = self.frozen({"has_photo": has_photo, "photos": photos, "tokens": tokens, "attributes": attributes})
         contents = self.model.encode({"items": inputs})

@@ -50,14 +50,20 @@ class Query(NamedTuple):
     Attributes:
         vectors: query vectors `[B, D]`.
         known: whether anything is known of the customer, bool `[B]`.
-        own_rows: the customer's purchases int32 `[B, L]` (-1 = none), where they are scored apart; else None.
+        own_rows: the purchases that are scored apart int32 `[B, L]` (-1 = none); L may be 0.
         own_scores: their scores `[B, L]`.
     """
 
     vectors: tf.Tensor
     known: tf.Tensor
-    own_rows: tf.Tensor | None = None
-    own_scores: tf.Tensor | None = None
+    own_rows: tf.Tensor
+    own_scores: tf.Tensor
+
+
+def plain_query(vectors: tf.Tensor, known: tf.Tensor) -> Query:
+    """A query none of whose items are scored apart."""
+    nothing = tf.zeros([tf.shape(vectors)[0], 0])
+    return Query(vectors, known, tf.cast(nothing, tf.int32), nothing)
 
 
 class ServingModel(tf.Module):
@@ -78,6 +84,11 @@ class ServingModel(tf.Module):
         self._readable = len(run.item_ids) if run.readable_items is None else run.readable_items
         self._attributes = AttributeInput(run.attributes) if run.attributes else None
         self._add_users()
+        # One graph of their own for the answers of all signatures: traced, and written, once.
+        query = Query(tf.TensorSpec([None, run.item_vectors.shape[1]]), tf.TensorSpec([None], tf.bool), ROWS, DAYS)
+        self._answer = tf.function(
+            self._answer_query, input_signature=[query, COUNT, *[STRING_ROWS] * 3], autograph=False
+        )
         self.release = tf.function(self._release, input_signature=[], autograph=False)
 
     def _release(self) -> tf.Tensor:
@@ -147,7 +158,9 @@ class ServingModel(tf.Module):
             rows = self.catalogue.rows(item_id)
             vectors = tf.gather(self._vectors, tf.maximum(rows, 0))
             exclude = tf.concat([self._per_row(exclude, tf.shape(rows)[0]), item_id[:, None]], 1)
-            return self._answer(Query(self.towers.similar_query(vectors), rows >= 0), k, exclude, allow, allow_items)
+            return self._answer(
+                plain_query(self.towers.similar_query(vectors), rows >= 0), k, exclude, allow, allow_items
+            )
 
         return similar
 
@@ -156,7 +169,7 @@ class ServingModel(tf.Module):
         def search_text(text, k=K, exclude=NONE, allow=NONE, allow_items=NONE):
             known = tf.strings.length(tf.strings.strip(text)) > 0
             queries = self.towers.text_query(self.towers.tokens(text))
-            return self._answer(Query(queries, known), k, exclude, allow, allow_items)
+            return self._answer(plain_query(queries, known), k, exclude, allow, allow_items)
 
         return search_text
 
@@ -165,7 +178,7 @@ class ServingModel(tf.Module):
         def search_photo(photo, k=K, exclude=NONE, allow=NONE, allow_items=NONE):
             pixels, readable = self.towers.pixels(photo)
             _check_photos(readable)
-            return self._answer(Query(self.towers.photo_query(pixels), readable), k, exclude, allow, allow_items)
+            return self._answer(plain_query(self.towers.photo_query(pixels), readable), k, exclude, allow, allow_items)
 
         return search_photo
 
@@ -278,10 +291,10 @@ class ServingModel(tf.Module):
 
     def _query(self, history, days_ago, user, user_fields) -> Query:
         if self._run.query_kind == "user":
-            return Query(self.towers.user_query(user, user_fields), user >= 0)
+            return plain_query(self.towers.user_query(user, user_fields), user >= 0)
         vectors, known = self.towers.query(history, days_ago, user_fields), tf.reduce_any(history >= 0, 1)
         if not self._run.repeats:
-            return Query(vectors, known)
+            return plain_query(vectors, known)
         bonus = self.towers.repeat_scores(days_ago)
         return Query(vectors, known, history, own_scores(vectors, self._vectors, history, bonus))
 
@@ -301,7 +314,7 @@ class ServingModel(tf.Module):
     def _vectors(self) -> tf.Variable:
         return self.index.vectors if isinstance(self.index, ExactIndex) else self.index.exact.vectors
 
-    def _answer(self, query: Query, k, exclude, allow, allow_items) -> Tensors:
+    def _answer_query(self, query: Query, k, exclude, allow, allow_items) -> Tensors:
         batch = tf.shape(query.vectors)[0]
         most = self._bounded(k)
         excluded = self.catalogue.rows(self._per_row(exclude, batch))
@@ -330,8 +343,7 @@ class ServingModel(tf.Module):
         """The k best items: scores and rows `[B, k]`."""
         fetch = self._fetch(query, k, excluded)
         found = self.index.search(self._finite(query.vectors), fetch)
-        if query.own_rows is not None:
-            found = rescore(found, query.own_rows, query.own_scores, fetch)
+        found = rescore(found, query.own_rows, query.own_scores, fetch)
         popular = self.catalogue.popular(fetch)
         scores, rows = self._choose(query, found, [part[None] for part in popular])
         return drop_excluded(scores, rows, excluded, k)
@@ -341,9 +353,8 @@ class ServingModel(tf.Module):
         fetch = self._fetch(query, k, excluded)
         masks, mask_of = self.catalogue.masks(allow, listed)
         found = self.index.search_allowed(self._finite(query.vectors), fetch, masks, mask_of)
-        if query.own_rows is not None:
-            allowed = tf.gather(tf.gather(masks, mask_of), tf.maximum(query.own_rows, 0), batch_dims=1)
-            found = rescore(found, tf.where(allowed, query.own_rows, -1), query.own_scores, fetch)
+        allowed = tf.gather(tf.gather(masks, mask_of), tf.maximum(query.own_rows, 0), batch_dims=1)
+        found = rescore(found, tf.where(allowed, query.own_rows, -1), query.own_scores, fetch)
         popular = [tf.gather(part, mask_of) for part in self.catalogue.popular_allowed(fetch, masks)]
         scores, rows = self._choose(query, found, popular)
         return drop_excluded(scores, rows, excluded, k)
@@ -351,8 +362,7 @@ class ServingModel(tf.Module):
     def _fetch(self, query: Query, k: tf.Tensor, excluded: tf.Tensor) -> tf.Tensor:
         """How many to find so that k are left without the excluded ones, and without those that are scored anew."""
         most = tf.reduce_max(tf.reduce_sum(tf.cast(excluded >= 0, tf.int32), 1))
-        own = 0 if query.own_rows is None else tf.shape(query.own_rows)[1]
-        return tf.minimum(k + tf.maximum(most, 0) + own, self.catalogue.size)
+        return tf.minimum(k + tf.maximum(most, 0) + tf.shape(query.own_rows)[1], self.catalogue.size)
 
     def _choose(self, query: Query, found, popular) -> tuple[tf.Tensor, tf.Tensor]:
         known = (query.known & tf.reduce_all(tf.math.is_finite(query.vectors), 1))[:, None]
