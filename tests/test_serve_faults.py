@@ -192,8 +192,9 @@ def test_a_request_too_many_is_refused_at_once_whole_or_in_pieces(small, monkeyp
 
     with running(small / "shop", max_pending=1) as server:
         monkeypatch.setattr(Servable, "run", held)
-        with ThreadPoolExecutor() as threads, socket.create_connection(("127.0.0.1", server.port), 60) as client:
-            first = threads.submit(server.ask, "POST", "/v1/models/shop:predict", QUERY)
+        first, client = (socket.create_connection(("127.0.0.1", server.port), 60) for _ in range(2))
+        with first, client:
+            first.sendall(head + body)  # in one piece, so that it is known from the start that it is under way
             assert runs.wait(60)
             for _ in range(2):
                 refused = answer(client)
@@ -201,7 +202,7 @@ def test_a_request_too_many_is_refused_at_once_whole_or_in_pieces(small, monkeyp
                 assert b"Retry-After: 1\r\n" in refused
                 assert refused.endswith(b'{"error": "1 requests are under way; try again later"}')
             goes_on.set()
-            assert first.result()[0] == 200
+            assert first.recv(10_000).startswith(b"HTTP/1.1 200 ")
             assert answer(client).startswith(b"HTTP/1.1 200 ")
             _, page = server.ask("GET", "/metrics")
             assert (b"tfrec_refused_requests_total 2.0" in page) == (pieces == 1)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
+import sys
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,6 +105,7 @@ class Server:
         )
         self._grpc: grpc.aio.Server | None = None
         self._poller: asyncio.Task | None = None
+        self._loader = ThreadPoolExecutor(1, "loader", initializer=step_back)
 
     async def start(self) -> None:
         """Load the models, then listen.
@@ -178,7 +183,7 @@ class Server:
         while True:
             await asyncio.sleep(self._options.poll_seconds)
             try:
-                await asyncio.to_thread(self.repository.poll)
+                await asyncio.get_running_loop().run_in_executor(self._loader, self.repository.poll)
             except Exception:  # as of a file system that is gone for a moment: what is loaded goes on serving
                 LOG.exception("the models' folders cannot be read")
 
@@ -195,9 +200,16 @@ class Server:
         await asyncio.gather(*waits)
         if self._poller:
             self._poller.cancel()
+        await asyncio.to_thread(self._loader.shutdown)
         await asyncio.to_thread(self._batcher.close)
         self.repository.close()
         LOG.info("stopped", extra={"fields": {"event": "stopped"}})
+
+
+def step_back() -> None:
+    """Let requests go before this thread: a version is loaded with what they leave of the processors."""
+    if sys.platform == "linux":  # elsewhere a priority is a whole process's
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 async def serve(server: Server) -> None:
