@@ -28,9 +28,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(arguments: list[str]) -> int:
     """Read the configuration, train, evaluate."""
-    from pipelines.prepared import open_prepared
-    from tfrec.summary import summary_table
-
     if "--sanity-check" in arguments:
         from tfrec.sanity_check import run_sanity_check
 
@@ -39,6 +36,9 @@ def run(arguments: list[str]) -> int:
     config, switches = configure(arguments)
     if config is None:
         return 0
+    from pipelines.prepared import open_prepared  # not before the options are read: it would double what --help takes
+    from tfrec.summary import summary_table
+
     if not config.data and config.recipe == "demo":
         config.data = DEMO_DATA
         prepare_demo(Path(config.data))
