@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests.layer_checks import check_layer
+from tfrec.encoders.blocks import named_variables
 from tfrec.encoders.image import ViTEncoder, pool_grid
 from tfrec.encoders.resnet import ResNetEncoder
 from tfrec.encoders.tuning import add_lora, freeze, merge_lora
@@ -24,8 +25,12 @@ def small_vit(**options):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"pre_norm": True, "activation": "quick_gelu", "mlp_dim": 20, "dropout": 0.1, "projection_dim": 5}],
-    ids=["vit", "clip"],
+    [
+        {},
+        {"pre_norm": True, "activation": "quick_gelu", "mlp_dim": 20, "dropout": 0.1, "projection_dim": 5},
+        {"stem_convolutions": 2},
+    ],
+    ids=["vit", "clip", "convolutions"],
 )
 def test_a_vit_passes_the_check_of_all_layers(options):
     layer = check_layer(lambda: small_vit(**options), photos(), (2, 7, 12), untrained=["projection"])
@@ -54,6 +59,17 @@ def test_float_and_integer_photos_give_the_same_tokens_in_half_precision_too():
             )
         finally:
             tf.keras.mixed_precision.set_global_policy("float32")
+
+
+def test_convolutions_come_before_patches_as_coarse_as_without_them():
+    encoder = small_vit(stem_convolutions=3)
+    assert encoder(photos()).shape == (2, 7, 12)
+    assert encoder.embedding.projection.kernel.shape[:2] == (1, 1)
+    names = set(named_variables(encoder))
+    assert {"stem.convolution_2.kernel", "stem.norm_0.gamma", "patch.kernel"} <= names
+    freeze(encoder, 1)
+    trained = {variable.ref() for variable in encoder.trainable_variables}
+    assert not trained & {variable.ref() for variable in encoder.convolutions.weights}
 
 
 def test_all_weights_exist_after_build_and_the_first_call_adds_none():
@@ -118,6 +134,7 @@ def test_layer_tokens_end_where_the_call_ends():
     ("options", "message"),
     [
         ({"patch": 7}, "size=.*patch=7"),
+        ({"stem_convolutions": 4}, "stem_convolutions=4 .*patch=8"),
         ({"heads": 5}, "heads=5"),
         ({"pooling": "max"}, "pooling='max'"),
         ({"activation": "relu"}, "activation='relu'"),

@@ -17,6 +17,8 @@ class PhotoEncoderConfig:
             layers and heads along. None: random weights.
         size: height and width that photos are resized to, in pixels.
         patch: side of a square patch in pixels.
+        stem_convolutions: of a ViT from random weights: convolutions of stride 2 before the patches, which learn faster
+            from few photos; at most as many as `patch` can be halved.
         dim: token width.
         layers: transformer blocks.
         heads: attention heads.
@@ -32,6 +34,7 @@ class PhotoEncoderConfig:
     weights: str | None = None
     size: tuple[int, int] = (224, 224)
     patch: int = 32
+    stem_convolutions: int = 0
     dim: int = 768
     layers: int = 12
     heads: int = 12

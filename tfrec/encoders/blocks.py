@@ -52,6 +52,9 @@ def named_variables(encoder: tf.keras.layers.Layer) -> dict[str, tf.Variable]:
     for name in ("token_embedding", "position_embedding", "segment_embedding"):
         if hasattr(encoder, name):
             (named[name],) = getattr(encoder, name).weights
+    if getattr(encoder, "convolutions", None) is not None:
+        for convolution, norm in encoder.convolutions.layers:
+            named.update(_of_layer(f"stem.{convolution.name}", convolution) | _of_layer(f"stem.{norm.name}", norm))
     if hasattr(encoder, "embedding"):  # KerasCV's patch embedding
         named["class_token"] = encoder.embedding.class_token
         (named["position_embedding"],) = encoder.embedding.position_embedding.weights
