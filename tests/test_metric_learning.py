@@ -17,7 +17,7 @@ from tfrec.embedding_metrics import embedding_metrics
 LOSSES = ["arcface", "contrastive", "cross_entropy", "multi_similarity", "ntxent", "supcon", "triplet"]
 SMALL = {
     "model": {
-        "encoder": {"size": [16, 16], "patch": 8, "dim": 16, "layers": 1, "heads": 2},
+        "encoder": {"size": [16, 16], "patch": 8, "stem_convolutions": 0, "dim": 16, "layers": 1, "heads": 2},
         "views": ["front", "rear"],
         "embedding": 8,
     },

@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     limits.add_argument(
         "--max-pending",
         type=int,
-        default=128,
+        default=256,
         help="requests that may be under way; more are refused (default: %(default)s)",
     )
     limits.add_argument("--timeout", type=float, default=5.0, help="seconds a request may wait (default: %(default)s)")

@@ -86,7 +86,7 @@ class Batcher:
         *,
         workers: int | None = None,
         max_rows: int = 64,
-        max_pending: int = 128,
+        max_pending: int = 256,
         timeout: float = 5.0,
         observe: Callable[[str, str, int, int], object] = lambda *batch: None,
     ):

@@ -10,6 +10,7 @@ import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,10 @@ from tfrec.graphs import session_config
 from tfrec.publish import PublishError, verify_version
 from tfrec.serve.errors import Code, ServeError
 from tfrec.serve.signatures import Arrays, Signature, read_signatures
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+    from tensorflow.core.protobuf import meta_graph_pb2
 
 
 class Servable:
@@ -50,7 +55,7 @@ class Servable:
         self._session = tf.compat.v1.Session(graph=graph, config=session_config())
         try:
             with graph.as_default():
-                self.meta_graph = tf.compat.v1.saved_model.loader.load(self._session, ["serve"], str(path))
+                self.meta_graph = load_in_pieces(self._session, path)
             self.signatures = read_signatures(self.meta_graph)
             self._calls = {name: self._callable(signature) for name, signature in self.signatures.items()}
             self.meta_graph.ClearField("graph_def")  # only its signatures are asked for from here on
@@ -134,6 +139,30 @@ class Servable:
     def _close(self) -> None:
         self._session.close()
         self._calls.clear()
+
+
+def load_in_pieces(session: tf.compat.v1.Session, path: Path) -> meta_graph_pb2.MetaGraphDef:
+    """`tf.compat.v1.saved_model.loader.load` into an empty session, but with short calls into TensorFlow.
+
+    Importing a graph holds the interpreter's lock: whole, with its hundred functions and with the shapes of all that each
+    of them calls, for a third of a second in which the server answers nobody. So functions are added one by one, and
+    shapes, which a session does not ask for, are not inferred through calls.
+    """
+    from tensorflow.python.client import pywrap_tf_session
+    from tensorflow.python.saved_model.loader_impl import SavedModelLoader
+
+    loader = SavedModelLoader(str(path))
+    definition = loader.get_meta_graph_def_from_tags(["serve"]).graph_def
+    with session.graph._c_graph.get() as graph:
+        for function in definition.library.function:
+            added = pywrap_tf_session.TF_FunctionImportFunctionDef(function.SerializeToString())
+            pywrap_tf_session.TF_GraphCopyFunction(graph, added, None)
+            pywrap_tf_session.TF_DeleteFunction(added)
+    definition.library.ClearField("function")
+    for node in definition.node:
+        if node.op in ("PartitionedCall", "StatefulPartitionedCall"):
+            node.attr["_disable_call_shape_inference"].b = True
+    return loader.load(session, ["serve"])
 
 
 def _first_line(error: BaseException) -> str:

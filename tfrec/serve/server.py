@@ -60,7 +60,7 @@ class ServeOptions:
     poll_seconds: float = 2.0
     workers: int | None = None
     max_batch_rows: int = 64
-    max_pending: int = 128
+    max_pending: int = 256
     timeout: float = 5.0
     max_request_rows: int = 1024
     max_values: int = 100_000
