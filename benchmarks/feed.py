@@ -83,10 +83,12 @@ def write_records(folder: Path, purchases: int, items: int) -> None:
             writers["windows"].write(record(history, targets, gaps))
         examples = np.random.default_rng(step).permutation(np.argwhere(batch["targets"] >= 0))[:BATCH]
         for row, place in examples:
-            history = np.full(LENGTH, -1, np.int32)
-            if place:
-                history[-place:] = batch["history"][row, :place]
-            writers["examples"].write(record(history, batch["targets"][row, place : place + 1], batch["gaps"][row]))
+            history, gaps = np.full(LENGTH, -1, np.int32), np.zeros(LENGTH, np.float32)
+            history[LENGTH - place :], gaps[LENGTH - place :] = (
+                batch["history"][row, :place],
+                batch["gaps"][row, :place],
+            )
+            writers["examples"].write(record(history, batch["targets"][row, place : place + 1], gaps))
     for writer in writers.values():
         writer.close()
 

@@ -18,7 +18,8 @@ from tfrec.index_tuning import IndexReport
 from tfrec.publish import publish_version, read_manifest
 from tfrec.runs import Run
 from tfrec.serve.model_config import models_of_folders
-from tfrec.serve.server import ServeOptions, Server
+from tfrec.serve.options import ServeOptions
+from tfrec.serve.server import Server
 
 FAST = {"port": 0, "grpc_port": 0, "poll_seconds": 0.1, "stop_seconds": 5.0, "timeout": 120.0}
 

@@ -110,7 +110,8 @@ def test_versions_are_swapped_and_rolled_back_without_a_failed_request(exported,
 
 
 def test_a_version_retired_while_a_request_is_read_still_answers_it(exported, model):
-    repository, batcher = Repository(lambda: models_of_folders([model], 1)), Batcher()
+    repository = Repository(lambda: models_of_folders([model], 1))
+    batcher = Batcher(max_rows=8, max_pending=1, timeout=60.0)
     service = PredictService(repository, batcher, max_request_rows=8, max_values=100)
     repository.poll()
     old = repository.get("shop")

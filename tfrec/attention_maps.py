@@ -37,16 +37,14 @@ def attention_of(assembly, rows: np.ndarray) -> np.ndarray | None:
     """
     import tensorflow as tf
 
+    from pipelines.batches import decode_bytes
     from tfrec.encoders.blocks import text_mask
 
     tower, content = assembly.model.item_tower, assembly.content
     if tower is None or tower.image is None or not tower.fusion.layers or not len(rows):
         return None
-    items = {name: tf.convert_to_tensor(array) for name, array in content.gather(rows).items()}
-    if "photo_bytes" in items:
-        from pipelines.pixels import decode_photos
-
-        items["photos"] = decode_photos(items.pop("photo_bytes"), content.size)[0]
+    items = tf.nest.map_structure(tf.convert_to_tensor, content.gather(rows))
+    items = decode_bytes({"items": items}, content.size)["items"]
     _, maps = tower(items, training=False, return_attention=True)
     looks = tf.cast(maps["text_to_image"], tf.float32)[:, 1:, 2:]  # without placeholders and the class token
     if tower.text is not None:

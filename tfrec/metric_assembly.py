@@ -169,7 +169,11 @@ def random_encoder(options: PhotoEncoderConfig) -> tf.keras.layers.Layer:
         )
     clip = {"pre_norm": True, "activation": "quick_gelu", "mean": CLIP_MEAN, "std": CLIP_STD, "epsilon": 1e-5}
     try:
-        stem = {"pooling": options.pooling, "stem_convolutions": options.stem_convolutions}
-        return untrained_vit(options, **stem, **(clip if options.kind == "clip" else {}))
+        return untrained_vit(
+            options,
+            pooling=options.pooling,
+            stem_convolutions=options.stem_convolutions,
+            **(clip if options.kind == "clip" else {}),
+        )
     except ValueError as error:
         raise ConfigError(f"model.encoder: {error}") from error

@@ -35,8 +35,8 @@ class ServedTowers(tf.Module):
         self.item = tf.function(self._item, self._item_inputs(), autograph=False)
 
     def _query_inputs(self):
-        history, days = (tf.TensorSpec([None, None], kind) for kind in (tf.int32, tf.float32))
-        return [history, days, tf.TensorSpec([None, None], tf.int32)]
+        rows, days = tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None, None], tf.float32)
+        return [rows, days, rows]
 
     def _item_inputs(self):
         length = self.tokenizer.sequence_length if self.tokenizer else 1

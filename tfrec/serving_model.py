@@ -353,7 +353,8 @@ class ServingModel(tf.Module):
         fetch = self._fetch(query, k, excluded)
         masks, mask_of = self.catalogue.masks(allow, listed)
         found = self.index.search_allowed(self._finite(query.vectors), fetch, masks, mask_of)
-        allowed = tf.gather(tf.gather(masks, mask_of), tf.maximum(query.own_rows, 0), batch_dims=1)
+        mask_of_own = tf.broadcast_to(mask_of[:, None], tf.shape(query.own_rows))
+        allowed = tf.gather_nd(masks, tf.stack([mask_of_own, tf.maximum(query.own_rows, 0)], -1))
         found = rescore(found, tf.where(allowed, query.own_rows, -1), query.own_scores, fetch)
         popular = [tf.gather(part, mask_of) for part in self.catalogue.popular_allowed(fetch, masks)]
         scores, rows = self._choose(query, found, popular)

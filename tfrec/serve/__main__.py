@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tfrec.command import run_command
 from tfrec.serve.errors import ServeConfigError
+from tfrec.serve.options import ServeOptions
 
 TOKEN_VARIABLE = "TFREC_TOKEN"
 
@@ -35,7 +36,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     from tfrec.serve.logs import log_json
     from tfrec.serve.model_config import models_of_folders, read_model_config
-    from tfrec.serve.server import ServeOptions, Server, serve
+    from tfrec.serve.server import Server, serve
 
     if bool(options.model) == bool(options.model_config_file):
         raise ServeConfigError("give either --model (once or more) or --model-config-file")
@@ -90,12 +91,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--data", type=Path, metavar="PREPARED", help="a prepared dataset for the shop window at /")
     what.add_argument(
-        "--poll-seconds", type=float, default=2.0, help="between looks for new versions (default: %(default)s)"
+        "--poll-seconds",
+        type=float,
+        default=ServeOptions.poll_seconds,
+        help="between looks for new versions (default: %(default)s)",
     )
     who = parser.add_argument_group("who may connect")
-    who.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine)")
-    who.add_argument("--port", type=int, default=8501, help="of HTTP; 0 = any free one (default: %(default)s)")
-    who.add_argument("--grpc-port", type=int, default=8500, help="of gRPC; 0 = any free one (default: %(default)s)")
+    who.add_argument(
+        "--host", default=ServeOptions.host, help="address to listen at (default: %(default)s, this machine)"
+    )
+    who.add_argument(
+        "--port", type=int, default=ServeOptions.port, help="of HTTP; 0 = any free one (default: %(default)s)"
+    )
+    who.add_argument(
+        "--grpc-port", type=int, default=ServeOptions.grpc_port, help="of gRPC; 0 = any free one (default: %(default)s)"
+    )
     who.add_argument("--no-grpc", action="store_true", help="HTTP alone")
     who.add_argument(
         "--token-file",
@@ -105,19 +115,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     limits = parser.add_argument_group("limits")
     limits.add_argument("--workers", type=int, help="batches at a time (default: half the machine's cores)")
-    limits.add_argument("--max-batch-rows", type=int, default=64, help="rows of a batch (default: %(default)s)")
+    limits.add_argument(
+        "--max-batch-rows", type=int, default=ServeOptions.max_batch_rows, help="rows of a batch (default: %(default)s)"
+    )
     limits.add_argument(
         "--max-pending",
         type=int,
-        default=256,
+        default=ServeOptions.max_pending,
         help="requests that may be under way; more are refused (default: %(default)s)",
     )
-    limits.add_argument("--timeout", type=float, default=5.0, help="seconds a request may wait (default: %(default)s)")
-    limits.add_argument("--max-megabytes", type=int, default=8, help="of one request (default: %(default)s)")
+    limits.add_argument(
+        "--timeout", type=float, default=ServeOptions.timeout, help="seconds a request may wait (default: %(default)s)"
+    )
+    limits.add_argument(
+        "--max-megabytes", type=int, default=ServeOptions.max_bytes >> 20, help="of one request (default: %(default)s)"
+    )
     limits.add_argument(
         "--drain-seconds",
         type=float,
-        default=0.0,
+        default=ServeOptions.drain_seconds,
         help="after SIGTERM, go on serving so long, reported as not ready (default: %(default)s)",
     )
     return parser

@@ -85,9 +85,9 @@ class Batcher:
         self,
         *,
         workers: int | None = None,
-        max_rows: int = 64,
-        max_pending: int = 256,
-        timeout: float = 5.0,
+        max_rows: int,
+        max_pending: int,
+        timeout: float,
         observe: Callable[[str, str, int, int], object] = lambda *batch: None,
     ):
         self.max_rows, self.max_pending, self.timeout, self._observe = max_rows, max_pending, timeout, observe

@@ -11,8 +11,6 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfrec.serve.batching import Batcher
@@ -21,6 +19,7 @@ from tfrec.serve.errors import ServeConfigError
 from tfrec.serve.http_app import HttpState, build_app
 from tfrec.serve.metrics import Metrics
 from tfrec.serve.model_config import ModelConfig
+from tfrec.serve.options import ServeOptions
 from tfrec.serve.repository import Repository
 from tfrec.serve.service import PredictService
 
@@ -29,47 +28,6 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("tfrec.serve")
 LINGER_SECONDS = 2.0  # to read on after a refusal, so that a client that is still sending gets to see it
-
-
-@dataclass(frozen=True)
-class ServeOptions:
-    """How a server runs.
-
-    Attributes:
-        host: to listen at; loopback unless told otherwise.
-        port: of HTTP; 0 for any free one.
-        grpc_port: of gRPC; 0 for any free one, None for no gRPC.
-        data: a prepared dataset for the shop window.
-        token: that requests must bear.
-        poll_seconds: between two looks at the models' folders.
-        workers: batches run at a time; half the machine's cores where None, the event loop needs one as well.
-        max_batch_rows, max_pending, timeout: of `Batcher`.
-        max_request_rows, max_values: of `PredictService`.
-        max_bytes: of a body or message.
-        max_connections: of HTTP.
-        head_seconds, body_seconds: that a client may take to send a request's head, and its body.
-        drain_seconds: after SIGTERM, to go on serving while load balancers notice.
-        stop_seconds: for the requests under way after that.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8501
-    grpc_port: int | None = 8500
-    data: Path | None = None
-    token: str | None = None
-    poll_seconds: float = 2.0
-    workers: int | None = None
-    max_batch_rows: int = 64
-    max_pending: int = 256
-    timeout: float = 5.0
-    max_request_rows: int = 1024
-    max_values: int = 100_000
-    max_bytes: int = 8 << 20
-    max_connections: int = 1000
-    head_seconds: float = 30.0
-    body_seconds: float = 10.0
-    drain_seconds: float = 0.0
-    stop_seconds: float = 20.0
 
 
 class Server:
