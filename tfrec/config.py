@@ -24,12 +24,13 @@ class ImageConfig:
         enabled: use photos.
         size: height and width that photos are resized to, in pixels.
         patch: side of a square patch in pixels.
+        stem_convolutions: convolutions of stride 2 before the patches; small encoders learn faster with them.
         dim: token width.
         layers: transformer blocks.
         heads: attention heads.
         pool: average patch tokens over squares of this side before the fusion.
         weights: published weights: a folder, `hf://ORG/NAME` or `keras://resnet50`; None starts from random ones. They
-            bring the encoder's sizes with them: `patch`, `dim`, `layers` and `heads` then count for nothing.
+            bring the encoder's sizes with them: from `patch` to `heads`, nothing counts then.
         train_blocks: blocks of published weights that train, from the last one back; 0 freezes the encoder, so that it
             runs once over the catalogue.
         lora_rank: rank of trained updates to the attention of published weights (all else frozen); 0: none.
@@ -39,6 +40,7 @@ class ImageConfig:
     enabled: bool = True
     size: tuple[int, int] = (224, 224)
     patch: int = 16
+    stem_convolutions: int = 0
     dim: int = 768
     layers: int = 12
     heads: int = 12

@@ -172,7 +172,6 @@ def random_encoder(options: PhotoEncoderConfig) -> tf.keras.layers.Layer:
         return untrained_vit(
             options,
             pooling=options.pooling,
-            stem_convolutions=options.stem_convolutions,
             **(clip if options.kind == "clip" else {}),
         )
     except ValueError as error:

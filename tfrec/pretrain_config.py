@@ -13,6 +13,7 @@ class PretrainImage:
         enabled: train one; without it the text encoder learns from masked words alone.
         size: height and width of the photos in pixels.
         patch: side of a square patch in pixels.
+        stem_convolutions: convolutions of stride 2 before the patches; small encoders learn faster with them.
         dim: token width.
         layers: transformer blocks.
         heads: attention heads.
@@ -21,6 +22,7 @@ class PretrainImage:
     enabled: bool = True
     size: tuple[int, int] = (96, 72)
     patch: int = 12
+    stem_convolutions: int = 0
     dim: int = 128
     layers: int = 4
     heads: int = 4

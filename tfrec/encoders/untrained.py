@@ -17,10 +17,11 @@ class TransformerSizes(Protocol):
 
 
 class PhotoSizes(TransformerSizes, Protocol):
-    """Height and width of the photos and the side of a patch, in pixels."""
+    """Height and width of the photos and the side of a patch, in pixels; convolutions before the patches."""
 
     size: tuple[int, int]
     patch: int
+    stem_convolutions: int
 
 
 class TextSizes(TransformerSizes, Protocol):
@@ -41,6 +42,7 @@ def untrained_vit(sizes: PhotoSizes, **options) -> ViTEncoder:
         dim=sizes.dim,
         layers=sizes.layers,
         heads=sizes.heads,
+        stem_convolutions=sizes.stem_convolutions,
         name="image_encoder",
         **options,
     )
