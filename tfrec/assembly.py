@@ -10,7 +10,7 @@ from pipelines.batches import HistoryBatches, Purchases, make_dataset
 from pipelines.content import ItemContent, photo_arrays
 from pipelines.prepared import Prepared
 from tfrec.assets import Assets, encoder_scope, item_fields
-from tfrec.config import ImageConfig, ModelConfig, RetrievalConfig, TextConfig
+from tfrec.config import ConfigError, ImageConfig, ModelConfig, RetrievalConfig, TextConfig
 from tfrec.encoders.attributes import AttributeEncoder
 from tfrec.encoders.tuning import add_lora, freeze
 from tfrec.encoders.untrained import untrained_bert, untrained_vit
@@ -18,7 +18,9 @@ from tfrec.features import SideFeatures
 from tfrec.fusion import CrossAttentionFusion
 from tfrec.models import ItemVectors, TwoTower
 from tfrec.protocol import Protocol
+from tfrec.repeats import RepeatScores
 from tfrec.towers import HistoryTower, ItemTower, ShallowTower, UserTower
+from tfrec.variants import variant_table
 
 ENCODE_BATCH = 256
 
@@ -251,12 +253,22 @@ class RetrievalAssembly:
             mask_own=task.mask_own,
             label_smoothing=task.label_smoothing,
             shortcut=query.shortcut,
-            repeats=query.repeats,
+            repeats=self._repeats(),
         )
         batch = tf.nest.map_structure(tf.convert_to_tensor, dict(next(iter(self.dataset(0, 1)))))
         model.compute_loss(batch, training=True)  # creates every variable
         vectors.warm.assign((self.frequency > 0).astype(np.float32))
         return model
+
+    def _repeats(self) -> RepeatScores | None:
+        query = self.config.model.query
+        if not query.repeats:
+            return None
+        if not query.variants:
+            return RepeatScores(name="repeats")
+        if "group" not in self.prepared.items:
+            raise ConfigError(f"model.query.variants=true: the items of {self.config.data} name no product (group)")
+        return RepeatScores(variant_table(self.prepared.items["group"], self.frequency), name="repeats")
 
     def _two_tower(self, **parts) -> TwoTower:
         return TwoTower(**parts)

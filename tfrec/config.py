@@ -160,6 +160,7 @@ class QueryConfig:
         user_fields: embed the customer's fields (age group, club status ...).
         shortcut: add the mean of the purchases' candidate vectors to the decoder's output.
         repeats: learn, by the days since, what a candidate gains or loses for having been bought before.
+        variants: with `repeats`: learn as well what it gains for another item of its product having been bought.
         dropout: dropout rate.
     """
 
@@ -173,6 +174,7 @@ class QueryConfig:
     user_fields: bool = True
     shortcut: bool = True
     repeats: bool = True
+    variants: bool = False
     dropout: float = 0.2
 
 

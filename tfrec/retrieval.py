@@ -154,12 +154,18 @@ def rank(assembly, protocol: Protocol, k: int) -> Ranking:
 
 
 def repeat_bonus(model, history: np.ndarray, days_ago: np.ndarray) -> tuple[Csr, np.ndarray] | None:
-    """What the purchases `history` int32 `[U, T]` (-1 = none), made `days_ago` `[U, T]`, add to their items' scores."""
+    """What the purchases `history` int32 `[U, T]` (-1 = none), made `days_ago` `[U, T]`, add to items' scores."""
     if model.repeats is None:
         return None
-    bought = history >= 0
-    items = Csr.from_rows(np.nonzero(bought)[0], history[bought], len(history))
-    return items, model.repeats(days_ago[bought]).numpy()
+    customers, items, days = np.nonzero(history >= 0)[0], history[history >= 0], days_ago[history >= 0]
+    values = model.repeats(days).numpy()
+    if model.repeats.variants is not None:
+        variants = model.repeats.variants.numpy()[items]
+        purchase, place = np.nonzero(variants >= 0)
+        customers, items = np.append(customers, customers[purchase]), np.append(items, variants[purchase, place])
+        values = np.append(values, model.repeats.of_variants(days).numpy()[purchase])
+    order = np.argsort(customers, kind="stable")
+    return Csr.from_rows(customers[order], items[order], len(history)), values[order]
 
 
 def evaluate(
