@@ -18,7 +18,7 @@ def test_the_notebook_is_kept_without_outputs():
 @pytest.mark.slow
 def test_the_notebook_runs_to_its_end(tmp_path, monkeypatch):
     monkeypatch.setenv("TFREC_NOTEBOOK_SIZE", "tiny")
-    monkeypatch.setenv("TFREC_NOTEBOOK_TRAIN_OPTIONS", "--training.epochs 1")
+    monkeypatch.setenv("TFREC_NOTEBOOK_TRAIN_OPTIONS", "--training.epochs 1 --model.image.layers 1")
     monkeypatch.setenv("TFREC_NOTEBOOK_WORK", str(tmp_path))
     monkeypatch.setenv("TFREC_NOTEBOOK_PYTHON", sys.executable)
     notebook = nbformat.read(NOTEBOOK, as_version=4)

@@ -4,6 +4,8 @@ import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 
 # isort: split
 import numpy as np
+import pandas as pd
+import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,16 +14,19 @@ from tests.serving_fakes import FakeTowers, make_run
 from tfrec.csr import Csr
 from tfrec.index import ExactIndex
 from tfrec.models import by_length
-from tfrec.repeats import BUCKETS, RepeatScores, add_to_logits
+from tfrec.repeats import BUCKETS, RepeatScores, add_to_logits, totals
 from tfrec.search import exact_top_k
 from tfrec.serving_model import ServingModel
+from tfrec.variants import variant_table
 
 seeds = st.integers(0, 2**32 - 1)
 
 
-def random_scores(seed: int) -> RepeatScores:
-    scores = RepeatScores()
-    scores.value.assign(np.random.default_rng(seed).normal(size=BUCKETS))
+def random_scores(seed: int, variants=None) -> RepeatScores:
+    rng, scores = np.random.default_rng(seed), RepeatScores(variants)
+    scores.value.assign(rng.normal(size=BUCKETS))
+    if variants is not None:
+        scores.variant_value.assign(rng.normal(size=BUCKETS))
     return scores
 
 
@@ -38,14 +43,16 @@ def test_whole_days_fall_into_their_buckets():
 def test_logits_gain_the_score_of_every_purchase_read(seed):
     rng = np.random.default_rng(seed)
     batch, length, items = 5, 8, 6
+    variants = variant_table(pd.Series(rng.choice(["a", "b", ""], items)), np.zeros(items))
     lengths = np.sort(rng.integers(0, length + 1, batch))  # as a batch is sorted
-    history = rng.integers(0, items, (batch, length)).astype(np.int32)
+    history = rng.integers(0, items - 1, (batch, length)).astype(np.int32)
     history[np.arange(length)[None] < length - lengths[:, None]] = -1
     gaps = np.where(history >= 0, rng.integers(0, 40, history.shape), 0).astype(np.float32)
     targets = np.full((batch, length + 1), -1, np.int32)
     targets[:, 1:] = np.where(history >= 0, 1, -1)
     targets[:, 0] = 2
-    columns, scores = rng.permutation(items).astype(np.int32), random_scores(seed)
+    columns = np.append(rng.permutation(items - 1), -1).astype(np.int32)  # an item that nobody bought is no candidate
+    scores = random_scores(seed, variants)
     inputs = {"history": history, "gaps": gaps, "targets": targets, "weights": targets, "user": lengths}
     inputs = {name: tf.constant(x) for name, x in (inputs | {"user_fields": history[:, :0]}).items()}
     found = []
@@ -57,7 +64,11 @@ def test_logits_gain_the_score_of_every_purchase_read(seed):
         logits = np.zeros(items)
         for t in range(place):
             if history[row, t] >= 0:
-                logits[columns[history[row, t]]] += scores(gaps[row, t:place].sum()).numpy()
+                days = gaps[row, t:place].sum()
+                logits[columns[history[row, t]]] += scores(days).numpy()
+                for variant in variants[history[row, t]]:
+                    if variant >= 0 and columns[variant] >= 0:
+                        logits[columns[variant]] += scores.of_variants(days).numpy()
         expected.append(logits)
     np.testing.assert_allclose(np.concatenate(found), expected, atol=1e-4)
 
@@ -77,13 +88,47 @@ def test_the_exact_search_adds_up_a_bonus(seed):
     np.testing.assert_allclose(np.take_along_axis(scores, ids, 1), found, rtol=1e-4, atol=1e-4)
 
 
+@settings(deadline=None, max_examples=50)
+@given(seeds)
+def test_totals_add_up_the_entries_of_each_item(seed):
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(-2, 6, (rng.integers(0, 4), rng.integers(1, 9))).astype(np.int32)
+    bonus = rng.normal(size=rows.shape).astype(np.float32)
+    distinct, summed = (part.numpy() for part in totals(tf.constant(rows), tf.constant(bonus)))
+    for row in range(len(rows)):
+        expected = {item: bonus[row][rows[row] == item].sum() for item in set(rows[row].tolist()) if item >= 0}
+        found = {item: total for item, total in zip(distinct[row].tolist(), summed[row]) if item >= 0}
+        assert list(distinct[row]).count(-1) == rows.shape[1] - len(found)
+        assert found.keys() == expected.keys()
+        np.testing.assert_allclose([found[item] for item in expected], list(expected.values()), atol=1e-5)
+
+
+def test_variants_are_the_other_items_of_a_product_best_selling_first():
+    products = pd.Series(["a", "b", "", "a", "c", "a", None, "b", "", "a"])
+    sales = np.array([1, 5, 9, 7, 2, 3, 9, 5, 9, 0])
+    table = variant_table(products, sales, most=2)
+    expected = {0: [3, 5], 1: [7], 3: [5, 0], 5: [3, 0], 7: [1], 9: [3, 5]}
+    assert table.shape == (10, 2)
+    assert {
+        row: [x for x in found if x >= 0] for row, found in enumerate(table.tolist()) if max(found) >= 0
+    } == expected
+    assert variant_table(pd.Series(["a", "b", ""]), np.zeros(3)).shape == (3, 0)
+
+
 class RepeatingTowers(FakeTowers):
     def repeat_scores(self, days_ago):
         return 3.0 - days_ago
 
+    def variant_scores(self, days_ago):
+        return 0.5 + days_ago / 4
 
-def test_served_answers_count_the_customers_own_purchases():
-    run = make_run(40, repeats=True, query_kind="history")
+
+PRODUCTS = [str(item // 3) if item % 7 else "" for item in range(40)]
+
+
+@pytest.mark.parametrize("products", [None, PRODUCTS])
+def test_served_answers_count_the_customers_own_purchases(products):
+    run = make_run(40, repeats=True, products=products, query_kind="history")
     run.towers = towers = RepeatingTowers(run.item_vectors)
     model = ServingModel(run, ExactIndex(run.item_vectors))
     history = np.array([[3, 5, 3], [7, 8, 9]])
@@ -93,6 +138,9 @@ def test_served_answers_count_the_customers_own_purchases():
     for row in range(2):
         for item, ago in zip(history[row], days[row], strict=True):
             scores[row, item] += 3.0 - ago
+            if products and products[item]:
+                others = [other for other in range(40) if products[other] == products[item] and other != item]
+                scores[row, others] += 0.5 + ago / 4
     ids = [[run.item_ids[item] for item in row] for row in history]
     answer = model.signatures()["recommend"](history=tf.constant(ids), days_ago=tf.constant(days), k=tf.constant(6))
     order = np.argsort(-scores, axis=1)[:, :6]
@@ -109,3 +157,14 @@ def test_served_answers_count_the_customers_own_purchases():
     scores[:, 8] = -np.inf
     order = np.argsort(-scores, axis=1)[:, :3]
     assert shirts["item_id"].numpy().astype(str).tolist() == [[run.item_ids[i] for i in row] for row in order]
+    explained = model.signatures()["explain_rows"](
+        tf.constant(history, tf.int32), tf.constant(days), tf.zeros([2, 1], tf.int32), tf.constant([[4, 3], [9, 6]])
+    )
+    scores = query @ run.item_vectors.T
+    gains = explained["score"].numpy() - explained["product"].numpy()
+    np.testing.assert_allclose(
+        explained["product"], np.take_along_axis(scores, np.array([[4, 3], [9, 6]]), 1), rtol=1e-4
+    )
+    variants = 0.0 if products is None else np.array([[1.75 + 0.75 + 0.5, 0.75], [0.0, 2.0]])
+    own = np.array([[0.0, -2.0 + 3.0], [1.0, 0.0]])
+    np.testing.assert_allclose(gains, own + variants, atol=1e-4)

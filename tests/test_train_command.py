@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SMALL = shlex.split(
     "--training.steps 12 --training.evaluations 2 --training.batch_size 16 "
-    "--task.encode_items 8 --model.text.vocabulary_size 200 --model.item.id_dropout 0.5"
+    "--task.encode_items 8 --model.image.layers 1 --model.text.vocabulary_size 200 --model.item.id_dropout 0.5"
 )
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from pipelines.prepared import Prepared, open_prepared
-from tfrec.runs import Run, RunError
+from tfrec.runs import Run, RunError, products_of
 from tfrec.serving_model import encode_content
 
 BATCH = 64
@@ -49,6 +49,7 @@ def with_new_items(run: Run, data: str | Path) -> Run:
         item_vectors=np.concatenate([run.item_vectors, vectors]),
         popularity=np.concatenate([run.popularity, np.zeros(len(new), np.float32)]),
         item_attributes=attributes,
+        products=None if run.products is None else [*run.products, *products_of(new)],
         readable_items=len(run.item_ids) if run.readable_items is None else run.readable_items,
     )
 

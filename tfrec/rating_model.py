@@ -14,8 +14,9 @@ USER_SCALE = 10.0  # ratings a unit of weight: a user comes up a few times an ep
 class RatingHead(tf.keras.layers.Layer):
     """Predicts ratings: biases and factors of user and item, and what a perceptron reads from query and candidate.
 
-    Biased matrix factorisation (Koren et al. 2009, https://doi.org/10.1109/MC.2009.263) is its first half; the second half
-    starts at zero and knows users and items by history and content, so that those without a rating have one, too.
+    Biased matrix factorisation (Koren et al. 2009, https://doi.org/10.1109/MC.2009.263) is its first half, whose biases can
+    start from given ones (`start_from`); the second half starts at zero and knows users and items by history and content,
+    so that those without a rating have one, too.
 
     Args:
         users: known users U.
@@ -44,6 +45,11 @@ class RatingHead(tf.keras.layers.Layer):
         self.user_factors = self.add_weight(name="user_factors", shape=shape, initializer=small())
         self.item_factors = self.add_weight(name="item_factors", shape=(self.items, self.factors), initializer=init())
         super().build(input_shape)
+
+    def start_from(self, of_user, of_item):
+        """Begin with the biases `[U]` and `[N]`, so that what is to be learned is how people differ from them."""
+        self.user_bias.assign(tf.pad(tf.cast(of_user, tf.float32) / USER_SCALE, [[0, 1]]))
+        self.item_bias.assign(tf.cast(of_item, tf.float32))
 
     def call(self, inputs, training=None):
         """Predict ratings.

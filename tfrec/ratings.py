@@ -51,6 +51,14 @@ class RatingAssembly(RetrievalAssembly):
         )
         return RatingTwoTower(head=head, options=options, **parts)
 
+    def _model(self) -> RatingTwoTower:
+        model = super()._model()
+        assert isinstance(model, RatingTwoTower)
+        user, item, prepared = self.purchases.user, self.purchases.item, self.prepared
+        _, of_user, of_item = biases(user, item, self.ratings, len(prepared.users), len(prepared.items))
+        model.head.start_from(of_user, of_item)
+        return model
+
     def further_metrics(self, split, queries_of):
         """Errors of the predicted ratings of a split's events, and those of simple rules, with intervals over events."""
         events = self.prepared.events(columns=["user", "item", "time", "rating", "split"])
@@ -90,16 +98,24 @@ def rating_errors(predicted: np.ndarray, given: np.ndarray, seed: int) -> dict[s
 
 
 def rating_rules(known, held, users: int, items: int, *, strength: float = 10.0) -> dict[str, np.ndarray]:
-    """What simple rules predict for the held-out events `[E]`: the mean, and the mean with biases of item and user.
+    """What simple rules predict for the held-out events `[E]`: the mean, and the mean with biases of item and user."""
+    user, item, rating = (known[name].to_numpy() for name in ("user", "item", "rating"))
+    mean, of_user, of_item = biases(user, item, rating, users, items, strength=strength)
+    biased = mean + of_item[held["item"].to_numpy()] + of_user[held["user"].to_numpy()]
+    return {"mean_rating": np.full(len(held), mean), "rating_biases": biased}
+
+
+def biases(
+    user: np.ndarray, item: np.ndarray, rating: np.ndarray, users: int, items: int, *, strength: float = 10.0
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """The mean of ratings `[n]`, and by how much users `[users]` and items `[items]` are above it.
 
     Biases are means of what is left, shrunk by `strength` ratings of 0 (Koren 2010, https://doi.org/10.1145/1644873.1644874).
     """
-    mean = float(known["rating"].mean())
-    rest = known["rating"].to_numpy(np.float64) - mean
-    of_item = _shrunk(known["item"].to_numpy(), rest, items, strength)
-    of_user = _shrunk(known["user"].to_numpy(), rest - of_item[known["item"].to_numpy()], users, strength)
-    biased = mean + of_item[held["item"].to_numpy()] + of_user[held["user"].to_numpy()]
-    return {"mean_rating": np.full(len(held), mean), "rating_biases": biased}
+    mean = float(rating.mean(dtype=np.float64))
+    rest = rating.astype(np.float64) - mean
+    of_item = _shrunk(item, rest, items, strength)
+    return mean, _shrunk(user, rest - of_item[item], users, strength), of_item
 
 
 def _shrunk(rows: np.ndarray, values: np.ndarray, count: int, strength: float) -> np.ndarray:

@@ -80,43 +80,58 @@ def add_to_logits(logits, scores, columns, inputs, examples):
     return tf.tensor_scatter_nd_add(logits, places, tf.gather(scores.of_variants(days), purchase))
 
 
-def rescore(found, own_rows, own_scores, k):
-    """Merge what a search found with the customer's own purchases, whose scores are known apart.
+def totals(rows, bonus):
+    """What each item gains in all: one entry an item, however often it occurs.
 
     Args:
-        found: scores and rows of what the search found, `[B, K]`, best first; with K >= k + L the result is exact.
-        own_rows: the customer's purchases int32 `[B, L]`, -1 = none; an item may occur several times.
-        own_scores: their whole scores `[B, L]`, equal for equal items.
-        k: how many to keep.
+        rows: item rows int32 `[B, W]`, -1 = none.
+        bonus: float32 `[B, W]`.
 
     Returns:
-        Scores and rows `[B, min(k, K + L)]`, best first.
+        Distinct rows int32 `[B, W]`, -1 behind them, and the sum of each one's entries `[B, W]`.
     """
-    scores, rows = found
-    found_again = tf.reduce_any(rows[:, :, None] == own_rows[:, None, :], -1)
-    scores = tf.where(found_again, LOWEST, scores)
-    same = own_rows[:, :, None] == own_rows[:, None, :]
-    length = tf.shape(own_rows)[1]
-    earlier = tf.range(length)[:, None] < tf.range(length)[None]  # [i, j]: j comes after i
-    repeated = tf.reduce_any(same & earlier, -1)
-    own_scores = tf.where((own_rows >= 0) & ~repeated, own_scores, LOWEST)
-    scores, rows = tf.concat([scores, own_scores], 1), tf.concat([rows, own_rows], 1)
-    scores, order = tf.math.top_k(scores, tf.minimum(k, tf.shape(scores)[1]))
-    return scores, tf.gather(rows, order, batch_dims=1)
+    order = tf.argsort(rows, axis=1, direction="DESCENDING", stable=True)
+    rows, bonus = tf.gather(rows, order, batch_dims=1), tf.gather(bonus, order, batch_dims=1)
+    batch, width = tf.unstack(tf.shape(rows))
+    starts = tf.concat([tf.zeros_like(rows[:, :1]), tf.cast(rows[:, 1:] != rows[:, :-1], tf.int32)], 1)
+    place = tf.cumsum(starts, axis=1) + tf.range(batch)[:, None] * width
+    distinct = tf.maximum(tf.math.unsorted_segment_max(rows, place, batch * width), -1)
+    summed = tf.math.unsorted_segment_sum(bonus, place, batch * width)
+    return tf.reshape(distinct, [batch, width]), tf.reshape(summed, [batch, width])
 
 
-def own_scores(queries, vectors, own_rows, bonus):
-    """Whole scores of customers' own purchases: the inner product, and the bonus of every purchase of the item.
+def whole_scores(queries, vectors, rows, bonus):
+    """Inner product and bonus of items that are scored apart.
 
     Args:
         queries: `[B, D]`.
         vectors: candidate vectors `[N, D]`.
-        own_rows: int32 `[B, L]`, -1 = none.
-        bonus: learned score of each purchase `[B, L]`.
+        rows: int32 `[B, W]`, -1 = none.
+        bonus: `[B, W]`.
 
     Returns:
-        `[B, L]`, equal for equal items.
+        `[B, W]`.
     """
-    same = tf.cast((own_rows[:, :, None] == own_rows[:, None, :]) & (own_rows >= 0)[:, None, :], tf.float32)
-    products = tf.einsum("bd,bld->bl", queries, tf.gather(vectors, tf.maximum(own_rows, 0)))
-    return products + tf.linalg.matvec(same, bonus)
+    return tf.einsum("bd,bwd->bw", queries, tf.gather(vectors, tf.maximum(rows, 0))) + bonus
+
+
+def rescore(found, own_rows, own_scores, k):
+    """Merge what a search found with items whose scores are known apart.
+
+    Args:
+        found: scores and rows of what the search found, `[B, K]`, best first. The result is exact with K >= k + L, where
+            at most L items of a row may have lost by being scored apart.
+        own_rows: distinct items that are scored apart int32 `[B, W]`, -1 = none.
+        own_scores: their whole scores `[B, W]`.
+        k: how many to keep.
+
+    Returns:
+        Scores and rows `[B, min(k, K + W)]`, best first.
+    """
+    scores, rows = found
+    found_again = tf.reduce_any(rows[:, :, None] == own_rows[:, None, :], -1)
+    scores = tf.where(found_again, LOWEST, scores)
+    own_scores = tf.where(own_rows >= 0, own_scores, LOWEST)
+    scores, rows = tf.concat([scores, own_scores], 1), tf.concat([rows, own_rows], 1)
+    scores, order = tf.math.top_k(scores, tf.minimum(k, tf.shape(scores)[1]))
+    return scores, tf.gather(rows, order, batch_dims=1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
+    import pandas as pd
     import tensorflow as tf
 
     from tfrec.encoders.attributes import AttributeVocabulary
@@ -34,6 +35,11 @@ class Towers(Protocol):
 
     def repeat_scores(self, days_ago: tf.Tensor) -> tf.Tensor:
         """What purchases made `days_ago` float32 `[B, T]` add to their items' scores; offered where `Run.repeats`."""
+
+    def variant_scores(self, days_ago: tf.Tensor) -> tf.Tensor:
+        """What purchases made `days_ago` float32 `[B, T]` add to the scores of other items of the same product, at least
+        0; offered where `Run.products`.
+        """
 
     def rate(self, queries: tf.Tensor, user: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
         """Ratings `[B, K]` of items int32 `[B, K]` by customers with query vectors `[B, D]`, known as int32 `[B]` (rows of
@@ -98,6 +104,8 @@ class Run:
         history_length: most purchases that the query tower reads, L.
         config: the run's configuration, kept in the manifest.
         query_kind: whether queries are made of a purchase history or looked up by customer.
+        products: the product of each of the `N` items ("" = none), where purchases of an item count in the scores of its
+            variants; None where they do not.
         rates: whether a ranking head predicts ratings.
         attends: whether photos are fused by an attention that can be shown.
         repeats: whether earlier purchases of an item count in its score.
@@ -120,6 +128,7 @@ class Run:
     config: dict[str, Any]
     query_kind: Literal["history", "user"] = "history"
     repeats: bool = False
+    products: list[str] | None = None
     rates: bool = False
     attends: bool = False
     modalities: frozenset[str] = frozenset()
@@ -162,6 +171,7 @@ def load_run(run_dir: Path) -> Run:
 
     assembly = load_assembly(run_dir)
     towers, prepared, assets = ServedTowers(assembly), assembly.prepared, assembly.assets
+    repeats = assembly.model.repeats
     has = {"photo": config.model.image.enabled, "text": assets.tokenizer, "attributes": assets.attributes}
     return Run(
         name=run_dir.name,
@@ -172,7 +182,8 @@ def load_run(run_dir: Path) -> Run:
         history_length=config.model.query.length,
         config=plain(config),
         query_kind=towers.query_kind,
-        repeats=assembly.model.repeats is not None,
+        repeats=repeats is not None,
+        products=None if repeats is None or repeats.variants is None else products_of(prepared.items),
         rates=hasattr(assembly.model, "rate"),
         attends=towers.attends,
         modalities=frozenset(name for name, used in has.items() if used),
@@ -182,6 +193,11 @@ def load_run(run_dir: Path) -> Run:
         users=user_table(assembly),
         sample_queries=sample_queries(assembly),
     )
+
+
+def products_of(items: pd.DataFrame) -> list[str]:
+    """The product that each item is a variant of, "" where it names none."""
+    return list(items["group"].fillna("")) if "group" in items else [""] * len(items)
 
 
 def recent_sales(prepared) -> np.ndarray:

@@ -20,14 +20,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import pandas as pd
 import tensorflow as tf
 
 from tfrec.attribute_terms import AttributeInput, lookup
 from tfrec.catalogue import Catalogue, drop_excluded
 from tfrec.index import ExactIndex, ScannIndex
-from tfrec.repeats import own_scores, rescore
+from tfrec.repeats import rescore, totals, whole_scores
 from tfrec.runs import Run
 from tfrec.scores import LOWEST
+from tfrec.variants import variant_table
 
 Tensors = dict[str, tf.Tensor]
 
@@ -50,20 +52,22 @@ class Query(NamedTuple):
     Attributes:
         vectors: query vectors `[B, D]`.
         known: whether anything is known of the customer, bool `[B]`.
-        own_rows: the purchases that are scored apart int32 `[B, L]` (-1 = none); L may be 0.
-        own_scores: their scores `[B, L]`.
+        own_rows: the distinct items that are scored apart int32 `[B, W]` (-1 = none); W may be 0.
+        own_scores: their scores `[B, W]`.
+        fallen: how many of them at most score less than by their vectors alone: so many more must be found.
     """
 
     vectors: tf.Tensor
     known: tf.Tensor
     own_rows: tf.Tensor
     own_scores: tf.Tensor
+    fallen: tf.Tensor
 
 
 def plain_query(vectors: tf.Tensor, known: tf.Tensor) -> Query:
     """A query none of whose items are scored apart."""
     nothing = tf.zeros([tf.shape(vectors)[0], 0])
-    return Query(vectors, known, tf.cast(nothing, tf.int32), nothing)
+    return Query(vectors, known, tf.cast(nothing, tf.int32), nothing, tf.constant(0))
 
 
 class ServingModel(tf.Module):
@@ -83,9 +87,14 @@ class ServingModel(tf.Module):
         self._run, self._max_k = run, max_k
         self._readable = len(run.item_ids) if run.readable_items is None else run.readable_items
         self._attributes = AttributeInput(run.attributes) if run.attributes else None
+        self._variants: tf.Variable | None = None
+        if run.products is not None:
+            table = variant_table(pd.Series(run.products), run.popularity)
+            self._variants = tf.Variable(table, trainable=False, name="variants")
         self._add_users()
         # One graph of their own for the answers of all signatures: traced, and written, once.
-        query = Query(tf.TensorSpec([None, run.item_vectors.shape[1]]), tf.TensorSpec([None], tf.bool), ROWS, DAYS)
+        vectors, known = tf.TensorSpec([None, run.item_vectors.shape[1]]), tf.TensorSpec([None], tf.bool)
+        query = Query(vectors, known, ROWS, DAYS, tf.TensorSpec([], tf.int32))
         self._answer = tf.function(
             self._answer_query, input_signature=[query, COUNT, *[STRING_ROWS] * 3], autograph=False
         )
@@ -231,7 +240,17 @@ class ServingModel(tf.Module):
         if not self._run.repeats:
             return tf.zeros([tf.shape(items)[0], tf.shape(items)[1], tf.shape(history)[1]])
         own = (items[:, :, None] == history[:, None]) & (history >= 0)[:, None]
-        return tf.where(own, self.towers.repeat_scores(days_ago)[:, None], 0.0)
+        bonus = tf.where(own, self.towers.repeat_scores(days_ago)[:, None], 0.0)
+        if self._variants is None:
+            return bonus
+        variant = tf.reduce_any(items[:, :, None, None] == self._variants_of(history)[:, None], -1)
+        return bonus + tf.where(variant, self.towers.variant_scores(days_ago)[:, None], 0.0)
+
+    def _variants_of(self, history):
+        """Variants of purchases `[B, L]` (-1 = none): rows int32 `[B, L, S]`, -2 = none, which no item has."""
+        assert self._variants is not None
+        variants = tf.gather(self._variants, tf.maximum(history, 0))
+        return tf.where((history >= 0)[..., None] & (variants >= 0), variants, -2)
 
     def _attend_signature(self):
         @tf.function(input_signature=_named(photo=STRINGS, text=STRINGS, attributes=STRING_ROWS), autograph=False)
@@ -295,8 +314,17 @@ class ServingModel(tf.Module):
         vectors, known = self.towers.query(history, days_ago, user_fields), tf.reduce_any(history >= 0, 1)
         if not self._run.repeats:
             return plain_query(vectors, known)
-        bonus = self.towers.repeat_scores(days_ago)
-        return Query(vectors, known, history, own_scores(vectors, self._vectors, history, bonus))
+        rows, bonus = history, self.towers.repeat_scores(days_ago)
+        if self._variants is not None:
+            variants = self._variants_of(history)
+            batch, length, width = tf.unstack(tf.shape(variants))
+            flat = [batch, length * width]
+            more = tf.broadcast_to(self.towers.variant_scores(days_ago)[..., None], tf.shape(variants))
+            rows = tf.concat([rows, tf.reshape(variants, flat)], 1)
+            bonus = tf.concat([bonus, tf.reshape(more, flat)], 1)
+        rows, bonus = totals(rows, bonus)
+        own_scores = whole_scores(vectors, self._vectors, rows, bonus)
+        return Query(vectors, known, rows, own_scores, fallen=tf.shape(history)[1])  # variants only gain
 
     def _embed(self, photo: tf.Tensor, text: tf.Tensor, attributes: tf.Tensor) -> tf.Tensor:
         vectors, readable = encode_content(self._run, photo, text, self._attribute_ids(attributes))
@@ -363,7 +391,7 @@ class ServingModel(tf.Module):
     def _fetch(self, query: Query, k: tf.Tensor, excluded: tf.Tensor) -> tf.Tensor:
         """How many to find so that k are left without the excluded ones, and without those that are scored anew."""
         most = tf.reduce_max(tf.reduce_sum(tf.cast(excluded >= 0, tf.int32), 1))
-        return tf.minimum(k + tf.maximum(most, 0) + tf.shape(query.own_rows)[1], self.catalogue.size)
+        return tf.minimum(k + tf.maximum(most, 0) + query.fallen, self.catalogue.size)
 
     def _choose(self, query: Query, found, popular) -> tuple[tf.Tensor, tf.Tensor]:
         known = (query.known & tf.reduce_all(tf.math.is_finite(query.vectors), 1))[:, None]
