@@ -29,8 +29,9 @@ def small_vit(**options):
         {},
         {"pre_norm": True, "activation": "quick_gelu", "mlp_dim": 20, "dropout": 0.1, "projection_dim": 5},
         {"stem_convolutions": 2},
+        {"stem_convolutions": 2, "stem_pooling": True},
     ],
-    ids=["vit", "clip", "convolutions"],
+    ids=["vit", "clip", "convolutions", "pooled"],
 )
 def test_a_vit_passes_the_check_of_all_layers(options):
     layer = check_layer(lambda: small_vit(**options), photos(), (2, 7, 12), untrained=["projection"])
@@ -61,8 +62,9 @@ def test_float_and_integer_photos_give_the_same_tokens_in_half_precision_too():
             tf.keras.mixed_precision.set_global_policy("float32")
 
 
-def test_convolutions_come_before_patches_as_coarse_as_without_them():
-    encoder = small_vit(stem_convolutions=3)
+@pytest.mark.parametrize("pooled", [False, True])
+def test_convolutions_come_before_patches_as_coarse_as_without_them(pooled):
+    encoder = small_vit(stem_convolutions=3, stem_pooling=pooled)
     assert encoder(photos()).shape == (2, 7, 12)
     assert encoder.embedding.projection.kernel.shape[:2] == (1, 1)
     names = set(named_variables(encoder))
@@ -70,6 +72,21 @@ def test_convolutions_come_before_patches_as_coarse_as_without_them():
     freeze(encoder, 1)
     trained = {variable.ref() for variable in encoder.trainable_variables}
     assert not trained & {variable.ref() for variable in encoder.convolutions.weights}
+
+
+def test_a_pooled_stems_statistics_move_in_training_alone_and_not_where_frozen():
+    encoder = small_vit(stem_convolutions=2, stem_pooling=True)
+    encoder.build(None)
+    mean = encoder.convolutions.layers[0][1].moving_mean
+    start = mean.numpy()
+    encoder(photos(), training=False)
+    np.testing.assert_array_equal(mean, start)
+    encoder(photos(), training=True)
+    assert not np.allclose(mean, start)
+    moved = mean.numpy()
+    freeze(encoder)
+    encoder(photos(), training=True)
+    np.testing.assert_array_equal(mean, moved)
 
 
 def test_all_weights_exist_after_build_and_the_first_call_adds_none():

@@ -109,7 +109,10 @@ def test_the_gradient_of_every_loss_reaches_the_encoder(data, loss):
 def test_a_killed_training_resumes_to_the_same_vectors(data, tmp_path, monkeypatch):
     from tfrec.training import Trainer
 
-    options = {"training": {"steps": 6, "checkpoint_seconds": 0.0}}
+    options = {
+        "training": {"steps": 6, "checkpoint_seconds": 0.0},
+        "model": {"encoder": {"stem_convolutions": 1, "stem_pooling": True}},  # with statistics to resume
+    }
     config = configure(data, SMALL, options)
     whole = vectors(run(config, tmp_path / "whole"))
     advance = Trainer._advance

@@ -172,6 +172,7 @@ def random_encoder(options: PhotoEncoderConfig) -> tf.keras.layers.Layer:
         return untrained_vit(
             options,
             pooling=options.pooling,
+            stem_pooling=options.stem_pooling,
             **(clip if options.kind == "clip" else {}),
         )
     except ValueError as error:

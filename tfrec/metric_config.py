@@ -19,6 +19,7 @@ class PhotoEncoderConfig:
         patch: side of a square patch in pixels.
         stem_convolutions: of a ViT from random weights: convolutions of stride 2 before the patches, which learn faster
             from few photos; at most as many as `patch` can be halved.
+        stem_pooling: let them see every pixel and pool, for more work; learns better.
         dim: token width.
         layers: transformer blocks.
         heads: attention heads.
@@ -35,6 +36,7 @@ class PhotoEncoderConfig:
     size: tuple[int, int] = (224, 224)
     patch: int = 32
     stem_convolutions: int = 0
+    stem_pooling: bool = False
     dim: int = 768
     layers: int = 12
     heads: int = 12

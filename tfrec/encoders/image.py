@@ -13,6 +13,7 @@ import tensorflow as tf
 from pipelines.keras_packages import keras_cv
 from tfrec.encoders.activations import activation as activation_named
 from tfrec.encoders.blocks import build, build_block
+from tfrec.encoders.stem import ConvolutionStem
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -34,6 +35,7 @@ ARGUMENTS = (
     "pooling",
     "projection_dim",
     "stem_convolutions",
+    "stem_pooling",
 )
 
 
@@ -63,6 +65,7 @@ class ViTEncoder(tf.keras.layers.Layer):
         stem_convolutions: Convolutions before the patches, each halving the photo: a patch of 8 pixels is then cut
             from what three of them leave as one of 1 x 1. None of the published encoders has them; they make small
             encoders learn faster from few photos.
+        stem_pooling: Pool after them instead of striding in them, see `ConvolutionStem`.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class ViTEncoder(tf.keras.layers.Layer):
         pooling: str = "class",
         projection_dim: int | None = None,
         stem_convolutions: int = 0,
+        stem_pooling: bool = False,
         **kwargs,
     ):
         # Autocast would round float photos to the compute type before they are normalised.
@@ -94,7 +98,7 @@ class ViTEncoder(tf.keras.layers.Layer):
         self.mean, self.std = tuple(mean), tuple(std)
         self.pre_norm, self.activation = pre_norm, activation
         self.pooling, self.projection_dim = pooling, projection_dim
-        self.stem_convolutions = stem_convolutions
+        self.stem_convolutions, self.stem_pooling = stem_convolutions, stem_pooling
         self._check()
         self._add_bricks()
 
@@ -114,7 +118,9 @@ class ViTEncoder(tf.keras.layers.Layer):
     def _add_bricks(self) -> None:
         """Create the KerasCV layers, unbuilt."""
         halvings = self.stem_convolutions
-        self.convolutions = ConvolutionStem(self.dim, halvings, name="stem") if halvings else None
+        self.convolutions = None
+        if halvings:
+            self.convolutions = ConvolutionStem(self.dim, halvings, pooled=self.stem_pooling, name="stem")
         self.embedding = keras_cv.layers.PatchingAndEmbedding(self.dim, self.patch // 2**halvings, name="embedding")
         self.pre_layer_norm = self._layer_norm("pre_layer_norm") if self.pre_norm else None
         self.blocks = [
@@ -185,7 +191,7 @@ class ViTEncoder(tf.keras.layers.Layer):
 
         Args:
             photos: `[B, H, W, 3]`, uint8 or float, in 0..255.
-            training: Whether dropout applies.
+            training: Whether dropout applies, and a pooled stem takes the batch's statistics.
 
         Returns:
             Tokens `[B, 1 + H/patch * W/patch, D]`, the class token first.
@@ -194,18 +200,18 @@ class ViTEncoder(tf.keras.layers.Layer):
 
     def layer_tokens(self, photos: tf.Tensor, training: bool | None = None) -> list[tf.Tensor]:
         """Return the tokens `[B, N, D]` before the first and after each block, for studies by layer."""
-        states = [self.embed(photos)]
+        states = [self.embed(photos, training=training)]
         for block in self.blocks:
             states.append(block(states[-1], training=training))
         return states
 
-    def embed(self, photos: tf.Tensor) -> tf.Tensor:
-        """Normalise photos `[B, H, W, 3]` and embed their patches: `[B, N, D]`."""
+    def embed(self, photos: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Normalise photos `[B, H, W, 3]` and embed their patches: `[B, N, D]`; `training` as in `call`."""
         if not self.built:
             self.build(None)
         photos = normalise_photos(photos, self.size, self.mean, self.std, self.compute_dtype)
         if self.convolutions is not None:
-            photos = self.convolutions(photos)
+            photos = self.convolutions(photos, training=training)
         patches = self.embedding.projection(photos)  # (B, rows, columns, D)
         batch = tf.shape(patches)[0]
         patches = tf.reshape(patches, [batch, self.tokens - 1, self.dim])
@@ -273,49 +279,3 @@ def pool_grid(tokens: tf.Tensor, grid: tuple[int, int], factor: int) -> tf.Tenso
     sides = [np.minimum(factor, size - factor * np.arange(-(-size // factor))) for size in grid]
     counts = tf.constant(np.outer(*sides)[..., None], sums.dtype)  # (rows, columns, 1)
     return tf.concat([tokens[:, :1], tf.reshape(sums / counts, [-1, rows * columns, dim])], axis=1)
-
-
-class ConvolutionStem(tf.keras.layers.Layer):
-    """3 x 3 convolutions of stride 2, each followed by a normalisation over the channels and GELU.
-
-    In place of one large projection of a patch they let a small transformer see edges before it has learned to (Xiao et
-    al. 2021, arXiv:2106.14881; they normalise over the batch).
-
-    Args:
-        dim: Channels of the last one (D); each before it has half as many.
-        halvings: How many.
-    """
-
-    def __init__(self, dim: int, halvings: int, **kwargs):
-        super().__init__(**kwargs)
-        self.halvings = halvings
-        self.channels = [max(8, dim // 2**left) for left in reversed(range(halvings))]
-        self.layers = [
-            (
-                tf.keras.layers.Conv2D(width, 3, strides=2, padding="same", name=f"convolution_{number}"),
-                tf.keras.layers.LayerNormalization(epsilon=1e-6, name=f"norm_{number}"),
-            )
-            for number, width in enumerate(self.channels)
-        ]
-
-    def build(self, input_shape) -> None:
-        """Create all weights for photos `[B, H, W, 3]`."""
-        shape = tuple(input_shape)
-        for number, (convolution, norm) in enumerate(self.layers):
-            build(convolution, shape)
-            shape = self._after(input_shape, number + 1)
-            build(norm, shape)
-        super().build(input_shape)
-
-    def call(self, photos: tf.Tensor) -> tf.Tensor:
-        """`[B, H, W, 3]` to `[B, H / 2^n, W / 2^n, D]`."""
-        for convolution, norm in self.layers:
-            photos = tf.nn.gelu(norm(convolution(photos)))
-        return photos
-
-    def compute_output_shape(self, input_shape) -> tuple:
-        """The shape of what `call` returns."""
-        return self._after(input_shape, self.halvings)
-
-    def _after(self, shape, number: int) -> tuple:
-        return (shape[0], *(side // 2**number for side in shape[1:3]), self.channels[number - 1])
