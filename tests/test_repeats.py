@@ -3,6 +3,8 @@
 import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 
 # isort: split
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +17,7 @@ from tfrec.csr import Csr
 from tfrec.index import ExactIndex
 from tfrec.models import by_length
 from tfrec.repeats import BUCKETS, RepeatScores, add_to_logits, totals
+from tfrec.retrieval import purchase_bonus
 from tfrec.search import exact_top_k
 from tfrec.serving_model import ServingModel
 from tfrec.variants import variant_table
@@ -22,11 +25,9 @@ from tfrec.variants import variant_table
 seeds = st.integers(0, 2**32 - 1)
 
 
-def random_scores(seed: int, variants=None) -> RepeatScores:
-    rng, scores = np.random.default_rng(seed), RepeatScores(variants)
-    scores.value.assign(rng.normal(size=BUCKETS))
-    if variants is not None:
-        scores.variant_value.assign(rng.normal(size=BUCKETS))
+def random_scores(seed: int) -> RepeatScores:
+    scores = RepeatScores()
+    scores.value.assign(np.random.default_rng(seed).normal(size=BUCKETS))
     return scores
 
 
@@ -43,16 +44,14 @@ def test_whole_days_fall_into_their_buckets():
 def test_logits_gain_the_score_of_every_purchase_read(seed):
     rng = np.random.default_rng(seed)
     batch, length, items = 5, 8, 6
-    variants = variant_table(pd.Series(rng.choice(["a", "b", ""], items)), np.zeros(items))
     lengths = np.sort(rng.integers(0, length + 1, batch))  # as a batch is sorted
-    history = rng.integers(0, items - 1, (batch, length)).astype(np.int32)
+    history = rng.integers(0, items, (batch, length)).astype(np.int32)
     history[np.arange(length)[None] < length - lengths[:, None]] = -1
     gaps = np.where(history >= 0, rng.integers(0, 40, history.shape), 0).astype(np.float32)
     targets = np.full((batch, length + 1), -1, np.int32)
     targets[:, 1:] = np.where(history >= 0, 1, -1)
     targets[:, 0] = 2
-    columns = np.append(rng.permutation(items - 1), -1).astype(np.int32)  # an item that nobody bought is no candidate
-    scores = random_scores(seed, variants)
+    columns, scores = rng.permutation(items).astype(np.int32), random_scores(seed)
     inputs = {"history": history, "gaps": gaps, "targets": targets, "weights": targets, "user": lengths}
     inputs = {name: tf.constant(x) for name, x in (inputs | {"user_fields": history[:, :0]}).items()}
     found = []
@@ -64,11 +63,7 @@ def test_logits_gain_the_score_of_every_purchase_read(seed):
         logits = np.zeros(items)
         for t in range(place):
             if history[row, t] >= 0:
-                days = gaps[row, t:place].sum()
-                logits[columns[history[row, t]]] += scores(days).numpy()
-                for variant in variants[history[row, t]]:
-                    if variant >= 0 and columns[variant] >= 0:
-                        logits[columns[variant]] += scores.of_variants(days).numpy()
+                logits[columns[history[row, t]]] += scores(gaps[row, t:place].sum()).numpy()
         expected.append(logits)
     np.testing.assert_allclose(np.concatenate(found), expected, atol=1e-4)
 
@@ -119,16 +114,13 @@ class RepeatingTowers(FakeTowers):
     def repeat_scores(self, days_ago):
         return 3.0 - days_ago
 
-    def variant_scores(self, days_ago):
-        return 0.5 + days_ago / 4
-
 
 PRODUCTS = [str(item // 3) if item % 7 else "" for item in range(40)]
 
 
 @pytest.mark.parametrize("products", [None, PRODUCTS])
 def test_served_answers_count_the_customers_own_purchases(products):
-    run = make_run(40, repeats=True, products=products, query_kind="history")
+    run = make_run(40, repeats=True, products=products, variant_score=0.75, query_kind="history")
     run.towers = towers = RepeatingTowers(run.item_vectors)
     model = ServingModel(run, ExactIndex(run.item_vectors))
     history = np.array([[3, 5, 3], [7, 8, 9]])
@@ -140,7 +132,7 @@ def test_served_answers_count_the_customers_own_purchases(products):
             scores[row, item] += 3.0 - ago
             if products and products[item]:
                 others = [other for other in range(40) if products[other] == products[item] and other != item]
-                scores[row, others] += 0.5 + ago / 4
+                scores[row, others] += 0.75
     ids = [[run.item_ids[item] for item in row] for row in history]
     answer = model.signatures()["recommend"](history=tf.constant(ids), days_ago=tf.constant(days), k=tf.constant(6))
     order = np.argsort(-scores, axis=1)[:, :6]
@@ -165,6 +157,25 @@ def test_served_answers_count_the_customers_own_purchases(products):
     np.testing.assert_allclose(
         explained["product"], np.take_along_axis(scores, np.array([[4, 3], [9, 6]]), 1), rtol=1e-4
     )
-    variants = 0.0 if products is None else np.array([[1.75 + 0.75 + 0.5, 0.75], [0.0, 2.0]])
+    variants = 0.0 if products is None else np.array([[3 * 0.75, 0.75], [0.0, 0.75]])
     own = np.array([[0.0, -2.0 + 3.0], [1.0, 0.0]])
     np.testing.assert_allclose(gains, own + variants, atol=1e-4)
+
+
+def test_the_bonus_of_purchases_counts_them_and_their_variants():
+    scores, history = random_scores(0), np.array([[-1, 2], [0, 4], [-1, -1]], np.int32)
+    days = np.array([[0.0, 3.0], [9.0, 0.0], [0.0, 0.0]], np.float32)
+    variants = np.array([[1, 2], [0, 2], [0, 1], [-1, -1], [5, -1], [4, -1]], np.int32)
+    query = SimpleNamespace(variants=2.0)
+    assembly = SimpleNamespace(
+        model=SimpleNamespace(repeats=scores),
+        variants=variants,
+        config=SimpleNamespace(model=SimpleNamespace(query=query)),
+    )
+    items, values = purchase_bonus(assembly, history, days)
+    found = np.zeros((3, 6))
+    np.add.at(found, (items.rows, items.items), values)
+    of = {ago: float(scores(tf.constant(ago))) for ago in (0.0, 3.0, 9.0)}
+    np.testing.assert_allclose(found[0], [2, 2, of[3.0], 0, 0, 0], rtol=1e-5)
+    np.testing.assert_allclose(found[1], [of[9.0], 2, 2, 0, of[0.0], 2], rtol=1e-5)
+    assert len(items[2]) == 0

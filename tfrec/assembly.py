@@ -18,7 +18,6 @@ from tfrec.features import SideFeatures
 from tfrec.fusion import CrossAttentionFusion
 from tfrec.models import ItemVectors, TwoTower
 from tfrec.protocol import Protocol
-from tfrec.repeats import RepeatScores
 from tfrec.towers import HistoryTower, ItemTower, ShallowTower, UserTower
 from tfrec.variants import variant_table
 
@@ -151,6 +150,7 @@ class RetrievalAssembly:
         self.purchases = self._training_purchases()
         self.content = item_content(config, prepared, self.assets, self.features)
         self.batches = self._batches()
+        self.variants = self._variants()
         self.model = self._model()
 
     event_values: tuple[str, ...] = ()  # further columns of the events that the model learns from
@@ -253,22 +253,29 @@ class RetrievalAssembly:
             mask_own=task.mask_own,
             label_smoothing=task.label_smoothing,
             shortcut=query.shortcut,
-            repeats=self._repeats(),
+            repeats=query.repeats,
         )
         batch = tf.nest.map_structure(tf.convert_to_tensor, dict(next(iter(self.dataset(0, 1)))))
         model.compute_loss(batch, training=True)  # creates every variable
         vectors.warm.assign((self.frequency > 0).astype(np.float32))
         return model
 
-    def _repeats(self) -> RepeatScores | None:
+    def _variants(self) -> np.ndarray | None:
+        """Other items of each item's product int32 `[N, S]`, where they gain from its purchase; None where they do not.
+
+        Raises:
+            ConfigError: the dataset names no products, or scores nothing apart.
+        """
         query = self.config.model.query
-        if not query.repeats:
-            return None
         if not query.variants:
-            return RepeatScores(name="repeats")
+            return None
+        if query.variants < 0 or not query.repeats or query.kind != "history":
+            raise ConfigError(
+                "model.query.variants must not be negative, and needs model.query.repeats and kind history"
+            )
         if "group" not in self.prepared.items:
-            raise ConfigError(f"model.query.variants=true: the items of {self.config.data} name no product (group)")
-        return RepeatScores(variant_table(self.prepared.items["group"], self.frequency), name="repeats")
+            raise ConfigError(f"model.query.variants: the items of {self.config.data} name no product; set it to 0")
+        return variant_table(self.prepared.items["group"], self.frequency)
 
     def _two_tower(self, **parts) -> TwoTower:
         return TwoTower(**parts)

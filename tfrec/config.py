@@ -160,7 +160,8 @@ class QueryConfig:
         user_fields: embed the customer's fields (age group, club status ...).
         shortcut: add the mean of the purchases' candidate vectors to the decoder's output.
         repeats: learn, by the days since, what a candidate gains or loses for having been bought before.
-        variants: with `repeats`: learn as well what it gains for another item of its product having been bought.
+        variants: with `repeats`: what an item gains for every purchase of another item of its product, in logits. It is
+            set, not learned: of purchases that a model was trained on, its vectors explain too much.
         dropout: dropout rate.
     """
 
@@ -174,7 +175,7 @@ class QueryConfig:
     user_fields: bool = True
     shortcut: bool = True
     repeats: bool = True
-    variants: bool = False
+    variants: float = 0.0
     dropout: float = 0.2
 
 

@@ -150,7 +150,7 @@ class TwoTower(tfrs.Model):
         candidates: `in_batch` or `catalogue`.
         negatives: uniform draws among the batch's candidates.
         shortcut: add the mean of the history's candidate vectors to the decoder's output.
-        repeats: what a candidate gains or loses for having been bought before; None: nothing.
+        repeats: learn what a candidate gains or loses for having been bought before.
         logq, hard_negatives, mask_own, label_smoothing: see `tfrec.config.RetrievalTask`.
     """
 
@@ -170,12 +170,12 @@ class TwoTower(tfrs.Model):
         mask_own: str = "future",
         label_smoothing: float = 0.0,
         shortcut: bool = False,
-        repeats: RepeatScores | None = None,
+        repeats: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.shortcut = shortcut and isinstance(query_tower, HistoryTower)
-        self.repeats = repeats if isinstance(query_tower, HistoryTower) else None
+        self.repeats = RepeatScores(name="repeats") if repeats and isinstance(query_tower, HistoryTower) else None
         self.strength = tf.Variable(0.1, name="decoder_strength")
         self.vectors, self.query_tower, self.item_tower = vectors, query_tower, item_tower
         self.query_out = tf.keras.layers.Dense(vectors.dim, name="query_out", dtype="float32")

@@ -1,9 +1,8 @@
-"""What a candidate gains or loses for having been bought before, it or a variant of it: learned by the time since, exact
-in every search.
+"""What a candidate gains or loses for having been bought before, it or a variant of it: exact in every search.
 
 Some things are bought again (socks), most are not (a coat), and some in a second colour; a query vector cannot tell an
 item from its nearest neighbours. So the score of item i for a customer is q . v_i plus, for every earlier purchase of i,
-a learned value of the days since, and for every purchase of another item of the same product one that is never
+a learned value of the days since, and for every purchase of another item of the same product a fixed one that is never
 negative. It is the repeat part of repeat-aware recommenders (RepeatNet, Ren et al. 2019,
 https://arxiv.org/abs/1812.02646), kept additive so that an index over the v_i still finds all other items: only the
 customer's own purchases and their variants are scored anew.
@@ -15,43 +14,23 @@ from tfrec.scores import LOWEST
 
 BUCKETS = 10  # of days since the purchase: 0, 1-2, 3-6, 7-14, ..., 511 and more
 SCALE = 10.0  # logits a unit of weight: the learning rate suits weights of about 0.1
-SMALL = -3.0  # softplus makes it 0.05: a variant's score starts at half a logit
 
 
 class RepeatScores(tf.keras.layers.Layer):
-    """A learned score for every earlier purchase, by the days since then.
+    """A learned score for every earlier purchase, by the days since then."""
 
-    Args:
-        variants: other items of each item's product int32 `[N, S]` (-1 = none), which gain from its purchase as well;
-            None: they do not.
-    """
-
-    def __init__(self, variants=None, **kwargs):
+    def __init__(self, **kwargs):
         super().__init__(dtype="float32", **kwargs)
         self.value = self.add_weight(name="value", shape=(BUCKETS,), initializer="zeros")
-        self.variants = None if variants is None else tf.constant(variants)
-        if variants is not None:
-            self.variant_value = self.add_weight(name="variant_value", shape=(BUCKETS,), initializer="zeros")
 
     def call(self, days):
-        """Scores that purchases made `days` ago give to their own items, float32 of any shape."""
-        return SCALE * tf.gather(self.value, _bucket(days))
-
-    def of_variants(self, days):
-        """Scores that purchases made `days` ago give to each of their variants, float32 of any shape; at least 0.
-
-        What is never negative moves nothing down, so that a search need not look further for what else comes up.
-        """
-        return SCALE * tf.nn.softplus(SCALE * tf.gather(self.variant_value, _bucket(days)) + SMALL)
-
-
-def _bucket(days):
-    bucket = tf.math.log(tf.maximum(days, 0.0) + 1.0) / tf.math.log(2.0) + 1e-5  # whole days fall on the edges
-    return tf.minimum(tf.cast(bucket, tf.int32), BUCKETS - 1)
+        """Scores of purchases made `days` ago, float32 of any shape."""
+        bucket = tf.math.log(tf.maximum(days, 0.0) + 1.0) / tf.math.log(2.0) + 1e-5  # whole days fall on the edges
+        return SCALE * tf.gather(self.value, tf.minimum(tf.cast(bucket, tf.int32), BUCKETS - 1))
 
 
 def add_to_logits(logits, scores, columns, inputs, examples):
-    """Add the score of every purchase that an example has read to the logit of its item, and to those of its variants.
+    """Add the score of every purchase that an example has read to the logit of its item.
 
     Args:
         logits: `[P, C]`.
@@ -69,15 +48,8 @@ def add_to_logits(logits, scores, columns, inputs, examples):
     items = tf.gather(history, row)
     read = (tf.range(tf.shape(history)[1])[None] < place[:, None]) & (items >= 0)
     example = tf.cast(tf.where(read)[:, 0], tf.int32)
-    items, days = tf.boolean_mask(items, read), tf.boolean_mask(days, read)
-    logits = tf.tensor_scatter_nd_add(logits, tf.stack([example, tf.gather(columns, items)], 1), scores(days))
-    if scores.variants is None:
-        return logits
-    variants = tf.gather(scores.variants, items)  # (purchases read, S)
-    column = tf.where(variants >= 0, tf.gather(columns, tf.maximum(variants, 0)), -1)
-    purchase, _ = tf.unstack(tf.cast(tf.where(column >= 0), tf.int32), axis=1)
-    places = tf.stack([tf.gather(example, purchase), tf.boolean_mask(column, column >= 0)], 1)
-    return tf.tensor_scatter_nd_add(logits, places, tf.gather(scores.of_variants(days), purchase))
+    column = tf.gather(columns, tf.boolean_mask(items, read))
+    return tf.tensor_scatter_nd_add(logits, tf.stack([example, column], 1), scores(tf.boolean_mask(days, read)))
 
 
 def totals(rows, bonus):

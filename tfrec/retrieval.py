@@ -147,23 +147,24 @@ def rank(assembly, protocol: Protocol, k: int) -> Ranking:
     from tfrec.search import exact_top_k
 
     queries, inputs = protocol_queries(assembly, protocol)
-    bonus = repeat_bonus(assembly.model, inputs["history"], inputs["days_ago"])
+    bonus = purchase_bonus(assembly, inputs["history"], inputs["days_ago"])
     candidates = candidate_vectors(assembly)
     rows, scores = exact_top_k(queries, candidates, k, exclude=protocol.excluded(), bonus=bonus)
     return Ranking(rows, scores, candidates, inputs)
 
 
-def repeat_bonus(model, history: np.ndarray, days_ago: np.ndarray) -> tuple[Csr, np.ndarray] | None:
+def purchase_bonus(assembly, history: np.ndarray, days_ago: np.ndarray) -> tuple[Csr, np.ndarray] | None:
     """What the purchases `history` int32 `[U, T]` (-1 = none), made `days_ago` `[U, T]`, add to items' scores."""
-    if model.repeats is None:
+    if assembly.model.repeats is None:
         return None
-    customers, items, days = np.nonzero(history >= 0)[0], history[history >= 0], days_ago[history >= 0]
-    values = model.repeats(days).numpy()
-    if model.repeats.variants is not None:
-        variants = model.repeats.variants.numpy()[items]
+    customers, items = np.nonzero(history >= 0)[0], history[history >= 0]
+    values = assembly.model.repeats(days_ago[history >= 0]).numpy()
+    if assembly.variants is not None:
+        variants = assembly.variants[items]
         purchase, place = np.nonzero(variants >= 0)
+        score = np.full(len(purchase), assembly.config.model.query.variants, np.float32)
         customers, items = np.append(customers, customers[purchase]), np.append(items, variants[purchase, place])
-        values = np.append(values, model.repeats.of_variants(days).numpy()[purchase])
+        values = np.append(values, score)
     order = np.argsort(customers, kind="stable")
     return Csr.from_rows(customers[order], items[order], len(history)), values[order]
 

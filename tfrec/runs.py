@@ -36,11 +36,6 @@ class Towers(Protocol):
     def repeat_scores(self, days_ago: tf.Tensor) -> tf.Tensor:
         """What purchases made `days_ago` float32 `[B, T]` add to their items' scores; offered where `Run.repeats`."""
 
-    def variant_scores(self, days_ago: tf.Tensor) -> tf.Tensor:
-        """What purchases made `days_ago` float32 `[B, T]` add to the scores of other items of the same product, at least
-        0; offered where `Run.products`.
-        """
-
     def rate(self, queries: tf.Tensor, user: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
         """Ratings `[B, K]` of items int32 `[B, K]` by customers with query vectors `[B, D]`, known as int32 `[B]` (rows of
         `Run.users`, -1 = unknown); offered where `Run.rates`.
@@ -104,8 +99,9 @@ class Run:
         history_length: most purchases that the query tower reads, L.
         config: the run's configuration, kept in the manifest.
         query_kind: whether queries are made of a purchase history or looked up by customer.
-        products: the product of each of the `N` items ("" = none), where purchases of an item count in the scores of its
-            variants; None where they do not.
+        products: the product of each of the `N` items ("" = none), where a purchase counts in the scores of the other items
+            of its product; None where it does not.
+        variant_score: what it adds to them; not negative.
         rates: whether a ranking head predicts ratings.
         attends: whether photos are fused by an attention that can be shown.
         repeats: whether earlier purchases of an item count in its score.
@@ -129,6 +125,7 @@ class Run:
     query_kind: Literal["history", "user"] = "history"
     repeats: bool = False
     products: list[str] | None = None
+    variant_score: float = 0.0
     rates: bool = False
     attends: bool = False
     modalities: frozenset[str] = frozenset()
@@ -171,7 +168,6 @@ def load_run(run_dir: Path) -> Run:
 
     assembly = load_assembly(run_dir)
     towers, prepared, assets = ServedTowers(assembly), assembly.prepared, assembly.assets
-    repeats = assembly.model.repeats
     has = {"photo": config.model.image.enabled, "text": assets.tokenizer, "attributes": assets.attributes}
     return Run(
         name=run_dir.name,
@@ -182,8 +178,9 @@ def load_run(run_dir: Path) -> Run:
         history_length=config.model.query.length,
         config=plain(config),
         query_kind=towers.query_kind,
-        repeats=repeats is not None,
-        products=None if repeats is None or repeats.variants is None else products_of(prepared.items),
+        repeats=assembly.model.repeats is not None,
+        products=None if assembly.variants is None else products_of(prepared.items),
+        variant_score=config.model.query.variants,
         rates=hasattr(assembly.model, "rate"),
         attends=towers.attends,
         modalities=frozenset(name for name, used in has.items() if used),

@@ -59,11 +59,6 @@ class ServedTowers(tf.Module):
         assert self.model.repeats is not None  # `Run.repeats` says so
         return self.model.repeats(days_ago)
 
-    def variant_scores(self, days_ago):
-        """What a purchase made `days_ago` float32 `[B, T]` adds to the score of each of its variants; at least 0."""
-        assert self.model.repeats is not None
-        return self.model.repeats.of_variants(days_ago)
-
     def rate(self, queries, user, items):
         """Ratings `[B, K]` of items int32 `[B, K]` by customers int32 `[B]` (-1 = unknown) with queries `[B, D]`."""
         return self.model.rate(queries, user, items, self.vectors)

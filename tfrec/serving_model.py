@@ -244,7 +244,7 @@ class ServingModel(tf.Module):
         if self._variants is None:
             return bonus
         variant = tf.reduce_any(items[:, :, None, None] == self._variants_of(history)[:, None], -1)
-        return bonus + tf.where(variant, self.towers.variant_scores(days_ago)[:, None], 0.0)
+        return bonus + tf.where(variant, self._run.variant_score, 0.0)
 
     def _variants_of(self, history):
         """Variants of purchases `[B, L]` (-1 = none): rows int32 `[B, L, S]`, -2 = none, which no item has."""
@@ -319,9 +319,8 @@ class ServingModel(tf.Module):
             variants = self._variants_of(history)
             batch, length, width = tf.unstack(tf.shape(variants))
             flat = [batch, length * width]
-            more = tf.broadcast_to(self.towers.variant_scores(days_ago)[..., None], tf.shape(variants))
             rows = tf.concat([rows, tf.reshape(variants, flat)], 1)
-            bonus = tf.concat([bonus, tf.reshape(more, flat)], 1)
+            bonus = tf.concat([bonus, tf.fill(flat, self._run.variant_score)], 1)
         rows, bonus = totals(rows, bonus)
         own_scores = whole_scores(vectors, self._vectors, rows, bonus)
         return Query(vectors, known, rows, own_scores, fallen=tf.shape(history)[1])  # variants only gain
