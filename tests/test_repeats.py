@@ -120,7 +120,7 @@ PRODUCTS = [str(item // 3) if item % 7 else "" for item in range(40)]
 
 @pytest.mark.parametrize("products", [None, PRODUCTS])
 def test_served_answers_count_the_customers_own_purchases(products):
-    run = make_run(40, repeats=True, products=products, variant_score=0.75, query_kind="history")
+    run = make_run(40, repeats=True, products=products, product_score=0.75, query_kind="history")
     run.towers = towers = RepeatingTowers(run.item_vectors)
     model = ServingModel(run, ExactIndex(run.item_vectors))
     history = np.array([[3, 5, 3], [7, 8, 9]])
@@ -130,9 +130,9 @@ def test_served_answers_count_the_customers_own_purchases(products):
     for row in range(2):
         for item, ago in zip(history[row], days[row], strict=True):
             scores[row, item] += 3.0 - ago
-            if products and products[item]:
-                others = [other for other in range(40) if products[other] == products[item] and other != item]
-                scores[row, others] += 0.75
+            if products:
+                same = [other for other in range(40) if products[item] and products[other] == products[item]]
+                scores[row, same or [item]] += 0.75
     ids = [[run.item_ids[item] for item in row] for row in history]
     answer = model.signatures()["recommend"](history=tf.constant(ids), days_ago=tf.constant(days), k=tf.constant(6))
     order = np.argsort(-scores, axis=1)[:, :6]
@@ -157,7 +157,7 @@ def test_served_answers_count_the_customers_own_purchases(products):
     np.testing.assert_allclose(
         explained["product"], np.take_along_axis(scores, np.array([[4, 3], [9, 6]]), 1), rtol=1e-4
     )
-    variants = 0.0 if products is None else np.array([[3 * 0.75, 0.75], [0.0, 0.75]])
+    variants = 0.0 if products is None else np.array([[3 * 0.75, 3 * 0.75], [0.75, 0.75]])
     own = np.array([[0.0, -2.0 + 3.0], [1.0, 0.0]])
     np.testing.assert_allclose(gains, own + variants, atol=1e-4)
 
@@ -176,6 +176,6 @@ def test_the_bonus_of_purchases_counts_them_and_their_variants():
     found = np.zeros((3, 6))
     np.add.at(found, (items.rows, items.items), values)
     of = {ago: float(scores(tf.constant(ago))) for ago in (0.0, 3.0, 9.0)}
-    np.testing.assert_allclose(found[0], [2, 2, of[3.0], 0, 0, 0], rtol=1e-5)
-    np.testing.assert_allclose(found[1], [of[9.0], 2, 2, 0, of[0.0], 2], rtol=1e-5)
+    np.testing.assert_allclose(found[0], [2, 2, 2 + of[3.0], 0, 0, 0], rtol=1e-5)
+    np.testing.assert_allclose(found[1], [2 + of[9.0], 2, 2, 0, 2 + of[0.0], 2], rtol=1e-5)
     assert len(items[2]) == 0

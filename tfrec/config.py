@@ -160,8 +160,9 @@ class QueryConfig:
         user_fields: embed the customer's fields (age group, club status ...).
         shortcut: add the mean of the purchases' candidate vectors to the decoder's output.
         repeats: learn, by the days since, what a candidate gains or loses for having been bought before.
-        variants: with `repeats`: what an item gains for every purchase of another item of its product, in logits. It is
-            set, not learned: of purchases that a model was trained on, its vectors explain too much.
+        variants: with `repeats`: what every purchase adds to all items of its product (the same in other colours), itself
+            included, in logits. It is set, not learned: of purchases that a model was trained on, its vectors explain
+            too much.
         dropout: dropout rate.
     """
 

@@ -2,7 +2,7 @@
 
 Some things are bought again (socks), most are not (a coat), and some in a second colour; a query vector cannot tell an
 item from its nearest neighbours. So the score of item i for a customer is q . v_i plus, for every earlier purchase of i,
-a learned value of the days since, and for every purchase of another item of the same product a fixed one that is never
+a learned value of the days since, and for every purchase of any item of its product a fixed one that is never
 negative. It is the repeat part of repeat-aware recommenders (RepeatNet, Ren et al. 2019,
 https://arxiv.org/abs/1812.02646), kept additive so that an index over the v_i still finds all other items: only the
 customer's own purchases and their variants are scored anew.

@@ -160,11 +160,11 @@ def purchase_bonus(assembly, history: np.ndarray, days_ago: np.ndarray) -> tuple
     customers, items = np.nonzero(history >= 0)[0], history[history >= 0]
     values = assembly.model.repeats(days_ago[history >= 0]).numpy()
     if assembly.variants is not None:
+        score = np.float32(assembly.config.model.query.variants)
         variants = assembly.variants[items]
         purchase, place = np.nonzero(variants >= 0)
-        score = np.full(len(purchase), assembly.config.model.query.variants, np.float32)
         customers, items = np.append(customers, customers[purchase]), np.append(items, variants[purchase, place])
-        values = np.append(values, score)
+        values = np.append(values + score, np.full(len(purchase), score))
     order = np.argsort(customers, kind="stable")
     return Csr.from_rows(customers[order], items[order], len(history)), values[order]
 

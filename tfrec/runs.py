@@ -99,9 +99,9 @@ class Run:
         history_length: most purchases that the query tower reads, L.
         config: the run's configuration, kept in the manifest.
         query_kind: whether queries are made of a purchase history or looked up by customer.
-        products: the product of each of the `N` items ("" = none), where a purchase counts in the scores of the other items
-            of its product; None where it does not.
-        variant_score: what it adds to them; not negative.
+        products: the product of each of the `N` items ("" = none), where a purchase counts in the scores of all items of its
+            product; None where it does not.
+        product_score: what it adds to them; not negative.
         rates: whether a ranking head predicts ratings.
         attends: whether photos are fused by an attention that can be shown.
         repeats: whether earlier purchases of an item count in its score.
@@ -125,7 +125,7 @@ class Run:
     query_kind: Literal["history", "user"] = "history"
     repeats: bool = False
     products: list[str] | None = None
-    variant_score: float = 0.0
+    product_score: float = 0.0
     rates: bool = False
     attends: bool = False
     modalities: frozenset[str] = frozenset()
@@ -180,7 +180,7 @@ def load_run(run_dir: Path) -> Run:
         query_kind=towers.query_kind,
         repeats=assembly.model.repeats is not None,
         products=None if assembly.variants is None else products_of(prepared.items),
-        variant_score=config.model.query.variants,
+        product_score=config.model.query.variants,
         rates=hasattr(assembly.model, "rate"),
         attends=towers.attends,
         modalities=frozenset(name for name, used in has.items() if used),

@@ -243,8 +243,8 @@ class ServingModel(tf.Module):
         bonus = tf.where(own, self.towers.repeat_scores(days_ago)[:, None], 0.0)
         if self._variants is None:
             return bonus
-        variant = tf.reduce_any(items[:, :, None, None] == self._variants_of(history)[:, None], -1)
-        return bonus + tf.where(variant, self._run.variant_score, 0.0)
+        product = own | tf.reduce_any(items[:, :, None, None] == self._variants_of(history)[:, None], -1)
+        return bonus + tf.where(product, self._run.product_score, 0.0)
 
     def _variants_of(self, history):
         """Variants of purchases `[B, L]` (-1 = none): rows int32 `[B, L, S]`, -2 = none, which no item has."""
@@ -320,7 +320,8 @@ class ServingModel(tf.Module):
             batch, length, width = tf.unstack(tf.shape(variants))
             flat = [batch, length * width]
             rows = tf.concat([rows, tf.reshape(variants, flat)], 1)
-            bonus = tf.concat([bonus, tf.fill(flat, self._run.variant_score)], 1)
+            score = self._run.product_score
+            bonus = tf.concat([bonus + score, tf.fill(flat, score)], 1)
         rows, bonus = totals(rows, bonus)
         own_scores = whole_scores(vectors, self._vectors, rows, bonus)
         return Query(vectors, known, rows, own_scores, fallen=tf.shape(history)[1])  # variants only gain
