@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from benchmarks.measure import Measurement, machine, measure
+from benchmarks.measure import Measurement, Ratio, add_json, machine, measure, write_ratios
 
 KS = (5, 10, 12, 20, 50)
 
@@ -47,6 +47,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--queries", type=int, help="number of queries (default: 70,000)")
     parser.add_argument("--items", type=int, help="number of candidates (default: 105,000)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each contender (default: 3)")
+    add_json(parser)
     args = parser.parse_args(arguments)
     work = SMALL if args.small else Work()
     sizes = {name: size for name in ("queries", "items") if (size := getattr(args, name))}
@@ -63,18 +64,21 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     size = f"{work.queries:,} queries x {work.items:,} items x {work.dim}, top {max(KS)}"
     print(f"{size}, on {machine()}\n\n{_table(runs, queries)}\n")
     pairs = (
-        ("tfrec", "tfrs FactorizedTopK"),
-        ("tfrec", "tfrs, larger batches"),
-        ("tfrec, search", "faiss IndexFlatIP"),
+        ("tfrec", "tfrs FactorizedTopK", 20.0),
+        ("tfrec", "tfrs, larger batches", None),
+        ("tfrec, search", "faiss IndexFlatIP", 0.9),
     )
-    ratios = {
-        f"{ours} / {theirs}": _rate(runs, queries, ours) / _rate(runs, queries, theirs)
-        for ours, theirs in pairs
+    ratios = [
+        Ratio(
+            ours.replace("tfrec", "evaluate"), theirs, _rate(runs, queries, ours) / _rate(runs, queries, theirs), wanted
+        )
+        for ours, theirs, wanted in pairs
         if theirs in runs
-    }
-    for name, ratio in ratios.items():
-        print(f"{name}: {ratio:.2f}x")
-    return ratios
+    ]
+    for ratio in ratios:
+        print(f"{ratio.work} / {ratio.against}: {ratio.ratio:.2f}x")
+    write_ratios(args.json, ratios)
+    return {f"{ratio.work} / {ratio.against}": ratio.ratio for ratio in ratios}
 
 
 def generate(work: Work) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

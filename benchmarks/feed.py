@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measure import machine, measure, table
+from benchmarks.measure import Ratio, add_json, machine, measure, table, write_ratios
 
 LENGTH, BATCH, SHUFFLE = 20, 1024, 16_384
 RECORDS = 200_000  # written at most; further passes read them again
@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> dict:
     )
     parser.add_argument("--items", type=int, default=105_000, help="size of the catalogue (default: 105,000)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each contender (default: 3)")
+    add_json(parser)
     args = parser.parse_args(arguments)
     contenders = {"tfrec": from_arrays, "records of windows": from_windows, "records of examples": from_examples}
     with tempfile.TemporaryDirectory() as folder:
@@ -43,7 +44,9 @@ def main(arguments: list[str] | None = None) -> dict:
     rates = {name: measured.result / measured.median for name, measured in runs.items()}
     print(f"{args.purchases:,} purchases of {args.items:,} items, histories of {LENGTH}, on {machine()}\n")
     print(table(runs, units=args.examples, unit="examples"))
-    return {"lead": {name: rates["tfrec"] / rate for name, rate in rates.items() if name != "tfrec"}, "rates": rates}
+    leads = {name: rates["tfrec"] / rate for name, rate in rates.items() if name != "tfrec"}
+    write_ratios(args.json, [Ratio("feed", name, lead) for name, lead in leads.items()])
+    return {"lead": leads, "rates": rates}
 
 
 def batches_of(purchases: int, items: int):

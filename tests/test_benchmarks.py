@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from benchmarks import feed, serving, start
+from benchmarks import chart, feed, fit, growth, measure, sequence, serving, shop, start, step
 from benchmarks.load import Answers, Load
 
 
@@ -81,3 +81,82 @@ def test_goodput_and_percentiles_are_of_the_good_answers():
     assert found.percentile(0.5) == pytest.approx(500)
     with pytest.raises(SystemExit):
         serving.main(["--only", "half,nothing"])
+
+
+def test_a_shop_sells_as_unevenly_as_hm():
+    shares = shop.popularity(105_000)
+    assert shares.sum() == pytest.approx(1)
+    assert -np.expm1(8192 * np.log1p(-shares)).sum() == pytest.approx(
+        5968, rel=0.01
+    )  # distinct items of 8,192 purchases
+    purchases = shop.make_purchases(300, 200, 5_000)
+    assert (len(purchases), purchases.user.max() < 300, purchases.item.max() < 200) == (5_000, True, True)
+    order = np.lexsort((purchases.time, purchases.user))
+    assert (order == np.arange(5_000)).all()
+    counts = np.sort(np.bincount(purchases.user, minlength=300))
+    assert 0.08 < counts[:150].sum() / 5_000 < 0.2
+    assert shop.frequency(purchases, 200).sum() == pytest.approx(1)
+
+
+def test_both_ways_to_fit_train(tmp_path):
+    work = fit.Work(users=300, items=100, purchases=4_000, dim=8, features=6, batch=128, steps=2)
+    for contender in fit.CONTENDERS.values():
+        assert len(contender(work, tmp_path)()) == work.steps
+
+
+@pytest.mark.slow
+def test_pytorch_trains_the_same_sequence_model(tmp_path):
+    torch = pytest.importorskip("torch")
+    work = sequence.Work(items=300, customers=60, purchases=12, batch=16, steps=2, dropout=0.0)
+    batches, shares = sequence.make_batches(work)
+    model = sequence.build(work, batches, shares)
+    theirs = sequence.torch_model([v.numpy() for v in model.trainable_variables], work, batches.mean_targets, shares)
+    with torch.no_grad():
+        loss = float(theirs(**sequence.torch_batch(batches(1))))
+    assert loss == pytest.approx(float(model.compute_loss(sequence.as_tensors(batches(1)), training=True)), rel=1e-5)
+    assert len(sequence.with_torch(work, tmp_path)()) == work.steps
+
+
+@pytest.mark.slow
+def test_a_step_trains_with_the_item_of_every_example_encoded(tmp_path):
+    work = step.Work(customers=200, items=150, batch=16, steps=1, layers=1, side=32)
+    assert len(step.every_example_encoded(work, tmp_path)()) == work.steps
+
+
+def test_ratios_become_a_chart(tmp_path, capsys):
+    ratios = [
+        measure.Ratio("fit", "Adam", 9.0, 8.0),
+        measure.Ratio("step", "all", 0.9, 1.8),
+        measure.Ratio("x", "y", 2.0),
+    ]
+    measure.write_ratios(tmp_path / "figures.json", ratios)
+    assert chart.read_ratios(tmp_path / "figures.json") == ratios
+    assert chart.main([str(tmp_path / "figures.json"), "--out", str(tmp_path / "chart.png")]) == 0
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "other.json").write_text("{}")
+    assert chart.main([str(tmp_path / "other.json")]) == 2
+    assert "other.json holds no ratios" in capsys.readouterr().err
+
+
+def test_steps_are_timed_after_the_warm_ones_and_a_training_that_diverged_is_not():
+    assert len(measure.time_steps(iter([3.0, 2.0, 1.0]), 1)()) == 2
+    with pytest.raises(RuntimeError, match="no training"):
+        measure.time_steps(iter([3.0, float("nan")]), 1)()
+    runs = {
+        "ours": measure.Measurement([1.0], [10**9], [[0.1, 0.3, 0.2]]),
+        "theirs": measure.Measurement([1.0], [10**9]),
+    }
+    runs["theirs"].results += [[0.4], [0.8, 0.6]]
+    assert measure.step_leads(runs) == {"theirs": pytest.approx(3.0)}
+    text = measure.step_table(runs, units=60, unit="examples")
+    assert "| theirs | 100 | 0.600 (0.400 - 0.800; 3) | 1.00 GB | 3.00x |" in text
+
+
+@pytest.mark.slow
+def test_growth_is_measured_and_drawn(tmp_path):
+    axis = growth.Axis("batch", (16,), lambda size: (fit.with_tfrec, fit.Work(60, 40, 500, 8, 4, size, 2)))
+    points = growth.measure_axis(axis, repeats=1)
+    assert [point.size for point in points] == [16]
+    assert all(point.microseconds > 0 for point in points)
+    growth.draw({"batch": points}, tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")

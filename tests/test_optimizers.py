@@ -42,6 +42,23 @@ def test_a_table_moves_only_where_it_was_read():
     np.testing.assert_allclose(table[3], adam([1.0, 1.0], [np.array([0.5, -1.0])], rate=0.1), rtol=1e-5)
 
 
+def test_a_step_reads_no_table_as_a_whole():
+    table = tf.Variable(np.ones((40, 2), np.float32), name="item_ids")
+    optimizer = LazyAdamW(0.1, decay=0.1, global_clipnorm=1.0)
+    optimizer.build([table])
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.gather(table, [1, 1, 3]))
+        optimizer.apply_gradients([(tape.gradient(loss, table), table)])
+
+    operations = step.get_concrete_function().graph.get_operations()
+    assert any(operation.type == "ResourceScatterSub" for operation in operations)
+    whole = [op.name for op in operations if any(value.shape == (40, 2) for value in (*op.inputs, *op.outputs))]
+    assert not whole
+
+
 def test_rates_by_part_and_the_cut():
     cut = tf.Variable(1.0)
     names = ["item_tower/text_encoder/kernel", "item_tower/kernel", "query/kernel"]

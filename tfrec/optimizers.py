@@ -33,6 +33,8 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
         **kwargs,
     ):
         kwargs.pop("jit_compile", None)  # XLA has no sparse updates
+        # Keras's own decay is 0 by default, not None: it would take 0 times every table from that table in each step.
+        kwargs.setdefault("weight_decay", None)
         super().__init__(name=name, global_clipnorm=global_clipnorm or None, jit_compile=False, **kwargs)
         self._learning_rate = self._build_learning_rate(learning_rate)
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
