@@ -54,6 +54,8 @@ class RetrieveOptions:
         until: only purchases before this day count (UTC).
         generation: continue the histories by `generation.length` items, in their order, instead of listing the best k.
         explain: also write why, as a file of JSON lines beside `out`.
+        engine: `local` makes the parts in this process, `ray` in processes of a Ray cluster.
+        workers: such processes.
         rerank: let the ranking head order so many items that retrieval found, by predicted rating; 0: no second stage.
     """
 
@@ -71,6 +73,8 @@ class RetrieveOptions:
     generation: Generation | None = None
     rerank: int = 0
     explain: bool = False
+    engine: str = "local"
+    workers: int = 2
 
     @property
     def explanations(self) -> Path | None:
@@ -91,8 +95,9 @@ def plan(options: RetrieveOptions) -> Job:
     if not 1 <= options.k <= manifest["max_k"]:
         raise RetrieveError(f"--k {options.k} must be 1 to {manifest['max_k']}, the most that {version} answers")
     check_stages(options, manifest, version)
-    if options.batch < 1 or options.part < 1:
-        raise RetrieveError(f"--batch {options.batch} and --part {options.part} must be at least 1")
+    for name in ("batch", "part", "workers"):
+        if getattr(options, name) < 1:
+            raise RetrieveError(f"--{name} {getattr(options, name)} must be at least 1")
     open_prepared(options.data)
     from tfrec.loading import load_model  # TensorFlow takes seconds: only once all else is in order
 
@@ -130,21 +135,17 @@ class Job:
         size = self.options.part
         return [self.rows[start : start + size] for start in range(0, len(self.rows), size)]
 
+    def missing(self) -> list[int]:
+        """The parts that are still to be made."""
+        return [number for number in range(len(self.cuts())) if not self.parts.done(number)]
+
     def run(self, progress: Callable[[int], object]) -> int:
         """Make all parts that are missing and put them together; returns the number of customers.
 
         Reading the next part, the model and writing the part before run side by side.
         """
-        item_ids = pa.array([name.decode() for name in self.model.module.item_ids.numpy()], pa.string())
-        cuts = self.cuts()
-        missing = [number for number in range(len(cuts)) if not self.parts.done(number)]
+        cuts, missing = self.cuts(), self.missing()
         progress(len(self.rows) - sum(len(cuts[number]) for number in missing))
-
-        def write(number: int, customers: Customers, rows: np.ndarray, scores: np.ndarray) -> None:
-            if self.options.explain:
-                self.parts.write_lines(number, self.explain(customers, rows))
-            self.parts.write(number, recommendation_table(customers.ids, rows, scores, item_ids))
-
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
             reads = {number: reader.submit(self.reader.read, cuts[number]) for number in missing[:1]}
             writing: Future[None] | None = None
@@ -155,12 +156,32 @@ class Job:
                 answers = self.recommend(customers, progress)
                 if writing is not None:
                     writing.result()  # at most one part waits in memory; its error is raised here
-                writing = writer.submit(write, number, customers, *answers)
+                writing = writer.submit(self.write, number, customers, *answers)
             if writing is not None:
                 writing.result()
-        self.parts.finish(len(cuts), self.options.out, self.kind, self.options.explanations)
         self.model.close()
+        return self.finish()
+
+    def make(self, number: int) -> int:
+        """Make one part, after which it is on the disk; returns the number of its customers."""
+        customers = self.reader.read(self.cuts()[number])
+        self.write(number, customers, *self.recommend(customers, lambda done: None))
+        return len(customers)
+
+    def write(self, number: int, customers: Customers, rows: np.ndarray, scores: np.ndarray) -> None:
+        """Write a part: what its customers are recommended and, where asked for, why."""
+        if self.options.explain:
+            self.parts.write_lines(number, self.explain(customers, rows))
+        self.parts.write(number, recommendation_table(customers.ids, rows, scores, self._item_ids))
+
+    def finish(self) -> int:
+        """Put all parts together as the output; returns the number of customers."""
+        self.parts.finish(len(self.cuts()), self.options.out, self.kind, self.options.explanations)
         return len(self.rows)
+
+    @cached_property
+    def _item_ids(self) -> pa.Array:
+        return pa.array([name.decode() for name in self.model.module.item_ids.numpy()], pa.string())
 
     def recommend(self, customers: Customers, progress: Callable[[int], object]) -> tuple[np.ndarray, np.ndarray]:
         """Item rows int32 `[U, k]` and scores float32 `[U, k]` of a part's customers."""

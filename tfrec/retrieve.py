@@ -10,7 +10,8 @@ name of --out says the format:
 With --explain, NAME.explained.jsonl says which purchases, modalities, words and photo regions speak for each item.
 
 Finished parts stand in OUT.parts until all are done. A run that was stopped goes on with --resume, and writes
-the same bytes as one that was not.
+the same bytes as one that was not. With --engine ray (pip install 'tfrec[ray]'), worker processes make the parts, on the
+cluster of RAY_ADDRESS or on this machine; the bytes are the same.
 """
 
 from __future__ import annotations
@@ -44,7 +45,12 @@ def _retrieve(options: argparse.Namespace) -> int:
 
     job = plan(_stages(options))
     with tqdm(total=len(job.rows), desc="recommending", unit="customer", unit_scale=True) as bar:
-        count = job.run(bar.update)
+        if job.options.engine == "ray":
+            from tfrec.ray_retrieval import run_on_ray
+
+            count = run_on_ray(job, bar.update)
+        else:
+            count = job.run(bar.update)
     print(f"{options.out}: {job.options.k} recommendations for each of {count} customers")
     return 0
 
@@ -110,6 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--resume", action="store_true", help="go on where a stopped run with the same options was")
     add("--batch", type=int, default=1024, help="customers a call of the model (default: %(default)s)")
     add("--part", type=int, default=32_768, help="customers a part (default: %(default)s)")
+    add("--engine", choices=["local", "ray"], default="local", help="who makes the parts (default: %(default)s)")
+    add("--workers", type=int, default=2, help="processes of --engine ray (default: %(default)s)")
     return parser
 
 

@@ -1,0 +1,97 @@
+"""Retrieval on Ray: what one process writes, to the byte, also when a worker is killed."""
+
+# ruff: noqa: F811  (fixtures of test_retrieve, by their names)
+
+import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
+
+# isort: split
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.test_retrieve import USERS, go, models, prepared, run  # noqa: F401
+from tfrec import retrieve as command
+from tfrec.ray_retrieval import PartMaker, absolute
+from tfrec.recommendations import RetrieveOptions, plan
+
+ROOT = Path(__file__).parents[1]
+
+
+def on_ray(models, prepared, out: Path, *more: str) -> subprocess.Popen:
+    """The command on two workers, in a process of its own."""
+    words = ["--model", models / "shop", "--data", prepared, "--out", out, "--batch", "32", "--engine", "ray", *more]
+    # Workers find this folder through the driver; where the command runs does not matter.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment.pop("RAY_ADDRESS", None)
+    return subprocess.Popen(
+        [sys.executable, "-m", "tfrec.retrieve", *map(str, words)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
+    """The processes that make parts."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if "PartMaker" in "".join(_words(child))]
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def test_a_worker_makes_parts_as_the_single_process_does_and_none_twice(models, prepared, tmp_path, monkeypatch):
+    go(models, prepared, tmp_path / "whole.csv", part=250)
+    monkeypatch.chdir(tmp_path)
+    job = plan(RetrieveOptions(models / "shop", prepared, Path("recs.csv"), batch=64, part=250))
+    worker = PartMaker(absolute(job.options, model=job.model.path))
+    monkeypatch.chdir("/")
+    assert worker({"part": np.array([2, 0])})["customers"].tolist() == [USERS - 500, 250]
+    first = tmp_path / job.parts.path(0)
+    made = first.stat().st_mtime_ns
+    assert worker({"part": np.array([0, 1])})["customers"].tolist() == [250, 250]
+    assert first.stat().st_mtime_ns == made
+    monkeypatch.chdir(tmp_path)
+    assert job.missing() == []
+    assert job.finish() == USERS
+    assert Path("recs.csv").read_bytes() == Path("whole.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_killed_worker_loses_and_doubles_nothing(models, prepared, tmp_path):
+    pytest.importorskip("ray.data", reason="needs Ray: pip install 'tfrec[ray]'")
+    go(models, prepared, tmp_path / "whole.parquet", part=5)
+    out = tmp_path / "recs.parquet"
+    process = on_ray(models, prepared, out, "--part", "5", "--workers", "2")
+    parts, killed = out.with_name(out.name + ".parts"), None
+    while process.poll() is None and killed is None:
+        if len(list(parts.glob("part-*.parquet"))) >= 1 and (workers := workers_of(process)):
+            killed = workers[0]
+            killed.send_signal(signal.SIGKILL)
+        time.sleep(0.01)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    assert killed is not None, "all parts were made before a worker could be killed"
+    assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert not parts.exists()
+
+
+def test_without_ray_the_error_says_what_to_install(models, prepared, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    words = ["--model", str(models / "shop"), "--data", str(prepared), "--out", str(tmp_path / "recs.csv")]
+    assert command.main([*words, "--engine", "ray"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: --engine ray needs Ray: pip install 'tfrec[ray]'"
+    assert command.main([*words, "--engine", "ray", "--workers", "0"]) == 2
+    assert "--workers 0 must be at least 1" in capsys.readouterr().err
