@@ -92,6 +92,7 @@ def test_the_recipe_learns_what_each_user_likes(movies, tmp_path):
         *("--model.item.dim", "16", "--model.query.length", "12", "--model.text.vocabulary_size", "100"),
         *("--training.batch_size", "16", "--training.epochs", "30", "--training.learning_rate", "0.01"),
         *("--training.evaluations", "2", "--training.precision", "float32"),
+        *("--rating.penalty", "0.02"),  # the recipe's is made for more than twenty ratings a user
     ]
     assert train(["--recipe", "movielens", "--data", str(movies), "--out", str(tmp_path / "run"), *options]) == 0
     found = json.loads((tmp_path / "run" / "metrics.json").read_text())
