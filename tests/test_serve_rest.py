@@ -3,8 +3,11 @@
 import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 
 # isort: split
+import asyncio
 import base64
+import io
 import json
+import logging
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -278,3 +281,33 @@ def test_logs_are_one_json_object_a_line(server, caplog):
     line = json.loads(JsonLines().format(record))
     assert {"model": "shop", "version": "2", "signature": "similar", "rows": 2, "status": 200}.items() <= line.items()
     assert line["ms"] > 0
+
+
+def test_what_one_turn_of_the_loop_logs_is_written_at_once_and_errors_immediately():
+    from tfrec.serve.logs import JsonLines, TurnHandler
+
+    class Kept(io.StringIO):
+        def __init__(self):
+            super().__init__()
+            self.writes = []
+
+        def write(self, text):
+            self.writes.append([json.loads(line)["message"] for line in text.splitlines() if line])
+
+    logger, stream = logging.Logger("turns"), Kept()
+    handler = TurnHandler(stream)
+    handler.setFormatter(JsonLines())
+    logger.addHandler(handler)
+
+    async def turns():
+        logger.info("one")
+        logger.info("two")
+        assert stream.writes == []
+        await asyncio.sleep(0)
+        assert stream.writes == [["one", "two"]]
+        logger.error("three")
+        assert stream.writes[1:] == [["three"]]
+
+    asyncio.run(turns())
+    logger.info("four")
+    assert [line for written in stream.writes[2:] for line in written] == ["four"]

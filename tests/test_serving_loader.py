@@ -90,7 +90,7 @@ def test_every_signature_answers_without_python(loader, folders, kind):
     found = answers(replay(loader, folder, *([load_scann_ops()] if kind == "scann" else [])))
     model = load_model(folder)
     requests = list(read_warmup(folder))
-    assert {answer.signature for answer in found} == set(model.manifest["signatures"]) - {"serving_default"}
+    assert {answer.signature for answer in found} == set(model.manifest["signatures"])
     for answer, (signature, inputs) in zip(found, requests, strict=True):
         assert answer.signature == signature
         outputs = model(signature, **inputs)

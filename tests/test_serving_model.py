@@ -340,7 +340,7 @@ def test_warmup_requests_are_answered_by_the_model(folders):
             assert all(bool(tf.reduce_all(tf.math.is_finite(v))) for v in outputs.values() if v.dtype == tf.float32)
             names.append(request.model_spec.signature_name)
         model.close()
-        assert set(names) == set(model.manifest["signatures"]) - {"serving_default"}
+        assert set(names) == set(model.manifest["signatures"])
         assert model.manifest["warmup_requests"] == len(names)
 
 

@@ -10,6 +10,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable
+from typing import cast
 
 from tfrec.serve.batching import too_many
 from tfrec.serve.errors import ServeError
@@ -107,9 +108,8 @@ class _Guarded(asyncio.Protocol):
         self.eof_received = inner.eof_received  # type: ignore[method-assign]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
-        self._accepted = self._guard.opened(transport)  # type: ignore[arg-type]
+        self._transport = cast(asyncio.Transport, transport)
+        self._accepted = self._guard.opened(self._transport)
         if self._accepted:
             self._inner.connection_made(transport)
 

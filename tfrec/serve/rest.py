@@ -105,6 +105,8 @@ def version_status(service: PredictService, address: Address) -> list[dict[str, 
 
 async def read_body(request: web.Request, seconds: float) -> bytes:
     """Read a body, or refuse it: too large (413), too slow (408)."""
+    if request.content.is_eof():  # all of it came with the head: there is no time to mind
+        return await request.read()
     try:
         async with asyncio.timeout(seconds):
             return await request.read()

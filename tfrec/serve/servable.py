@@ -35,6 +35,7 @@ class Servable:
     Attributes:
         manifest: the version's manifest.
         signatures: by name.
+        closed: whether its memory was given back.
 
     Raises:
         PublishError: the version is torn or altered, or does not load or warm up.
@@ -50,7 +51,7 @@ class Servable:
         self.name, self.version, self.path = name, version, path
         self.manifest = verify_version(path)
         load_op_libraries(self.manifest)
-        self._users, self._retired, self._lock = 0, False, threading.Lock()
+        self._users, self._retired, self.closed, self._lock = 0, False, False, threading.Lock()
         graph = tf.Graph()
         self._session = tf.compat.v1.Session(graph=graph, config=session_config())
         try:
@@ -125,8 +126,8 @@ class Servable:
         with self._lock:
             self._users -= 1
             last = self._retired and self._users == 0
-        if last:
-            self._close()
+        if last:  # closing takes tenths of a second, in which whoever was answered last would answer nobody else
+            threading.Thread(target=self._close, name=f"close-{self.name}-{self.version}").start()
 
     def retire(self) -> None:
         """Take no further requests, and free the memory as soon as none is under way."""
@@ -139,6 +140,8 @@ class Servable:
     def _close(self) -> None:
         self._session.close()
         self._calls.clear()
+        del self._session
+        self.closed = True
 
 
 def load_in_pieces(session: tf.compat.v1.Session, path: Path) -> meta_graph_pb2.MetaGraphDef:
@@ -152,7 +155,8 @@ def load_in_pieces(session: tf.compat.v1.Session, path: Path) -> meta_graph_pb2.
     from tensorflow.python.saved_model.loader_impl import SavedModelLoader
 
     loader = SavedModelLoader(str(path))
-    definition = loader.get_meta_graph_def_from_tags(["serve"]).graph_def
+    meta_graph = loader.get_meta_graph_def_from_tags(["serve"])
+    definition = meta_graph.graph_def
     with session.graph._c_graph.get() as graph:
         for function in definition.library.function:
             added = pywrap_tf_session.TF_FunctionImportFunctionDef(function.SerializeToString())
@@ -162,7 +166,10 @@ def load_in_pieces(session: tf.compat.v1.Session, path: Path) -> meta_graph_pb2.
     for node in definition.node:
         if node.op in ("PartitionedCall", "StatefulPartitionedCall"):
             node.attr["_disable_call_shape_inference"].b = True
-    return loader.load(session, ["serve"])
+    saver, _ = loader.load_graph(session.graph, ["serve"])  # `load` would parse the file a second time
+    loader.restore_variables(session, saver)
+    loader.run_init_ops(session, ["serve"])
+    return meta_graph
 
 
 def _first_line(error: BaseException) -> str:

@@ -160,7 +160,7 @@ class Server:
             self._poller.cancel()
         await asyncio.to_thread(self._loader.shutdown)
         await asyncio.to_thread(self._batcher.close)
-        self.repository.close()
+        await asyncio.to_thread(self.repository.close)
         LOG.info("stopped", extra={"fields": {"event": "stopped"}})
 
 
