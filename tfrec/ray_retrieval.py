@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,8 @@ def run_on_ray(job: Job, progress: Callable[[int], object]) -> int:
     version = job.model.path.resolve()
     job.model.close()
     if missing:
-        own = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False, "object_store_memory": STORE_BYTES}
+        own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE_BYTES}
+        own = {} if os.environ.get("RAY_ADDRESS") else own
         with ray.init(logging_level=logging.ERROR, log_to_driver=False, **own):
             options = absolute(job.options, model=version)
             for made in _made_by(ray, options, missing):
@@ -74,7 +76,7 @@ def run_on_ray(job: Job, progress: Callable[[int], object]) -> int:
 def absolute(options: RetrieveOptions, **changes) -> RetrieveOptions:
     """The options for a process in another folder, that goes on with the job's parts."""
     users = None if options.users is None else options.users.resolve()
-    paths = {"data": options.data.resolve(), "out": options.out.resolve(), "users": users}
+    paths: dict[str, Any] = {"data": options.data.resolve(), "out": options.out.resolve(), "users": users}
     return replace(options, **paths, resume=True, **changes)
 
 
