@@ -16,7 +16,13 @@ from tfrec.encoders.wordpiece import SPECIAL_TOKENS
 from tfrec.pretrain_data import draw_moves, hide_words, move_photos
 
 TINY = [
-    *("--model.image.size=[32,24]", "--model.image.patch=8", "--model.image.dim=16", "--model.image.layers=1"),
+    *(
+        "--model.image.size=[32,24]",
+        "--model.image.patch=8",
+        "--model.image.stem_convolutions=2",
+        "--model.image.dim=16",
+        "--model.image.layers=1",
+    ),
     *("--model.image.heads=2", "--model.text.vocabulary_size=200", "--model.text.length=24", "--model.text.dim=16"),
     *("--model.text.layers=2", "--model.text.heads=2", "--model.dim=8", "--training.batch_size=16"),
     *("--training.steps=4", "--training.evaluations=1", "--training.precision=float32"),
