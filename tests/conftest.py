@@ -20,6 +20,10 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # the models are tiny and 
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Programs that tests start find no PyTorch, as on a user's machine; KerasCV would import it, for seconds, wherever it is.
+WITHOUT_TORCH = str(Path(__file__).parent / "without_torch")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [WITHOUT_TORCH, os.environ.get("PYTHONPATH")]))
+
 settings.register_profile("tfrec", derandomize=True, deadline=None)
 settings.load_profile("tfrec")
 
