@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.layer_checks import check_layer
+from tests.layer_checks import check_layer, global_policy
 from tfrec.attention import Attention, FeedForward, rotate
 from tfrec.encoders.attributes import AttributeEncoder
 from tfrec.fusion import CrossAttentionBlock, CrossAttentionFusion, masked_mean
-from tfrec.towers import HistoryTower, ItemTower, UserTower, gap_bucket, sinusoids
+from tfrec.towers import HistoryTower, ItemTower, ShallowTower, UserTower, gap_bucket, sinusoids
 
 
 def normal(*shape, seed=0):
@@ -19,6 +19,25 @@ def test_attention_layer():
     check_layer(lambda: Attention(8, 2), normal(3, 5, 8), (3, 5, 8))
     check_layer(lambda: Attention(8, 2, rotary=True), normal(3, 5, 8), (3, 5, 8))
     check_layer(lambda: FeedForward(8, ratio=2.0), normal(3, 5, 8), (3, 5, 8))
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_parts_of_a_float32_layer_compute_in_float32_under_every_policy(policy):
+    with global_policy(policy):
+        assert Attention(8, 2, dropout=0.1, dtype="float32")(normal(3, 5, 8), training=True).dtype == tf.float32
+        assert FeedForward(8, dropout=0.1, dtype="float32")(normal(3, 5, 8), training=True).dtype == tf.float32
+        tower = ShallowTower(
+            8,
+            attributes=AttributeEncoder([5, 4], 8),
+            vocabulary=20,
+            vectors={"text_vector": np.eye(4, dtype=np.float16)},
+        )
+        inputs = {
+            "attributes": tf.constant([[[2], [0]], [[1], [3]]]),
+            "tokens": tf.constant([[3, 4, 0], [5, 0, 0]]),
+            "text_vector": tf.constant(np.eye(4, dtype=np.float16)[:2]),
+        }
+        assert tower(inputs).dtype == tf.float32
 
 
 def test_attention_equals_a_loop_over_heads():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.layer_checks import global_policy
 from tests.small_encoders import make_shop, save_sides
 from tfrec import retrieval
 from tfrec.assembly import RetrievalAssembly
@@ -56,6 +57,21 @@ def losses_of(assembly, steps=4):
         optimizer.minimize(loss, assembly.model.trainable_variables, tape=tape)
         losses.append(float(loss))
     return losses
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_recipe_computes_the_same_loss_in_half_precision(shop, weights, tmp_path, frozen, policy):
+    config = configured(shop, *(frozen_options(weights) if frozen else []))
+    losses = []
+    for name in ("float32", policy):
+        with global_policy(name):
+            tf.keras.utils.set_random_seed(3)
+            assets = Assets.learn(config, shop)
+            assembly = RetrievalAssembly(config, shop, assets, frozen_features(config, shop, assets, tmp_path / name))
+            assembly.refresh(progress=False)
+            losses.append([float(assembly.model.compute_loss(batch)) for batch in assembly.dataset(0, 2)])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.02)
 
 
 def test_training_from_the_store_equals_training_from_raw_inputs(shop, weights, tmp_path):

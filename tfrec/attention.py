@@ -56,8 +56,9 @@ class Attention(tf.keras.layers.Layer):
         if rotary and (dim // heads) % 2:
             raise ValueError(f"rotary positions need an even head size, got dim / heads = {dim // heads}")
         self.dim, self.heads, self.dropout_rate, self.rotary = dim, heads, dropout, rotary
-        self.dropout = ResumableDropout(dropout)
-        self.project_out = tf.keras.layers.Dense(dim, name="out")
+        own = {"dtype": self.dtype_policy}  # a layer that was told its type must not hold parts of the global one
+        self.dropout = ResumableDropout(dropout, **own)
+        self.project_out = tf.keras.layers.Dense(dim, name="out", **own)
 
     def build(self, input_shape):
         init = tf.keras.initializers.GlorotUniform()
@@ -137,10 +138,11 @@ class FeedForward(tf.keras.layers.Layer):
     def __init__(self, dim: int, *, ratio: float = 4.0, dropout: float = 0.0, **kwargs):
         super().__init__(**kwargs)
         self.dim, self.ratio, self.dropout_rate = dim, ratio, dropout
-        self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
-        self.widen = tf.keras.layers.Dense(int(dim * ratio), activation="gelu", name="widen")
-        self.narrow = tf.keras.layers.Dense(dim, name="narrow")
-        self.dropout = ResumableDropout(dropout)
+        own = {"dtype": self.dtype_policy}
+        self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="norm", **own)
+        self.widen = tf.keras.layers.Dense(int(dim * ratio), activation="gelu", name="widen", **own)
+        self.narrow = tf.keras.layers.Dense(dim, name="narrow", **own)
+        self.dropout = ResumableDropout(dropout, **own)
 
     def call(self, x, training=None):
         hidden = self.dropout(self.widen(self.norm(x)), training=training)

@@ -136,7 +136,9 @@ class ShallowTower(tf.keras.layers.Layer):
         self.words_out = tf.keras.layers.Dense(dim, name="words_out", dtype="float32")
         self.feed_forward = FeedForward(dim, ratio=2.0, name="feed_forward", dtype="float32")
         self.standardize = {name: Standardize(array, name=f"{name}_in") for name, array in (vectors or {}).items()}
-        self.project = {name: tf.keras.layers.Dense(dim, name=f"{name}_out") for name in self.standardize}
+        self.project = {
+            name: tf.keras.layers.Dense(dim, name=f"{name}_out", dtype="float32") for name in self.standardize
+        }
 
     def build(self, input_shape):
         if self.vocabulary:
