@@ -1,26 +1,17 @@
-"""What earlier purchases add to scores: in training, in evaluation and in serving, against plain loops."""
+"""What earlier purchases of an item add to its score, against plain loops."""
 
 import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 
 # isort: split
-from types import SimpleNamespace
-
 import numpy as np
-import pandas as pd
-import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.serving_fakes import FakeTowers, make_run
 from tfrec.csr import Csr
-from tfrec.index import ExactIndex
 from tfrec.models import by_length
 from tfrec.repeats import BUCKETS, RepeatScores, add_to_logits, totals
-from tfrec.retrieval import purchase_bonus
 from tfrec.search import exact_top_k
-from tfrec.serving_model import ServingModel
-from tfrec.variants import variant_table
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -96,86 +87,3 @@ def test_totals_add_up_the_entries_of_each_item(seed):
         assert list(distinct[row]).count(-1) == rows.shape[1] - len(found)
         assert found.keys() == expected.keys()
         np.testing.assert_allclose([found[item] for item in expected], list(expected.values()), atol=1e-5)
-
-
-def test_variants_are_the_other_items_of_a_product_best_selling_first():
-    products = pd.Series(["a", "b", "", "a", "c", "a", None, "b", "", "a"])
-    sales = np.array([1, 5, 9, 7, 2, 3, 9, 5, 9, 0])
-    table = variant_table(products, sales, most=2)
-    expected = {0: [3, 5], 1: [7], 3: [5, 0], 5: [3, 0], 7: [1], 9: [3, 5]}
-    assert table.shape == (10, 2)
-    assert {
-        row: [x for x in found if x >= 0] for row, found in enumerate(table.tolist()) if max(found) >= 0
-    } == expected
-    assert variant_table(pd.Series(["a", "b", ""]), np.zeros(3)).shape == (3, 0)
-
-
-class RepeatingTowers(FakeTowers):
-    def repeat_scores(self, days_ago):
-        return 3.0 - days_ago
-
-
-PRODUCTS = [str(item // 3) if item % 7 else "" for item in range(40)]
-
-
-@pytest.mark.parametrize("products", [None, PRODUCTS])
-def test_served_answers_count_the_customers_own_purchases(products):
-    run = make_run(40, repeats=True, products=products, product_score=0.75, query_kind="history")
-    run.towers = towers = RepeatingTowers(run.item_vectors)
-    model = ServingModel(run, ExactIndex(run.item_vectors))
-    history = np.array([[3, 5, 3], [7, 8, 9]])
-    days = np.array([[5.0, 1.0, 0.0], [4.0, 6.0, 2.0]], np.float32)
-    query = towers.query(tf.constant(history), tf.constant(days), tf.zeros([2, 1], tf.int32)).numpy()
-    scores = query @ run.item_vectors.T
-    for row in range(2):
-        for item, ago in zip(history[row], days[row], strict=True):
-            scores[row, item] += 3.0 - ago
-            if products:
-                same = [other for other in range(40) if products[item] and products[other] == products[item]]
-                scores[row, same or [item]] += 0.75
-    ids = [[run.item_ids[item] for item in row] for row in history]
-    answer = model.signatures()["recommend"](history=tf.constant(ids), days_ago=tf.constant(days), k=tf.constant(6))
-    order = np.argsort(-scores, axis=1)[:, :6]
-    assert answer["item_id"].numpy().astype(str).tolist() == [[run.item_ids[i] for i in row] for row in order]
-    np.testing.assert_allclose(answer["score"], np.take_along_axis(scores, order, 1), rtol=1e-4, atol=1e-5)
-    shirts = model.signatures()["recommend"](
-        history=tf.constant(ids),
-        days_ago=tf.constant(days),
-        k=tf.constant(3),
-        allow=tf.constant([["kind=shirt"]]),
-        exclude=tf.constant([[run.item_ids[8]]]),
-    )
-    scores[:, 1::2] = -np.inf
-    scores[:, 8] = -np.inf
-    order = np.argsort(-scores, axis=1)[:, :3]
-    assert shirts["item_id"].numpy().astype(str).tolist() == [[run.item_ids[i] for i in row] for row in order]
-    explained = model.signatures()["explain_rows"](
-        tf.constant(history, tf.int32), tf.constant(days), tf.zeros([2, 1], tf.int32), tf.constant([[4, 3], [9, 6]])
-    )
-    scores = query @ run.item_vectors.T
-    gains = explained["score"].numpy() - explained["product"].numpy()
-    np.testing.assert_allclose(
-        explained["product"], np.take_along_axis(scores, np.array([[4, 3], [9, 6]]), 1), rtol=1e-4
-    )
-    variants = 0.0 if products is None else np.array([[3 * 0.75, 3 * 0.75], [0.75, 0.75]])
-    own = np.array([[0.0, -2.0 + 3.0], [1.0, 0.0]])
-    np.testing.assert_allclose(gains, own + variants, atol=1e-4)
-
-
-def test_the_bonus_of_purchases_counts_them_and_their_variants():
-    scores, history = random_scores(0), np.array([[-1, 2], [0, 4], [-1, -1]], np.int32)
-    days = np.array([[0.0, 3.0], [9.0, 0.0], [0.0, 0.0]], np.float32)
-    variants = np.array([[1, 2], [0, 2], [0, 1], [-1, -1], [5, -1], [4, -1]], np.int32)
-    query = SimpleNamespace(variants=2.0)
-    assembly = SimpleNamespace(
-        model=SimpleNamespace(repeats=scores),
-        variants=variants,
-        config=SimpleNamespace(model=SimpleNamespace(query=query)),
-    )
-    items, values = purchase_bonus(assembly, history, days)
-    found = np.zeros((3, 6))
-    np.add.at(found, (items.rows, items.items), values)
-    of = {ago: float(scores(tf.constant(ago))) for ago in (0.0, 3.0, 9.0)}
-    np.testing.assert_allclose(found[0], [2, 2, 2 + of[3.0], 0, 0, 0], rtol=1e-5)
-    np.testing.assert_allclose(found[1], [2 + of[9.0], 2, 2, 0, 2 + of[0.0], 2], rtol=1e-5)
-    assert len(items[2]) == 0

@@ -17,9 +17,9 @@ from tfrec.encoders.untrained import untrained_bert, untrained_vit
 from tfrec.features import SideFeatures
 from tfrec.fusion import CrossAttentionFusion
 from tfrec.models import ItemVectors, TwoTower
+from tfrec.neighbours import Neighbours, followers, product_neighbours
 from tfrec.protocol import Protocol
 from tfrec.towers import HistoryTower, ItemTower, ShallowTower, UserTower
-from tfrec.variants import variant_table
 
 ENCODE_BATCH = 256
 
@@ -150,7 +150,7 @@ class RetrievalAssembly:
         self.purchases = self._training_purchases()
         self.content = item_content(config, prepared, self.assets, self.features)
         self.batches = self._batches()
-        self.variants = self._variants()
+        self.neighbours = self._neighbours()
         self.model = self._model()
 
     event_values: tuple[str, ...] = ()  # further columns of the events that the model learns from
@@ -260,22 +260,32 @@ class RetrievalAssembly:
         vectors.warm.assign((self.frequency > 0).astype(np.float32))
         return model
 
-    def _variants(self) -> np.ndarray | None:
-        """Other items of each item's product int32 `[N, S]`, where they gain from its purchase; None where they do not.
+    def _neighbours(self) -> list[Neighbours]:
+        """The items that gain from a purchase of another one.
 
         Raises:
-            ConfigError: the dataset names no products, or scores nothing apart.
+            ConfigError: a negative weight, a query without purchases, or a dataset that names no products.
         """
-        query = self.config.model.query
-        if not query.variants:
-            return None
-        if query.variants < 0 or not query.repeats or query.kind != "history":
-            raise ConfigError(
-                "model.query.variants must not be negative, and needs model.query.repeats and kind history"
-            )
-        if "group" not in self.prepared.items:
-            raise ConfigError(f"model.query.variants: the items of {self.config.data} name no product; set it to 0")
-        return variant_table(self.prepared.items["group"], self.frequency)
+        query, tables = self.config.model.query, []
+        for name in ("variants", "followers"):
+            weight = getattr(query, name)
+            if weight < 0 or (weight and query.kind != "history"):
+                raise ConfigError(
+                    f"model.query.{name}={weight} must not be negative, and needs model.query.kind history"
+                )
+        if query.variants:
+            if "group" not in self.prepared.items:
+                raise ConfigError(f"model.query.variants: the items of {self.config.data} name no product; set it to 0")
+            tables.append(product_neighbours(self.prepared.items["group"], self.frequency, query.variants))
+        if self.followers is not None:
+            tables.append(self.followers)
+        return tables
+
+    @cached_property
+    def followers(self) -> Neighbours | None:
+        """What others bought soon after each item, where it gains from its purchase."""
+        weight = self.config.model.query.followers
+        return followers(self.purchases, len(self.prepared.items), weight) if weight else None
 
     def _two_tower(self, **parts) -> TwoTower:
         return TwoTower(**parts)

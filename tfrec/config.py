@@ -160,9 +160,10 @@ class QueryConfig:
         user_fields: embed the customer's fields (age group, club status ...).
         shortcut: add the mean of the purchases' candidate vectors to the decoder's output.
         repeats: learn, by the days since, what a candidate gains or loses for having been bought before.
-        variants: with `repeats`: what every purchase adds to all items of its product (the same in other colours), itself
-            included, in logits. It is set, not learned: of purchases that a model was trained on, its vectors explain
-            too much.
+        variants: what every purchase adds to all items of its product (the same in other colours), itself included, in
+            logits. It is set, not learned: of purchases that a model was trained on, its vectors explain too much.
+        followers: what the last purchases add to the items that other customers bought soon after them, in logits a unit
+            of a cosine; set likewise.
         dropout: dropout rate.
     """
 
@@ -177,6 +178,7 @@ class QueryConfig:
     shortcut: bool = True
     repeats: bool = True
     variants: float = 0.0
+    followers: float = 0.0
     dropout: float = 0.2
 
 

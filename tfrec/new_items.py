@@ -49,7 +49,7 @@ def with_new_items(run: Run, data: str | Path) -> Run:
         item_vectors=np.concatenate([run.item_vectors, vectors]),
         popularity=np.concatenate([run.popularity, np.zeros(len(new), np.float32)]),
         item_attributes=attributes,
-        products=None if run.products is None else [*run.products, *products_of(new)],
+        products=[*run.products, *products_of(new)],
         readable_items=len(run.item_ids) if run.readable_items is None else run.readable_items,
     )
 

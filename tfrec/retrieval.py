@@ -155,16 +155,13 @@ def rank(assembly, protocol: Protocol, k: int) -> Ranking:
 
 def purchase_bonus(assembly, history: np.ndarray, days_ago: np.ndarray) -> tuple[Csr, np.ndarray] | None:
     """What the purchases `history` int32 `[U, T]` (-1 = none), made `days_ago` `[U, T]`, add to items' scores."""
-    if assembly.model.repeats is None:
+    gains = [table.gains(history) for table in assembly.neighbours]
+    if assembly.model.repeats is not None:
+        own = history >= 0
+        gains.append((np.nonzero(own)[0], history[own], assembly.model.repeats(days_ago[own]).numpy()))
+    if not gains:
         return None
-    customers, items = np.nonzero(history >= 0)[0], history[history >= 0]
-    values = assembly.model.repeats(days_ago[history >= 0]).numpy()
-    if assembly.variants is not None:
-        score = np.float32(assembly.config.model.query.variants)
-        variants = assembly.variants[items]
-        purchase, place = np.nonzero(variants >= 0)
-        customers, items = np.append(customers, customers[purchase]), np.append(items, variants[purchase, place])
-        values = np.append(values + score, np.full(len(purchase), score))
+    customers, items, values = (np.concatenate(part) for part in zip(*gains))
     order = np.argsort(customers, kind="stable")
     return Csr.from_rows(customers[order], items[order], len(history)), values[order]
 

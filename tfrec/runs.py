@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
+import pandas as pd
+
+from tfrec.neighbours import Neighbours, product_neighbours
 
 if TYPE_CHECKING:
-    import pandas as pd
     import tensorflow as tf
 
     from tfrec.encoders.attributes import AttributeVocabulary
@@ -99,9 +101,9 @@ class Run:
         history_length: most purchases that the query tower reads, L.
         config: the run's configuration, kept in the manifest.
         query_kind: whether queries are made of a purchase history or looked up by customer.
-        products: the product of each of the `N` items ("" = none), where a purchase counts in the scores of all items of its
-            product; None where it does not.
-        product_score: what it adds to them; not negative.
+        products: the product of each of the `N` items ("" = none).
+        product_score: what a purchase adds to the scores of all items of its product; not negative.
+        followers: items that gain from a purchase of another one because they were bought after it; None: none do.
         rates: whether a ranking head predicts ratings.
         attends: whether photos are fused by an attention that can be shown.
         repeats: whether earlier purchases of an item count in its score.
@@ -124,8 +126,9 @@ class Run:
     config: dict[str, Any]
     query_kind: Literal["history", "user"] = "history"
     repeats: bool = False
-    products: list[str] | None = None
+    products: list[str] = field(default_factory=list)
     product_score: float = 0.0
+    followers: Neighbours | None = None
     rates: bool = False
     attends: bool = False
     modalities: frozenset[str] = frozenset()
@@ -140,6 +143,16 @@ class Run:
     def user_fields(self) -> int:
         """Number of customer fields that the query tower reads, G."""
         return len(self.user_vocabulary.fields) if self.user_vocabulary else 0
+
+    @property
+    def neighbours(self) -> list[Neighbours]:
+        """The items that gain from a purchase of another one."""
+        tables = []
+        if self.product_score:
+            tables.append(product_neighbours(pd.Series(self.products), self.popularity, self.product_score))
+        if self.followers is not None:
+            tables.append(self.followers.extended(len(self.item_ids)))
+        return tables
 
 
 POPULAR_DAYS = 7
@@ -179,8 +192,9 @@ def load_run(run_dir: Path) -> Run:
         config=plain(config),
         query_kind=towers.query_kind,
         repeats=assembly.model.repeats is not None,
-        products=None if assembly.variants is None else products_of(prepared.items),
+        products=products_of(prepared.items),
         product_score=config.model.query.variants,
+        followers=assembly.followers,
         rates=hasattr(assembly.model, "rate"),
         attends=towers.attends,
         modalities=frozenset(name for name, used in has.items() if used),

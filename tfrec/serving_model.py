@@ -20,16 +20,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import pandas as pd
 import tensorflow as tf
 
 from tfrec.attribute_terms import AttributeInput, lookup
 from tfrec.catalogue import Catalogue, drop_excluded
 from tfrec.index import ExactIndex, ScannIndex
+from tfrec.neighbours import Neighbours
 from tfrec.repeats import rescore, totals, whole_scores
 from tfrec.runs import Run
 from tfrec.scores import LOWEST
-from tfrec.variants import variant_table
 
 Tensors = dict[str, tf.Tensor]
 
@@ -87,10 +86,7 @@ class ServingModel(tf.Module):
         self._run, self._max_k = run, max_k
         self._readable = len(run.item_ids) if run.readable_items is None else run.readable_items
         self._attributes = AttributeInput(run.attributes) if run.attributes else None
-        self._variants: tf.Variable | None = None
-        if run.products is not None:
-            table = variant_table(pd.Series(run.products), run.popularity)
-            self._variants = tf.Variable(table, trainable=False, name="variants")
+        self._neighbours = [NeighbourGains(table) for table in run.neighbours]
         self._add_users()
         # One graph of their own for the answers of all signatures: traced, and written, once.
         vectors, known = tf.TensorSpec([None, run.item_vectors.shape[1]]), tf.TensorSpec([None], tf.bool)
@@ -219,38 +215,39 @@ class ServingModel(tf.Module):
         @tf.function(input_signature=[ROWS, DAYS, fields, ROWS], autograph=False)
         def explain_rows(history, days_ago, user_fields, items):
             vectors = tf.gather(self._vectors, tf.maximum(items, 0))  # (B, K, D)
-            bonus = self._bonus(history, days_ago, items)  # (B, K, L)
-            query = self.towers.query(*self._compact(history, days_ago), user_fields)
-            product = tf.einsum("bd,bkd->bk", query, vectors)
-            score = product + tf.reduce_sum(bonus, 2)
             batch, length = tf.unstack(tf.shape(history))
             left_out = tf.where(tf.eye(length, dtype=tf.bool)[None], -1, history[:, None])  # (B, L, L)
-            flat = tf.reshape(left_out, [-1, length])
-            queries = self.towers.query(
-                *self._compact(flat, tf.repeat(days_ago, length, axis=0)), tf.repeat(user_fields, length, axis=0)
-            )
-            queries = tf.reshape(queries, [batch, length, tf.shape(query)[1]])
-            without = tf.einsum("bld,bkd->bkl", queries, vectors) + tf.reduce_sum(bonus, 2, keepdims=True) - bonus
-            return {"score": score, "without": without, "query": query, "product": product}
+            histories = tf.reshape(tf.concat([history[:, None], left_out], 1), [-1, length])  # (B (1 + L), L)
+            each = {"repeats": 1 + length, "axis": 0}
+            rows, days = self._compact(histories, tf.repeat(days_ago, **each))
+            queries = self.towers.query(rows, days, tf.repeat(user_fields, **each))
+            queries = tf.reshape(queries, [batch, 1 + length, tf.shape(queries)[1]])
+            gains = self._gains_of(rows, days, tf.repeat(items, **each))
+            product = tf.einsum("bld,bkd->bkl", queries, vectors)
+            score = product + tf.transpose(tf.reshape(gains, [batch, 1 + length, -1]), [0, 2, 1])
+            return {
+                "score": score[:, :, 0],
+                "without": score[:, :, 1:],
+                "query": queries[:, 0],
+                "product": product[:, :, 0],
+            }
 
         return explain_rows
 
-    def _bonus(self, history, days_ago, items):
-        """What each purchase `[B, L]` adds to the score of its own item among `items` `[B, K]`: `[B, K, L]`."""
-        if not self._run.repeats:
-            return tf.zeros([tf.shape(items)[0], tf.shape(items)[1], tf.shape(history)[1]])
-        own = (items[:, :, None] == history[:, None]) & (history >= 0)[:, None]
-        bonus = tf.where(own, self.towers.repeat_scores(days_ago)[:, None], 0.0)
-        if self._variants is None:
-            return bonus
-        product = own | tf.reduce_any(items[:, :, None, None] == self._variants_of(history)[:, None], -1)
-        return bonus + tf.where(product, self._run.product_score, 0.0)
+    def _gains_of(self, history, days_ago, items):
+        """What the purchases `[B, L]` add to the scores of `items` `[B, K]`: `[B, K]`."""
+        rows, gains = self._gains(history, days_ago)
+        same = (items[:, :, None] == rows[:, None]) & (rows >= 0)[:, None]
+        return tf.reduce_sum(tf.where(same, gains[:, None], 0.0), 2)
 
-    def _variants_of(self, history):
-        """Variants of purchases `[B, L]` (-1 = none): rows int32 `[B, L, S]`, -2 = none, which no item has."""
-        assert self._variants is not None
-        variants = tf.gather(self._variants, tf.maximum(history, 0))
-        return tf.where((history >= 0)[..., None] & (variants >= 0), variants, -2)
+    def _gains(self, history, days_ago):
+        """What items gain from the purchases `[B, L]`: rows int32 `[B, W]` (-1 = none) and gains `[B, W]`, of which those of
+        one item add up."""
+        found = [neighbours(history) for neighbours in self._neighbours]
+        if self._run.repeats:
+            found.append((history, self.towers.repeat_scores(days_ago)))
+        rows, gains = zip(*found) if found else ([history[:, :0]], [days_ago[:, :0]])
+        return tf.concat(rows, 1), tf.concat(gains, 1)
 
     def _attend_signature(self):
         @tf.function(input_signature=_named(photo=STRINGS, text=STRINGS, attributes=STRING_ROWS), autograph=False)
@@ -312,19 +309,12 @@ class ServingModel(tf.Module):
         if self._run.query_kind == "user":
             return plain_query(self.towers.user_query(user, user_fields), user >= 0)
         vectors, known = self.towers.query(history, days_ago, user_fields), tf.reduce_any(history >= 0, 1)
-        if not self._run.repeats:
+        if not (self._run.repeats or self._neighbours):
             return plain_query(vectors, known)
-        rows, bonus = history, self.towers.repeat_scores(days_ago)
-        if self._variants is not None:
-            variants = self._variants_of(history)
-            batch, length, width = tf.unstack(tf.shape(variants))
-            flat = [batch, length * width]
-            rows = tf.concat([rows, tf.reshape(variants, flat)], 1)
-            score = self._run.product_score
-            bonus = tf.concat([bonus + score, tf.fill(flat, score)], 1)
-        rows, bonus = totals(rows, bonus)
-        own_scores = whole_scores(vectors, self._vectors, rows, bonus)
-        return Query(vectors, known, rows, own_scores, fallen=tf.shape(history)[1])  # variants only gain
+        rows, gains = totals(*self._gains(history, days_ago))
+        own_scores = whole_scores(vectors, self._vectors, rows, gains)
+        fallen = tf.shape(history)[1] if self._run.repeats else tf.constant(0)  # neighbours only gain
+        return Query(vectors, known, rows, own_scores, fallen)
 
     def _embed(self, photo: tf.Tensor, text: tf.Tensor, attributes: tf.Tensor) -> tf.Tensor:
         vectors, readable = encode_content(self._run, photo, text, self._attribute_ids(attributes))
@@ -403,6 +393,31 @@ class ServingModel(tf.Module):
     def _per_row(self, values: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
         """Spread one row over the batch; `[B, E]` stays."""
         return tf.broadcast_to(values, [batch, tf.shape(values)[1]])
+
+
+class NeighbourGains(tf.Module):
+    """A table of neighbours inside a served model.
+
+    Args:
+        table: the neighbours.
+    """
+
+    def __init__(self, table: Neighbours):
+        super().__init__(name="neighbours")
+        self._rows = tf.Variable(table.rows, trainable=False, name="rows")
+        self._scores = tf.Variable(table.scores, trainable=False, name="scores")
+        self._recent, self._older = table.recent, table.older
+
+    def __call__(self, history):
+        """The neighbours of purchases int32 `[B, L]` (-1 = none, right-aligned): rows `[B, W]`, -1 = none, and gains."""
+        if self._recent is not None:
+            history = history[:, -self._recent :]
+        batch, length = tf.unstack(tf.shape(history))
+        known, item = (history >= 0)[..., None], tf.maximum(history, 0)
+        counts = self._older ** tf.cast(tf.range(length)[::-1], tf.float32)
+        rows = tf.where(known, tf.gather(self._rows, item), -1)
+        gains = tf.gather(self._scores, item) * counts[:, None]
+        return tf.reshape(rows, [batch, -1]), tf.reshape(gains, [batch, -1])
 
 
 def encode_content(run: Run, photo: tf.Tensor, text: tf.Tensor, attributes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

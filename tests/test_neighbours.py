@@ -1,0 +1,220 @@
+"""What purchases add to the scores of other items: counted, in evaluation and in serving, against plain loops."""
+
+import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
+
+# isort: split
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.batches import Purchases
+from tests.serving_fakes import FakeTowers, make_run
+from tfrec.index import ExactIndex
+from tfrec.neighbours import APART, NEARER, Neighbours, followers, product_neighbours, variant_table
+from tfrec.repeats import BUCKETS, RepeatScores
+from tfrec.retrieval import purchase_bonus
+from tfrec.serving_model import NeighbourGains, ServingModel
+
+ITEMS = 40
+seeds = st.integers(0, 2**32 - 1)
+
+
+def random_table(seed: int, *, items: int = ITEMS, width: int = 3, **options) -> Neighbours:
+    rng = np.random.default_rng(seed)
+    rows = np.stack([rng.permutation(items)[:width] for _ in range(items)]).astype(np.int32)
+    rows[rng.random(rows.shape) < 0.3] = -1
+    return Neighbours(rows, np.where(rows >= 0, rng.random(rows.shape), 0.0).astype(np.float32), **options)
+
+
+def plain_gains(table: Neighbours, history: list[int]) -> Counter:
+    """What every item gains from the purchases of one customer, the most recent one last."""
+    gains: Counter = Counter()
+    for back, item in enumerate(reversed([item for item in history if item >= 0])):
+        if table.recent is not None and back >= table.recent:
+            break
+        for other, score in zip(table.rows[item].tolist(), table.scores[item].tolist(), strict=True):
+            if other >= 0:
+                gains[other] += score * table.older**back
+    return gains
+
+
+def test_variants_are_the_other_items_of_a_product_best_selling_first():
+    products = pd.Series(["a", "b", "", "a", "c", "a", None, "b", "", "a"])
+    sales = np.array([1, 5, 9, 7, 2, 3, 9, 5, 9, 0])
+    table = variant_table(products, sales, most=2)
+    expected = {0: [3, 5], 1: [7], 3: [5, 0], 5: [3, 0], 7: [1], 9: [3, 5]}
+    assert table.shape == (10, 2)
+    assert {
+        row: [x for x in found if x >= 0] for row, found in enumerate(table.tolist()) if max(found) >= 0
+    } == expected
+    assert variant_table(pd.Series(["a", "b", ""]), np.zeros(3)).shape == (3, 0)
+    whole = product_neighbours(products, sales, 0.5, most=2)
+    assert whole.rows[:, 0].tolist() == list(range(10))
+    assert plain_gains(whole, [2, 7]) == {2: 0.5, 7: 0.5, 1: 0.5}
+
+
+@given(seeds)
+def test_followers_are_counted_as_by_hand(seed):
+    rng = np.random.default_rng(seed)
+    user = np.sort(rng.integers(0, 6, 50)).astype(np.int32)
+    time = np.concatenate([np.sort(rng.integers(0, 8, count)) for count in np.bincount(user)])
+    purchases = Purchases(user, rng.integers(0, 7, 50).astype(np.int32), time, 6)
+    counts: Counter = Counter()
+    for first in range(50):
+        for then in range(first + 1, min(first + APART, 49) + 1):
+            one, other = int(purchases.item[first]), int(purchases.item[then])
+            if user[first] == user[then] and one != other:
+                counts[one, other] += NEARER ** (then - first - 1)
+                if time[first] == time[then]:
+                    counts[other, one] += NEARER ** (then - first - 1)
+    sales = np.bincount(purchases.item, minlength=9)
+    expected = {pair: 3.0 * count / (np.sqrt(sales[pair[0]] * sales[pair[1]]) + 1) for pair, count in counts.items()}
+    table = followers(purchases, 9, 3.0)
+    found = {
+        (item, int(other)): float(score)
+        for item in range(9)
+        for other, score in zip(table.rows[item], table.scores[item], strict=True)
+        if other >= 0
+    }
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert (np.diff(table.scores, axis=1) <= 0).all()
+    few = followers(purchases, 9, 3.0, most=2)
+    np.testing.assert_array_equal(few.rows, table.rows[:, :2])
+
+
+def test_a_log_without_pairs_has_no_followers():
+    purchases = Purchases(np.arange(3, dtype=np.int32), np.arange(3, dtype=np.int32), np.zeros(3, np.int64), 3)
+    assert followers(purchases, 4, 1.0).rows.shape == (4, 0)
+
+
+@given(seeds, st.sampled_from([None, 1, 3, 9]), st.sampled_from([1.0, 0.5]))
+def test_gains_are_those_of_a_loop_in_evaluation_and_in_serving(seed, recent, older):
+    table, rng = random_table(seed, recent=recent, older=older), np.random.default_rng(seed)
+    history = rng.integers(0, ITEMS, (5, 6)).astype(np.int32)
+    history[np.arange(6) < rng.integers(0, 7, 5)[:, None]] = -1
+    expected = np.zeros((5, ITEMS))
+    for customer, purchases in enumerate(history.tolist()):
+        for item, gain in plain_gains(table, purchases).items():
+            expected[customer, item] = gain
+    counted = np.zeros((5, ITEMS))
+    customers, items, gains = table.gains(history)
+    np.add.at(counted, (customers, items), gains)
+    np.testing.assert_allclose(counted, expected, rtol=1e-5, atol=1e-6)
+    rows, gains = (part.numpy() for part in NeighbourGains(table)(tf.constant(history)))
+    served = np.zeros((5, ITEMS))
+    np.add.at(served, (np.nonzero(rows >= 0)[0], rows[rows >= 0]), gains[rows >= 0])
+    np.testing.assert_allclose(served, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_new_items_have_no_neighbours():
+    table = random_table(0, recent=2, older=0.5)
+    grown = table.extended(ITEMS + 2)
+    np.testing.assert_array_equal(grown.rows[:ITEMS], table.rows)
+    assert (grown.rows[ITEMS:] == -1).all()
+    assert (grown.recent, grown.older) == (2, 0.5)
+
+
+class RepeatingTowers(FakeTowers):
+    def repeat_scores(self, days_ago):
+        return 3.0 - days_ago
+
+
+PRODUCTS = [str(item // 3) if item % 7 else "" for item in range(ITEMS)]
+BONUSES = {
+    "repeats": {"repeats": True},
+    "products": {"repeats": True, "products": PRODUCTS, "product_score": 0.75},
+    "followers alone": {"followers": random_table(1, recent=2, older=0.4)},
+    "all": {
+        "repeats": True,
+        "products": PRODUCTS,
+        "product_score": 0.75,
+        "followers": random_table(1, recent=2, older=0.4),
+    },
+}
+
+
+def plain_scores(run, towers, history: list[int], days: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    """The products with all items' vectors, and the whole scores, of one customer, by a loop."""
+    query = towers.query(tf.constant([history]), tf.constant([days]), tf.zeros([1, 1], tf.int32)).numpy()
+    product = (query @ run.item_vectors.T)[0]
+    scores = product.copy()
+    for item, ago in zip(history, days, strict=True):
+        if run.repeats and item >= 0:
+            scores[item] += 3.0 - ago
+    for table in run.neighbours:
+        for item, gain in plain_gains(table, history).items():
+            scores[item] += gain
+    return product, scores
+
+
+@pytest.mark.parametrize("name", BONUSES)
+def test_served_answers_count_what_purchases_add(name):
+    run = make_run(ITEMS, query_kind="history", **BONUSES[name])
+    run.towers = towers = RepeatingTowers(run.item_vectors)
+    model = ServingModel(run, ExactIndex(run.item_vectors))
+    history, days = [[3, 5, 3], [7, 8, 9]], [[5.0, 1.0, 0.0], [4.0, 6.0, 2.0]]
+    scores = np.stack([plain_scores(run, towers, *one)[1] for one in zip(history, days, strict=True)])
+    ids = tf.constant([[run.item_ids[item] for item in row] for row in history])
+    answer = model.signatures()["recommend"](history=ids, days_ago=tf.constant(days), k=tf.constant(6))
+    order = np.argsort(-scores, axis=1)[:, :6]
+    assert answer["item_id"].numpy().astype(str).tolist() == [[run.item_ids[i] for i in row] for row in order]
+    np.testing.assert_allclose(answer["score"], np.take_along_axis(scores, order, 1), rtol=1e-4, atol=1e-5)
+    shirts = model.signatures()["recommend"](
+        history=ids,
+        days_ago=tf.constant(days),
+        k=tf.constant(3),
+        allow=tf.constant([["kind=shirt"]]),
+        exclude=tf.constant([[run.item_ids[8]]]),
+    )
+    scores[:, 1::2] = -np.inf
+    scores[:, 8] = -np.inf
+    order = np.argsort(-scores, axis=1)[:, :3]
+    assert shirts["item_id"].numpy().astype(str).tolist() == [[run.item_ids[i] for i in row] for row in order]
+
+
+@pytest.mark.parametrize("name", BONUSES)
+def test_explanations_are_differences_of_whole_scores(name):
+    run = make_run(ITEMS, query_kind="history", **BONUSES[name])
+    run.towers = towers = RepeatingTowers(run.item_vectors)
+    model = ServingModel(run, ExactIndex(run.item_vectors))
+    history, days, items = [[3, 5, 3], [-1, 8, 9]], [[5.0, 1.0, 0.0], [0.0, 6.0, 2.0]], [[4, 3], [9, 6]]
+    explained = model.signatures()["explain_rows"](
+        tf.constant(history), tf.constant(days), tf.zeros([2, 1], tf.int32), tf.constant(items)
+    )
+    for row in range(2):
+        product, scores = plain_scores(run, towers, history[row], days[row])
+        np.testing.assert_allclose(explained["product"][row], product[items[row]], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(explained["score"][row], scores[items[row]], rtol=1e-4, atol=1e-5)
+        for place in range(3):
+            others = [other for other in range(3) if other != place]
+            less = [-1, *(history[row][other] for other in others)], [0.0, *(days[row][other] for other in others)]
+            without = plain_scores(run, towers, *less)[1][items[row]]
+            np.testing.assert_allclose(explained["without"][row, :, place], without, rtol=1e-4, atol=1e-5)
+
+
+def test_the_bonus_in_evaluation_adds_up_purchases_and_neighbours():
+    scores = RepeatScores()
+    scores.value.assign(np.random.default_rng(0).normal(size=BUCKETS))
+    history = np.array([[-1, 2], [0, 4], [-1, -1]], np.int32)
+    days = np.array([[0.0, 3.0], [9.0, 0.0], [0.0, 0.0]], np.float32)
+    table = random_table(3, items=6)
+    assembly = SimpleNamespace(model=SimpleNamespace(repeats=scores), neighbours=[table, table])
+    items, values = purchase_bonus(assembly, history, days)
+    found = np.zeros((3, 6))
+    np.add.at(found, (items.rows, items.items), values)
+    expected = np.zeros((3, 6))
+    for customer in range(3):
+        for item, ago in zip(history[customer], days[customer], strict=True):
+            if item >= 0:
+                expected[customer, item] += float(scores(tf.constant(ago)))
+        for item, gain in plain_gains(table, history[customer].tolist()).items():
+            expected[customer, item] += 2 * gain
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    nothing = SimpleNamespace(model=SimpleNamespace(repeats=None), neighbours=[])
+    assert purchase_bonus(nothing, history, days) is None

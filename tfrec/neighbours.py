@@ -1,0 +1,150 @@
+"""Items that gain from a purchase of another one, by a fixed table beside the vectors: exact in every search.
+
+A vector of a few hundred numbers cannot hold whom each item's buyers turned to next, nor that two items are one product in
+two colours; a short list for each item can. The lists are counted, not learned: of the purchases that a model was trained
+on its vectors explain too much to leave a list its weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from pipelines.batches import Purchases
+
+VARIANTS = 15  # of an item that are looked at; H&M's products have 2.2 items on average
+FOLLOWERS = 32  # kept of each item: twice as many rank no better
+APART = 4  # purchases between an item and its follower, at most, the follower included
+NEARER = 0.5  # what a follower one purchase later counts
+RECENT = 4  # purchases of a customer whose followers count
+OLDER = 0.4  # what those of the purchase before count
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """For each item the items that gain from its purchase.
+
+    Attributes:
+        rows: int32 `[N, S]`, -1 = none; no item twice in a row.
+        scores: what each gains, in logits, float32 `[N, S]`; not negative.
+        recent: how many of a customer's last purchases count; None: all that are read.
+        older: what the purchase before counts, compared with a purchase.
+    """
+
+    rows: np.ndarray
+    scores: np.ndarray
+    recent: int | None = None
+    older: float = 1.0
+
+    def places(self, length: int) -> np.ndarray:
+        """What a purchase counts at each place of a right-aligned history, the most recent one last: float32 `[L]`."""
+        back = np.arange(length)[::-1]
+        counts = back < (length if self.recent is None else self.recent)
+        return np.where(counts, self.older**back, 0.0).astype(np.float32)
+
+    def gains(self, history: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What items gain from purchases int32 `[U, L]` (-1 = none, right-aligned), entry by entry, in no order.
+
+        Returns:
+            Customer, item and gain, `[E]` each; gains of one item add up.
+        """
+        customer, place = np.nonzero((history >= 0) & (self.places(history.shape[1]) > 0))
+        rows = self.rows[history[customer, place]]
+        entry, slot = np.nonzero(rows >= 0)
+        scores = self.scores[history[customer, place]][entry, slot]
+        return customer[entry], rows[entry, slot], scores * self.places(history.shape[1])[place[entry]]
+
+    def extended(self, items: int) -> Neighbours:
+        """The same for a catalogue that has grown to so many items, of which the new ones have no neighbours."""
+        more = ((0, items - len(self.rows)), (0, 0))
+        return replace(self, rows=np.pad(self.rows, more, constant_values=-1), scores=np.pad(self.scores, more))
+
+
+def product_neighbours(groups: pd.Series, sales: np.ndarray, score: float, most: int = VARIANTS) -> Neighbours:
+    """An item itself and the other items of its product gain from its purchase, however long ago.
+
+    Args:
+        groups: product of each of `N` items; "" or missing where it has none.
+        sales: of each item `[N]`; where a product has too many items, those that sold best count.
+        score: what each gains.
+        most: other items that are kept.
+    """
+    own = np.arange(len(groups), dtype=np.int32)[:, None]
+    rows = np.concatenate([own, variant_table(groups, sales, most)], 1)
+    return Neighbours(rows, np.where(rows >= 0, np.float32(score), np.float32(0.0)))
+
+
+def variant_table(groups: pd.Series, sales: np.ndarray, most: int = VARIANTS) -> np.ndarray:
+    """The other items of each item's product, the best-selling first.
+
+    Args:
+        groups: product of each of `N` items; "" or missing where it has none.
+        sales: of each item `[N]`.
+        most: how many are kept.
+
+    Returns:
+        Item rows int32 `[N, S]`, -1 = none; S is at most `most`, and 0 where no product has two items.
+    """
+    known = np.flatnonzero((groups.notna() & (groups != "")).to_numpy())
+    codes = pd.factorize(groups.iloc[known])[0]
+    order = np.lexsort((known, -np.asarray(sales)[known], codes))
+    rows, codes = known[order], codes[order]
+    counts = np.bincount(codes)
+    first = np.repeat(np.cumsum(counts) - counts, counts)
+    place = np.arange(len(rows)) - first
+    width = int(np.clip(counts.max(initial=1) - 1, 0, most))
+    table = np.full((len(groups), width), -1, np.int32)
+    for nth in range(width):
+        other = nth + (place <= nth)  # the nth other item of a product: its own place is passed over
+        there = other < counts[codes]
+        table[rows[there], nth] = rows[first[there] + other[there]]
+    return table
+
+
+def followers(purchases: Purchases, items: int, weight: float, most: int = FOLLOWERS) -> Neighbours:
+    """What other customers bought soon after an item gains from its purchase.
+
+    Sequential rules (Ludewig and Jannach 2018, https://arxiv.org/abs/1803.09587), divided like a cosine, so that what
+    everybody buys follows nothing in particular: with n(i, j, d) the number of times that j was the d-th purchase after i,
+    j gains `weight` * sum_d NEARER^(d - 1) n(i, j, d) / (sqrt(n(i) n(j)) + 1). Purchases of one moment have no order: each
+    follows the other.
+
+    Args:
+        purchases: what is counted.
+        items: size of the catalogue N.
+        weight: logits a unit of that.
+        most: followers that are kept of each item.
+    """
+    pair, count = _following(purchases, items)
+    item, follower = pair // items, pair % items
+    sales = np.bincount(purchases.item, minlength=items).astype(np.float64)
+    scores = weight * count / (np.sqrt(sales[item] * sales[follower]) + 1.0)
+    order = np.lexsort((follower, -scores, item))
+    item, follower, scores = item[order], follower[order], scores[order]
+    counts = np.bincount(item, minlength=items)
+    place = np.arange(len(item)) - np.repeat(np.cumsum(counts) - counts, counts)
+    kept = place < most
+    width = min(most, int(counts.max(initial=0)))
+    table = Neighbours(np.full((items, width), -1, np.int32), np.zeros((items, width), np.float32), RECENT, OLDER)
+    table.rows[item[kept], place[kept]] = follower[kept]
+    table.scores[item[kept], place[kept]] = scores[kept]
+    return table
+
+
+def _following(purchases: Purchases, items: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often each item follows another, weighted by distance: pairs `i * items + j`, rising, and counts, `[E]`."""
+    user, item, time = purchases.user, purchases.item.astype(np.int64), purchases.time
+    pairs: np.ndarray = np.zeros(0, np.int64)
+    counts: np.ndarray = np.zeros(0)
+    for apart in range(1, APART + 1):
+        first, then = slice(None, -apart), slice(apart, None)
+        same = (user[first] == user[then]) & (item[first] != item[then])
+        together = same & (time[first] == time[then])
+        found = np.concatenate([(item[first] * items + item[then])[same], (item[then] * items + item[first])[together]])
+        found, number = np.unique(found, return_counts=True)
+        # One distance at a time: a log of 30 million purchases has hundreds of millions of pairs.
+        pairs, place = np.unique(np.concatenate([pairs, found]), return_inverse=True)
+        counts = np.bincount(place, np.concatenate([counts, number * NEARER ** (apart - 1)]), len(pairs))
+    return pairs, counts
