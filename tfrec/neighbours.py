@@ -18,8 +18,8 @@ VARIANTS = 15  # of an item that are looked at; H&M's products have 2.2 items on
 FOLLOWERS = 32  # kept of each item: twice as many rank no better
 APART = 4  # purchases between an item and its follower, at most, the follower included
 NEARER = 0.5  # what a follower one purchase later counts
-RECENT = 4  # purchases of a customer whose followers count
-OLDER = 0.4  # what those of the purchase before count
+RECENT = 5  # purchases of a customer whose followers count
+OLDER = 0.5  # what those of the purchase before count
 
 
 @dataclass(frozen=True)
