@@ -54,10 +54,10 @@ def data(run, tmp_path_factory):
             [
                 pd.DataFrame(
                     {
-                        "user": np.array([0, 0, 0, 2], np.int32),
-                        "item": np.array([1, 5, 17, 2], np.int32),
-                        "time": np.array([0, 86_400, 259_200, 0], np.int64),
-                        "split": np.zeros(4, np.int8),
+                        "user": np.array([0, 0, 0, 2, 2], np.int32),
+                        "item": np.array([1, 5, 17, 2, 2], np.int32),
+                        "time": np.array([0, 86_400, 259_200, 0, 0], np.int64),
+                        "split": np.zeros(5, np.int8),
                     }
                 )
             ]
@@ -94,7 +94,7 @@ def test_customers_and_items_are_the_datasets(server, run):
     _, bob = server.ask("GET", "/shop/customers/bob")
     assert bob["fields"] == {"club": "member"}
     assert [(item["item_id"], item["days_ago"]) for item in bob["purchases"]] == [("001", 3), ("005", 2), ("017", 0)]
-    assert server.ask("GET", f"/shop/customers/{quote('../x y', safe='')}")[1]["count"] == 1
+    assert server.ask("GET", f"/shop/customers/{quote('../x y', safe='')}")[1]["count"] == 2
     assert server.ask("GET", "/shop/customers/nobody")[0] == 404
     _, cards = server.ask("POST", "/shop/items", {"item_ids": ["007", "no such item"]})
     assert [(card["title"], card["photo"]) for card in cards["items"]] == [("Item 7", False), ("no such item", False)]
@@ -244,6 +244,13 @@ def test_a_customer_sees_purchases_recommendations_and_reasons(page, run):
         "return [...document.querySelectorAll('.frame img')].every((i) => i.alt && (i.complete ? i.naturalWidth : 1))"
     )
     assert photos
+
+
+def test_what_was_bought_more_than_once_stands_there_once(page):
+    page.open(f"#customer={quote('../x y', safe='')}")
+    assert page.items(0) == ["002"]
+    assert page.driver.find_element("css selector", ".panel p").text.startswith("2 purchases")
+    assert page.driver.find_element("css selector", ".panel .cards li").text.endswith("days before, 2 times")
 
 
 def test_filters_and_purchases_left_out(page, run):

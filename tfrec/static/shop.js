@@ -137,9 +137,23 @@ async function customerPage(id) {
   const answers = await beside((model) => recommend(model, id, who.purchases), bought, who.purchases);
   const fields = Object.entries(who.fields).map(([name, value]) => `${readable(name)} ${value}`).join(" · ");
   if (!id) return [panel("Somebody new", "Nothing is known of this customer: the most popular items are shown."), answers];
-  const latest = [...who.purchases].reverse().map((item) => card(item, { note: daysAgo(item.days_ago) }));
-  const count = who.count > latest.length ? `the latest ${latest.length} of ${who.count} purchases` : `${who.count} purchases`;
+  const read = who.purchases.length;
+  const count = who.count > read ? `the latest ${read} of ${who.count} purchases` : `${who.count} purchases`;
+  const latest = runs([...who.purchases].reverse()).map(([item, times]) =>
+    card(item, { note: daysAgo(item.days_ago) + (times > 1 ? `, ${times} times` : "") }),
+  );
   return [panel(`Bought by ${id.slice(0, 13)}`, [count, fields].filter(Boolean).join(" · "), cards(latest, "strip")), answers];
+}
+
+/** Purchases in a row of one item on one day, as pairs of the item and how often. */
+function runs(purchases) {
+  const found = [];
+  for (const item of purchases) {
+    const last = found.at(-1);
+    if (last?.[0].item_id === item.item_id && daysAgo(last[0].days_ago) === daysAgo(item.days_ago)) last[1] += 1;
+    else found.push([item, 1]);
+  }
+  return found;
 }
 
 function recommend(model, id, purchases) {
