@@ -13,30 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from tfrec.config import ConfigError
+from tfrec.ray_parts import cluster
 
 log = logging.getLogger("tfrec")
 
-STORE_BYTES = 128 << 20  # Ray moves no data
 RESTARTS = 10  # of all workers, after one was lost
 
 
 def train_on_ray(run_dir: Path, workers: int) -> None:
     """Train the run in `run_dir`, which holds its `config.yaml`, with so many workers from wherever it stands.
 
-    Uses the cluster that RAY_ADDRESS names; without it, processes of this machine. Each worker has a GPU to itself where
-    there are enough of them, and the cores are shared out.
+    Each worker has a GPU to itself where there are enough of them, and the cores are shared out.
 
     Raises:
-        ConfigError: Ray is not installed, or the workers cannot train the run.
+        EngineError: Ray is not installed.
+        ConfigError: the workers cannot train the run.
     """
-    try:
-        import ray
+    with cluster() as ray:
         from ray.train.tensorflow import TensorflowTrainer
-    except ImportError as error:
-        raise ConfigError("--engine ray needs Ray: pip install 'tfrec[ray]'") from error
-    own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE_BYTES}
-    own = {} if os.environ.get("RAY_ADDRESS") else own
-    with ray.init(logging_level=logging.ERROR, log_to_driver=False, **own):
+
         log.info("%d workers on Ray; %s tells of their progress", workers, run_dir / "training.log")
         for restart in range(RESTARTS + 1):
             trainer = TensorflowTrainer(
