@@ -14,6 +14,7 @@ import pytest
 
 from tests.test_ray_retrieval import _words
 from tfrec import train as command
+from tfrec.ray_training import _is_loss, _own_error
 
 ROOT = Path(__file__).parents[1]
 SMALL = shlex.split(
@@ -89,3 +90,11 @@ def test_wrong_engines_are_told_before_a_run_is_begun(tmp_path, capsys, monkeypa
     monkeypatch.setitem(sys.modules, "ray", None)
     assert command.main(words) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "error: --engine ray needs Ray: pip install 'tfrec[ray]'"
+
+
+def test_what_a_worker_tells_the_user_is_told_apart_from_losses_and_defects():
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'tfrec[ray]'")
+    told = RuntimeError("Traceback ...\n  File ...\ntfrec.config.ConfigError: task.encode_items=1: too few\n")
+    lost = RuntimeError("Traceback ...\ntfrec.workers.WorkerLost: a worker was lost, and ...\n")
+    assert [_own_error(e) for e in (told, lost, ValueError("x"))] == ["task.encode_items=1: too few", None, None]
+    assert [_is_loss(e) for e in (ray.exceptions.RayActorError(), lost, told)] == [True, True, False]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tfrec.config import ConfigError
-from tfrec.ray_parts import cluster
+from tfrec.ray_parts import EngineError, cluster, import_ray
 
 log = logging.getLogger("tfrec")
 
@@ -30,11 +30,9 @@ def train_on_ray(run_dir: Path, workers: int) -> None:
         ConfigError: the workers cannot train the run.
     """
     with cluster() as ray:
-        from ray.train.tensorflow import TensorflowTrainer
-
         log.info("%d workers on Ray; %s tells of their progress", workers, run_dir / "training.log")
         for restart in range(RESTARTS + 1):
-            trainer = TensorflowTrainer(
+            trainer = _trainer_class()(
                 train_loop_per_worker=work,
                 train_loop_config={"run": str(run_dir.resolve()), "folder": os.getcwd(), "path": sys.path},
                 scaling_config=_shares(ray, workers),
@@ -69,6 +67,19 @@ def work(settings: dict[str, Any]) -> None:
     system_of(config).train(config, run_dir)
 
 
+def _trainer_class():
+    """Ray Train's trainer, which brings TensorFlow with it.
+
+    Raises:
+        EngineError: a package that Ray Train needs is not installed.
+    """
+    try:
+        from ray.train.tensorflow import TensorflowTrainer
+    except ImportError as error:
+        raise EngineError(f"--engine ray needs all of Ray Train ({error}): pip install 'tfrec[ray]'") from error
+    return TensorflowTrainer
+
+
 def _shares(ray, workers: int):
     """What each worker gets of the cluster."""
     cluster = ray.cluster_resources()
@@ -85,6 +96,5 @@ def _own_error(failure: Exception) -> str | None:
 
 def _is_loss(failure: Exception) -> bool:
     """Whether a worker died, or says that another one did."""
-    from ray.exceptions import RayError
-
-    return isinstance(failure, RayError) or "WorkerLost" in str(failure) or "HealthCheck" in type(failure).__name__
+    died = isinstance(failure, import_ray().exceptions.RayError)
+    return died or "WorkerLost" in str(failure) or "HealthCheck" in type(failure).__name__
