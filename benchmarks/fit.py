@@ -15,10 +15,22 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
-from benchmarks.measure import Ratio, add_json, machine, measure, step_leads, step_table, time_steps, write_ratios
+from benchmarks.measure import (
+    Rate,
+    Ratio,
+    add_json,
+    machine,
+    measure,
+    step_leads,
+    step_seconds,
+    step_table,
+    time_steps,
+    write_ratios,
+)
 from benchmarks.shop import frequency, make_purchases
 
 SHUFFLE, WARM = 100_000, 2
@@ -56,7 +68,7 @@ def main(arguments: list[str] | None = None) -> list[Ratio]:
     add("--repeats", type=int, default=3, help="runs of each contender (default: %(default)s)")
     add_json(parser)
     args = parser.parse_args(arguments)
-    ratios = []
+    ratios, rates = [], []
     sizes = Work(args.users, args.items, args.purchases, args.dim, args.features, batch=0, steps=0)
     for batch in args.batches:
         work = replace(sizes, batch=batch, steps=max(1, args.examples // batch))
@@ -68,7 +80,9 @@ def main(arguments: list[str] | None = None) -> list[Ratio]:
             Ratio(f"fit, batch {batch}", name, lead, WANTED.get((batch, name)))
             for name, lead in step_leads(runs).items()
         ]
-    write_ratios(args.json, ratios)
+        own = median(step_seconds(next(iter(runs.values()))))
+        rates.append(Rate(f"fit, batch {batch}", "examples", batch / own))
+    write_ratios(args.json, ratios, rates)
     return ratios
 
 

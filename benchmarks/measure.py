@@ -12,7 +12,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,16 +178,32 @@ class Ratio:
     wanted: float | None = None
 
 
+@dataclass(frozen=True)
+class Rate:
+    """How fast `tfrec` did a piece of work: a unit cost, for `benchmarks.scale`.
+
+    Attributes:
+        work: what was timed.
+        unit: what was counted.
+        per_second: how many in a second.
+    """
+
+    work: str
+    unit: str
+    per_second: float
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """The option that asks for the ratios as a file."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the ratios, for benchmarks.chart")
 
 
-def write_ratios(file: Path | None, ratios: list[Ratio]) -> None:
-    """Write the ratios with the machine and the day, where a file is asked for."""
+def write_ratios(file: Path | None, ratios: list[Ratio], rates: Sequence[Rate] = ()) -> None:
+    """Write the ratios, and the rates behind them, with the machine and the day, where a file is asked for."""
     if file is not None:
         day = time.strftime("%Y-%m-%d", time.gmtime())
         content = {"machine": machine(), "day": day, "ratios": [asdict(ratio) for ratio in ratios]}
+        content |= {"rates": [asdict(rate) for rate in rates]} if rates else {}
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

@@ -121,6 +121,8 @@ class HistoryBatches:
         modality_dropout: chance that an encoded item loses its photo, and that it loses its text.
         recency_days: half-life of an example's weight; 0: all weigh 1.
         shuffle_days: order the purchases of one day at random each time: a log by days does not know their order.
+        worker, workers: which of how many processes that train together is to read the batches. Each gets its share of the
+            batch's customers and of the content to encode; `rows` and `encode_rows` are the whole batch's for all.
     """
 
     purchases: Purchases
@@ -136,6 +138,8 @@ class HistoryBatches:
     modality_dropout: float = 0.0
     recency_days: float = 0.0
     shuffle_days: bool = False
+    worker: int = 0
+    workers: int = 1
 
     def __post_init__(self):
         self.windows = cut_windows(self.purchases.offsets, self.length)
@@ -156,7 +160,7 @@ class HistoryBatches:
         return len(self.purchases) / len(self.windows) * self.batch_size
 
     def __call__(self, step: int) -> dict[str, Any]:
-        """The batch of `step`.
+        """This worker's share of the batch of `step`.
 
         Returns:
             `history` int32 `[B, T]` (-1 padded on the left), `gaps` float32 `[B, T]` (days to the moment that the
@@ -164,21 +168,34 @@ class HistoryBatches:
             `user` int32 `[B]`, `user_fields` int32 `[B, G]`; with ratings `ratings` float32 `[B, T + 1]`, the targets';
             `rows` int32 `[R]`, the distinct items of histories and targets and those drawn;
             `encode_rows` int32 `[E]` and
-            `items` with their content.
+            `items` with their content (of the worker's share of them).
         """
+        return self._share(step, self.worker, self.workers)
+
+    def whole(self, step: int) -> dict[str, Any]:
+        """The batch of `step` as a process alone reads it."""
+        return self._share(step, 0, 1)
+
+    def _share(self, step: int, worker: int, workers: int) -> dict[str, Any]:
         # Sorted by length, so that the model can read short histories without their padding.
         chosen = self.order(step)
         chosen = chosen[np.argsort(self.windows.end[chosen] - self.windows.start[chosen], kind="stable")]
         rng = np.random.default_rng([self.seed, 1, step])
-        batch: dict[str, Any] = self.histories(chosen, rng if self.shuffle_days else None)
-        sold = distinct(batch["targets"])
+        whole = self.histories(chosen, rng if self.shuffle_days else None)
+        batch: dict[str, Any] = {name: rows[worker::workers] for name, rows in whole.items()}  # long and short ones
+        sold = distinct(whole["targets"])
         if self.candidates:
             drawn = rng.integers(0, self.items, self.negatives, dtype=np.int32)
-            batch["rows"] = distinct(np.concatenate([batch["history"].ravel(), sold, drawn]))
+            batch["rows"] = distinct(np.concatenate([whole["history"].ravel(), sold, drawn]))
         if self.content is not None:
-            batch["encode_rows"] = self.encode_rows(sold, rng)
-            items = self.content.gather(batch["encode_rows"])
-            batch["items"] = drop_modalities(items, self.modality_dropout, rng, pad_id=self.content.pad_id)
+            encoded = batch["encode_rows"] = self.encode_rows(sold, rng)
+            own = slice(len(encoded) * worker // workers, len(encoded) * (worker + 1) // workers)
+            batch["items"] = self.content.gather(encoded[own])
+            if self.modality_dropout:
+                draw = rng.random(len(encoded))[own]
+                batch["items"] = drop_modalities(
+                    batch["items"], self.modality_dropout, draw, pad_id=self.content.pad_id
+                )
         return batch
 
     def histories(self, chosen: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
@@ -242,12 +259,16 @@ def shuffle_days(place: np.ndarray, inside: np.ndarray, time: np.ndarray, rng: n
 
 
 def drop_modalities(
-    items: dict[str, np.ndarray], rate: float, rng: np.random.Generator, *, pad_id: int = 0
+    items: dict[str, np.ndarray], rate: float, draw: np.ndarray, *, pad_id: int = 0
 ) -> dict[str, np.ndarray]:
-    """Hide the photo of some items and the text of others, never both, so that one modality is enough at serving time."""
-    if not rate:
-        return items
-    draw = rng.random(len(next(iter(items.values()))))
+    """Hide the photo of some items and the text of others, never both, so that one modality is enough at serving time.
+
+    Args:
+        items: content `[E, ...]`.
+        rate: share of the items that lose their photo, and of those that lose their text.
+        draw: which ones, a number between 0 and 1 for each, `[E]`.
+        pad_id: token id of padding.
+    """
     no_photo, no_text = draw < rate, draw > 1 - rate
     if "has_photo" in items:
         items["has_photo"] = items["has_photo"] & ~no_photo

@@ -136,7 +136,7 @@ def test_rows_are_distinct_and_hold_histories_and_targets():
 
 def test_one_modality_at_least_stays():
     items = {"has_photo": np.ones(4000, bool), "tokens": np.ones((4000, 3), np.int32)}
-    dropped = drop_modalities(items, 0.2, np.random.default_rng(0))
+    dropped = drop_modalities(items, 0.2, np.random.default_rng(0).random(4000))
     text = dropped["tokens"].any(1)
     assert (dropped["has_photo"] | text).all()
     assert 0.17 < 1 - dropped["has_photo"].mean() < 0.23

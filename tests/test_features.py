@@ -12,6 +12,7 @@ from pipelines.pixels import decode_photos
 from tests.small_encoders import make_shop, make_sides, save_sides
 from tfrec import encode, feature_writer
 from tfrec.assembly import tokenize
+from tfrec.feature_blocks import PhotoBlocks, TextBlocks
 from tfrec.feature_writer import FeatureWriter
 from tfrec.features import FeatureError, SideStore, content_keys, stored_sides
 
@@ -110,26 +111,24 @@ def test_other_weights_encode_everything_again(shop, sides, tmp_path, monkeypatc
 def test_an_interrupted_store_goes_on_where_it_stopped(shop, sides, tmp_path, monkeypatch, kind):
     monkeypatch.setattr(feature_writer, "SAVE_SECONDS", -1.0)
     whole = FeatureWriter(sides[kind], shop, tmp_path / "whole", tokens=True, batch=8).write()
-    name, started = f"_{kind}_blocks", []
-    blocks = getattr(FeatureWriter, name)
+    blocks, started = {"text": TextBlocks, "image": PhotoBlocks}[kind], []
+    encode = blocks.__call__
 
-    def stops(self, items, done):
-        started.append(done)
-        for number, block in enumerate(blocks(self, items, done)):
+    def stops(self, start, stop):
+        started.append(start)
+        for number, block in enumerate(encode(self, start, stop)):
             if number == 3:
                 raise KeyboardInterrupt
             yield block
 
-    monkeypatch.setattr(FeatureWriter, name, stops)
+    monkeypatch.setattr(blocks, "__call__", stops)
     cut = FeatureWriter(sides[kind], shop, tmp_path / "cut", tokens=True, batch=8)
     with pytest.raises(KeyboardInterrupt):
         cut.write()
     assert not (tmp_path / "cut" / kind).exists()
     with pytest.raises(KeyboardInterrupt):
         cut.write()
-    monkeypatch.setattr(
-        FeatureWriter, name, lambda self, items, done: started.append(done) or blocks(self, items, done)
-    )
+    monkeypatch.setattr(blocks, "__call__", lambda self, *cut: started.append(cut[0]) or encode(self, *cut))
     store = cut.write()
     assert started == [0, 24, 48]
     assert store.keys == whole.keys

@@ -20,8 +20,10 @@ from tfrec.models import ItemVectors, TwoTower
 from tfrec.neighbours import Neighbours, followers, product_neighbours
 from tfrec.protocol import Protocol
 from tfrec.towers import HistoryTower, ItemTower, ShallowTower, UserTower
+from tfrec.workers import Workers
 
 ENCODE_BATCH = 256
+EXCHANGE_ROWS = 16_384  # of the bank at a time, between workers
 
 Features = Mapping[str, SideFeatures]  # `text`, `image`: what frozen encoders made of the catalogue
 
@@ -136,6 +138,7 @@ class RetrievalAssembly:
         prepared: the dataset.
         assets: vocabularies and published encoders; learnt from the dataset and loaded where None.
         features: what frozen encoders made of the catalogue; where one is not in it, it runs in every step.
+        workers: who trains the model together; a process alone where None.
     """
 
     def __init__(
@@ -144,8 +147,10 @@ class RetrievalAssembly:
         prepared: Prepared,
         assets: Assets | None = None,
         features: Features | None = None,
+        workers: Workers | None = None,
     ):
         self.config, self.prepared, self.features = config, prepared, features or {}
+        self.workers = workers or Workers()
         self.assets = assets or Assets.learn(config, prepared)
         self.purchases = self._training_purchases()
         self.content = item_content(config, prepared, self.assets, self.features)
@@ -198,6 +203,8 @@ class RetrievalAssembly:
 
             width = config.model.item.dim * (12 * config.model.query.layers + 8)
             size = automatic_batch_size(4 * width * (length + 1) + 4 * (length + 1) * len(self.prepared.items) // 8)
+            size = int(self.workers.of_chief({"size": size})["size"])
+        self._check_shares(size)
         return HistoryBatches(
             self.purchases,
             length=length,
@@ -212,7 +219,21 @@ class RetrievalAssembly:
             modality_dropout=config.model.fusion.modality_dropout,
             recency_days=config.task.recency_days,
             shuffle_days=config.task.shuffle_days,
+            worker=self.workers.place.index,
+            workers=self.workers.place.count,
         )
+
+    def _check_shares(self, batch_size: int) -> None:
+        """See that every worker gets something of every batch.
+
+        Raises:
+            ConfigError: the batches are too small.
+        """
+        count = self.workers.place.count
+        if count > 1 and batch_size < count:
+            raise ConfigError(f"training.batch_size={batch_size}: {count} workers need at least one customer each")
+        if count > 1 and self.deep and min(self.config.task.encode_items, len(self.prepared.items)) < count:
+            raise ConfigError(f"task.encode_items={self.config.task.encode_items}: {count} workers need one item each")
 
     def _model(self) -> TwoTower:
         config, task, item, query = (
@@ -255,7 +276,9 @@ class RetrievalAssembly:
             shortcut=query.shortcut,
             repeats=query.repeats,
         )
-        batch = tf.nest.map_structure(tf.convert_to_tensor, dict(next(iter(self.dataset(0, 1)))))
+        size = self.content.size if self.content else None
+        first = next(iter(make_dataset(self.batches.whole, 0, 1, photo_size=size)))
+        batch = tf.nest.map_structure(tf.convert_to_tensor, dict(first))
         model.compute_loss(batch, training=True)  # creates every variable
         vectors.warm.assign((self.frequency > 0).astype(np.float32))
         return model
@@ -295,14 +318,14 @@ class RetrievalAssembly:
         return {}, {}
 
     def dataset(self, start: int, stop: int) -> tf.data.Dataset:
-        """tf.data batches of the training steps `start` to `stop`."""
+        """tf.data batches of the training steps `start` to `stop`: this worker's share of them."""
         return make_dataset(self.batches, start, stop, photo_size=self.content.size if self.content else None)
 
     def refresh(self, progress: bool = True) -> None:
         """Encode the whole catalogue and fill the bank."""
         if self.content is None or not self.deep:
             return
-        fill_bank(self.model, self.content, progress=progress)
+        fill_bank(self.model, self.content, self.workers, progress=progress)
 
 
 def build_query_tower(model: ModelConfig, user_fields: tuple[int, ...], users: int) -> HistoryTower | UserTower:
@@ -324,18 +347,30 @@ def build_query_tower(model: ModelConfig, user_fields: tuple[int, ...], users: i
     )
 
 
-def fill_bank(model: TwoTower, content: ItemContent, *, progress: bool = True) -> None:
-    """Encode every item in batches, in order, into the model's bank."""
+def fill_bank(model: TwoTower, content: ItemContent, workers: Workers, *, progress: bool = True) -> None:
+    """Encode every item in batches, in order, into the model's bank; each of several workers its share of the items."""
     from tqdm import tqdm
 
-    def batch_of(step):
-        return {"items": content.gather(np.arange(step * ENCODE_BATCH, min(content.items, (step + 1) * ENCODE_BATCH)))}
+    own = np.arange(content.items)[workers.place.share(content.items)]
 
-    steps = -(-content.items // ENCODE_BATCH)
-    hidden = None if progress else True
-    with tqdm(total=content.items, desc="encode catalogue", unit="item", disable=hidden, leave=False) as bar:
-        for step, batch in enumerate(make_dataset(batch_of, 0, steps, photo_size=content.size)):
+    def batch_of(step):
+        return {"items": content.gather(own[step * ENCODE_BATCH : (step + 1) * ENCODE_BATCH])}
+
+    steps = -(-len(own) // ENCODE_BATCH)
+    hidden = None if progress and workers.chief else True
+    with tqdm(total=len(own), desc="encode catalogue", unit="item", disable=hidden, leave=False) as bar:
+        for step, batch in enumerate(make_dataset(batch_of, 0, steps, photo_size=content.size) if steps else ()):
             vectors = model.encode_graph(batch)
-            rows = tf.range(step * ENCODE_BATCH, step * ENCODE_BATCH + tf.shape(vectors)[0])
+            rows = own[step * ENCODE_BATCH : (step + 1) * ENCODE_BATCH].astype(np.int32)
             model.vectors.bank.scatter_nd_update(rows[:, None], vectors)
-            bar.update(int(tf.shape(vectors)[0]))
+            bar.update(len(rows))
+    if workers.place.count > 1:
+        _exchange_rows(model.vectors.bank, own, workers)
+
+
+def _exchange_rows(table: tf.Variable, own: np.ndarray, workers: Workers) -> None:
+    """Give all workers every worker's `own` rows of a table `[N, D]`."""
+    for start in range(0, table.shape[0], EXCHANGE_ROWS):
+        rows = np.arange(start, min(start + EXCHANGE_ROWS, table.shape[0]), dtype=np.int32)
+        mine = tf.where(np.isin(rows, own)[:, None], tf.gather(table, rows), 0.0)
+        table.scatter_nd_update(rows[:, None], workers.sum(mine))

@@ -9,6 +9,8 @@ import random
 
 import tensorflow as tf
 
+from tfrec.workers import worker_number
+
 MASKED = -1e9
 
 
@@ -19,21 +21,25 @@ class ResumableDropout(tf.keras.layers.Layer):
 
     Args:
         rate: share of the values that are dropped.
+        alike: whether all workers of a training drop the same, because what they drop it from is the same.
     """
 
-    def __init__(self, rate: float, **kwargs):
+    def __init__(self, rate: float, *, alike: bool = False, **kwargs):
         super().__init__(**kwargs)
-        self.rate = rate
+        self.rate, self.alike = rate, alike
         self.generator = tf.random.Generator.from_seed(random.randint(1, 2**31 - 1))
 
     def call(self, x, training=None):
         """`x` of any shape; unchanged outside training."""
         if not training or not self.rate:
             return x
-        return tf.nn.experimental.stateless_dropout(x, self.rate, seed=self.generator.make_seeds(1)[:, 0])
+        seed = self.generator.make_seeds(1)[:, 0]
+        if not self.alike:
+            seed += tf.cast(worker_number(), seed.dtype)  # the generators of all workers are in the same state
+        return tf.nn.experimental.stateless_dropout(x, self.rate, seed=seed)
 
     def get_config(self):
-        return {**super().get_config(), "rate": self.rate}
+        return {**super().get_config(), "rate": self.rate, "alike": self.alike}
 
 
 class Attention(tf.keras.layers.Layer):

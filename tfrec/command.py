@@ -34,7 +34,9 @@ def run_command(command: Callable[[], int]) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except FloatingPointError as error:
+    except (FloatingPointError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not is_users(error):
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -3,7 +3,9 @@
 python -m tfrec.encode --weights hf://sentence-transformers/all-MiniLM-L6-v2 --data PREPARED --out FEATURES
 python -m tfrec.train --recipe hm --data PREPARED --features FEATURES --out RUN
 
-Run again after the catalogue has changed: only new or changed texts and photos are encoded.
+Run again after the catalogue has changed: only new or changed texts and photos are encoded. A run that was stopped goes on
+with the same command. With --engine ray (pip install 'tfrec[ray]'), worker processes encode, on the cluster of RAY_ADDRESS
+or on this machine, and the store is the same.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 
 log = logging.getLogger("tfrec")
@@ -36,14 +39,21 @@ def run(options: argparse.Namespace) -> int:
     from tfrec.feature_writer import FeatureWriter
     from tfrec.training import compute_precision
 
-    prepared = open_prepared(options.data)
+    for name in ("workers", "part"):
+        if getattr(options, name) < 1:
+            raise EncodeError(f"--{name} {getattr(options, name)} must be at least 1")
+    prepared, make = open_prepared(options.data), None
+    if options.engine == "ray":
+        from tfrec.ray_encoding import import_ray, parts_on_ray
+
+        import_ray()  # or it is told now
+        make = partial(parts_on_ray, workers=options.workers)
     tf.keras.mixed_precision.set_global_policy(compute_precision(options.precision))
     for side in load_sides(options):
         tokens = getattr(options, f"{side.kind}_store") == "tokens"
         log.info("%s encoder of %s: %s", side.kind, side.source, "tokens and vectors" if tokens else "vectors")
-        store = FeatureWriter(
-            side, prepared, options.out, tokens=tokens, pool=options.pool, batch=options.batch
-        ).write()
+        shape = {"tokens": tokens, "pool": options.pool, "batch": options.batch, "part": options.part}
+        store = FeatureWriter(side, prepared, options.out, **shape).write(make)
         log.info("%s: %d distinct contents of %d items", store.folder, len(store.keys), len(prepared.items))
     return 0
 
@@ -113,6 +123,14 @@ def _parser() -> argparse.ArgumentParser:
         choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
         default="auto",
         help="compute type (default: %(default)s)",
+    )
+    add("--engine", choices=("local", "ray"), default="local", help="who encodes (default: %(default)s)")
+    add("--workers", type=int, default=2, help="processes of --engine ray (default: %(default)s)")
+    add(
+        "--part",
+        type=int,
+        default=2048,
+        help="texts or photos that one of them encodes at a time (default: %(default)s)",
     )
     return parser
 

@@ -1,31 +1,31 @@
-"""Filling a feature store: each distinct text or photo goes through the encoder once, and only if it is new."""
+"""Filling a feature store: each distinct text or photo goes through the encoder once, and only if it is new.
+
+One process encodes the contents in order and writes them into the arrays. Several share the contents in parts, which are
+files until one process puts them into the arrays; a part's blocks are those that one process would have encoded.
+"""
 
 import hashlib
 import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
-from pipelines.batches import make_dataset
-from pipelines.content import PhotoBytes
 from pipelines.prepared import Prepared
-from tfrec.encoders.sides import ImageSide, Side, TextSide, save_side
-from tfrec.features import FORMAT, MANIFEST, FeatureError, SideStore, content_keys
+from tfrec.encoders.sides import Side, TextSide, save_side
+from tfrec.feature_blocks import IMAGE_BATCH, TEXT_BATCH, PhotoBlocks, TextBlocks, blocks_of, checked
+from tfrec.features import FORMAT, MANIFEST, SideStore, content_keys
 
 log = logging.getLogger("tfrec")
 
 SAVE_SECONDS = 20.0
-BUCKET = 8  # texts are padded to a multiple of so many ids
-TEXT_BATCH, IMAGE_BATCH = 64, 32
-
-Block = tuple[np.ndarray, dict[str, np.ndarray]]  # places among the new contents, and their features
+UNITS = {"text": "text", "image": "photo"}
 
 
 @dataclass
@@ -39,6 +39,7 @@ class FeatureWriter:
         tokens: keep tokens beside the pooled vectors.
         pool: average patch tokens over squares of this side.
         batch: contents encoded at a time.
+        part: contents that one of several processes encodes at a time; rounded up to whole batches.
     """
 
     side: Side
@@ -47,15 +48,24 @@ class FeatureWriter:
     tokens: bool = False
     pool: int = 1
     batch: int | None = None
+    part: int = 2048
 
     def __post_init__(self):
-        self.keys = content_keys(self.side.kind, self.prepared)
-        self.first = {key: item for item, key in reversed(list(enumerate(self.keys))) if key}
         self.folder = self.store / self.side.kind
         self.work = self.store / f"{self.side.kind}.tmp"
 
-    def write(self) -> SideStore:
+    @cached_property
+    def first(self) -> dict[str, int]:
+        """The first item of each distinct content, by the content's key."""
+        keys = content_keys(self.side.kind, self.prepared)
+        return {key: item for item, key in reversed(list(enumerate(keys))) if key}
+
+    def write(self, make: "Callable[[FeatureWriter, list[int]], Iterator[int]] | None" = None) -> SideStore:
         """Encode what the store lacks.
+
+        Args:
+            make: has other processes make the parts with the given numbers (see `PartEncoder`), and tells how many contents
+                each held; this process encodes everything itself where None.
 
         Returns:
             The store's side, which then holds every content of the dataset.
@@ -70,11 +80,15 @@ class FeatureWriter:
         fresh = [key for key in wanted if key not in set(kept)]
         arrays, done = self._open_work(plan, len(kept) + len(fresh), old, kept)
         items = np.array([self.first[key] for key in fresh], np.int64)
-        self._fill(arrays, items, len(kept), done)
+        if make is None:
+            self._fill(arrays, items, len(kept), done)
+        else:
+            self._fill_from_parts(make, arrays, items, len(kept), done)
         (self.work / "keys.txt").write_text("\n".join([*kept, *fresh]), encoding="ascii")
         save_side(self.side, self.work / "encoder")
         (self.work / MANIFEST).write_text(json.dumps(plan, indent=1), encoding="utf-8")
         (self.work / "progress.json").unlink(missing_ok=True)
+        shutil.rmtree(self.work / "parts", ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
         self.work.rename(self.folder)
         return SideStore(self.folder)
@@ -141,11 +155,10 @@ class FeatureWriter:
 
     def _fill(self, arrays: dict, items: np.ndarray, offset: int, done: int) -> None:
         """Encode the contents of `items` `[M]`, the first `done` of them aside, into the arrays behind `offset`."""
-        blocks = self._text_blocks(items, done) if self.side.kind == "text" else self._image_blocks(items, done)
         started = saved = time.monotonic()
-        before, unit = done, {"text": "text", "image": "photo"}[self.side.kind]
+        before, unit = done, UNITS[self.side.kind]
         with tqdm(total=len(items), initial=done, desc=f"encode {unit}s", unit=unit, disable=None) as bar:
-            for places, features in blocks:
+            for places, features in self.blocks(items)(done, len(items)) if len(items) else ():
                 for name, array in arrays.items():
                     array[offset + places] = checked(features[name], self.side)
                 done += len(places)
@@ -158,73 +171,49 @@ class FeatureWriter:
             log.info("encoded %d %ss in %.0f s, %.1f a second", done - before, unit, seconds, (done - before) / seconds)
         self._save(arrays, done)
 
+    def blocks(self, items: np.ndarray) -> TextBlocks | PhotoBlocks:
+        """The contents of `items` int64 `[M]`, to be encoded in blocks."""
+        return blocks_of(self.side, self.prepared, items, batch=self.batch, tokens=self.tokens, pool=self.pool)
+
+    # -- parts -------------------------------------------------------------------------------------------------
+
+    def cuts(self, contents: int) -> list[tuple[int, int]]:
+        """First content of each part and the first one behind it; every part is of whole blocks."""
+        batch = self.batch or (TEXT_BATCH if self.side.kind == "text" else IMAGE_BATCH)
+        size = -(-self.part // batch) * batch
+        return [(start, min(start + size, contents)) for start in range(0, contents, size)]
+
+    def part_file(self, cut: tuple[int, int]) -> Path:
+        """The file of a finished part."""
+        return self.work / "parts" / f"{cut[0]}-{cut[1]}-{self.batch or 0}.npz"
+
+    def _fill_from_parts(self, make, arrays: dict, items: np.ndarray, offset: int, done: int) -> None:
+        """Have the parts made that are missing, then put them into the arrays one by one."""
+        save_side(self.side, self.work / "encoder")  # what the other processes encode with
+        (self.work / "parts").mkdir(exist_ok=True)
+        with (self.work / "items.tmp").open("wb") as file:
+            np.save(file, items)
+        (self.work / "items.tmp").replace(self.work / "items.npy")
+        self._save(arrays, done)
+        cuts, unit = self.cuts(len(items)), UNITS[self.side.kind]
+        missing = [i for i, cut in enumerate(cuts) if cut[1] > done and not self.part_file(cut).exists()]
+        there = len(items) - sum(stop - start for start, stop in (cuts[i] for i in missing))
+        with tqdm(total=len(items), initial=there, desc=f"encode {unit}s", unit=unit, disable=None) as bar:
+            for count in make(self, missing):
+                bar.update(count)
+        for cut in cuts:
+            if cut[1] <= done:
+                continue
+            with np.load(self.part_file(cut)) as part:
+                for name, array in arrays.items():
+                    array[offset + part["places"]] = part[name]
+            self._save(arrays, cut[1])
+            self.part_file(cut).unlink()
+        (self.work / "items.npy").unlink()
+
     def _save(self, arrays: dict, done: int) -> None:
         for array in arrays.values():
             array.flush()
         temporary = self.work / "progress.tmp"
         temporary.write_text(json.dumps({**self._header, "done": done}), encoding="utf-8")
         temporary.replace(self.work / "progress.json")
-
-    # -- encoding ----------------------------------------------------------------------------------------------
-
-    def _text_blocks(self, items: np.ndarray, done: int) -> Iterator[Block]:
-        """Features of texts, long ones first, padded little: neighbours in the order are of one length."""
-        side = self.side
-        assert isinstance(side, TextSide)
-        texts = self.prepared.items["text"].to_numpy()[items]
-        ids = np.concatenate([side.tokenizer(list(texts[i : i + 4096])).numpy() for i in range(0, len(texts), 4096)])
-        mask = side.encoder.mask(tf.constant(ids)).numpy()
-        order = np.argsort(-mask.sum(1), kind="stable")
-        encode = tf.function(side.encode, autograph=False, input_signature=[tf.TensorSpec([None, None], tf.int32)])
-        size, width = self.batch or TEXT_BATCH, ids.shape[1]
-        for start in range(done, len(order), size):
-            places = order[start : start + size]
-            longest = int(mask[places].sum(1).max())
-            trimmed = min(width, -(-longest // BUCKET) * BUCKET)
-            tokens, seen, vectors = encode(tf.constant(ids[places, :trimmed]))
-            features = {"vectors": vectors.numpy()}
-            if self.tokens:
-                padding = [[0, 0], [0, width - trimmed]]
-                features["tokens"] = np.pad(tokens.numpy(), [*padding, [0, 0]])
-                features["mask"] = np.pad(seen.numpy(), padding)
-            yield places, features
-
-    def _image_blocks(self, items: np.ndarray, done: int) -> Iterator[Block]:
-        """Features of photos, decoded ahead of the encoder."""
-        side, photos, size = self.side, PhotoBytes(self.prepared), self.batch or IMAGE_BATCH
-        assert isinstance(side, ImageSide)
-
-        def encode(pixels):
-            return side.encode(pixels, tf.ones([tf.shape(pixels)[0]], tf.bool), self.pool)
-
-        shape = [None, *side.encoder.size, 3]
-        run = tf.function(encode, autograph=False, input_signature=[tf.TensorSpec(shape, tf.uint8)])
-
-        def read(step):
-            places = np.arange(done + step * size, min(done + (step + 1) * size, len(items)))
-            return {"places": places, "items": {"photo_bytes": photos.read(items[places])}}
-
-        steps = -(-(len(items) - done) // size)
-        for batch in make_dataset(read, 0, steps, photo_size=side.encoder.size) if steps else ():
-            tokens, vectors = run(batch["items"]["photos"])
-            features = {"vectors": vectors.numpy()}
-            if self.tokens:
-                features["tokens"] = tokens.numpy()
-            yield batch["places"].numpy(), features
-
-
-def checked(values: np.ndarray, side: Side) -> np.ndarray:
-    """Values in float16, once it is known that it can hold them.
-
-    Raises:
-        FeatureError: they are not finite, or too large.
-    """
-    if values.dtype == np.bool_:
-        return values
-    values = values.astype(np.float16)
-    if not np.isfinite(values).all():
-        raise FeatureError(
-            f"{side.source}: the encoder gave values that are not finite or beyond float16; encode in float32 "
-            "(--precision float32), and check the weights"
-        )
-    return values

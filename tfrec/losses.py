@@ -7,6 +7,7 @@ positive standing among the negatives a second time, cannot occur. Everything is
 import tensorflow as tf
 
 from tfrec.graphs import on_cpu
+from tfrec.workers import add_up
 
 MASKED = -1e9
 
@@ -84,10 +85,15 @@ def hardest(logits, labels, count: int):
 
 
 def weighted_mean(values, weights=None):
-    """Mean of `values` `[P]` by `weights` `[P]`; 0 where the weights sum to 0."""
+    """Mean of `values` `[P]` by `weights` `[P]`; 0 where the weights sum to 0.
+
+    With several workers it is a worker's share of the mean over all their values: the shares add up to it, and so do their
+    gradients.
+    """
     if weights is None:
         weights = tf.ones_like(values)
-    return tf.math.divide_no_nan(tf.reduce_sum(values * weights), tf.reduce_sum(weights))
+    (total,) = add_up([tf.stop_gradient(tf.reduce_sum(weights))])
+    return tf.math.divide_no_nan(tf.reduce_sum(values * weights), total)
 
 
 def sampling_log_probability(frequency, *, targets, negatives: int, catalogue: int):

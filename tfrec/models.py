@@ -53,7 +53,7 @@ class ItemVectors(tf.keras.layers.Layer):
         self.id_dropout, self.has_bias, self.normalize, self.tie = id_dropout, bias, normalize, tie
         self.shallow = shallow
         self._inputs = {name: tf.constant(array) for name, array in (inputs or {}).items()}
-        self.dropout = ResumableDropout(id_dropout)
+        self.dropout = ResumableDropout(id_dropout, alike=True)
         self.history_in = tf.keras.layers.Dense(dim, name="history_in", dtype="float32")
         self.build(None)  # it is read through methods, never called as a whole
 

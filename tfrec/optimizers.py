@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from tfrec.workers import sum_rows
+
 
 class LazyAdamW(tf.keras.optimizers.Optimizer):
     """AdamW (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101) with lazy updates of embedding tables.
@@ -49,6 +51,14 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
         self._first = [self.add_variable_from_reference(v, "m") for v in var_list]
         self._second = [self.add_variable_from_reference(v, "v") for v in var_list]
 
+    def _clip_gradients(self, grads):
+        """Clip by the norm of the gradients, of a table's that of its distinct rows: Keras takes that of the rows as they
+        came, which depends on how often a row was read, and by how many workers."""
+        return super()._clip_gradients([sum_rows(g) if isinstance(g, tf.IndexedSlices) else g for g in grads])
+
+    def _deduplicate_sparse_grad(self, grads):
+        return grads  # done before they were clipped
+
     def rate_of(self, name: str) -> float:
         """Multiple of the learning rate for the variable `name`: that of the longest prefix it has."""
         matching = [prefix for prefix in self.rates if name.startswith(prefix) or f"/{prefix}" in name]
@@ -74,7 +84,7 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
         variable.assign_sub(rate * correction * m / (tf.sqrt(v) + self.epsilon))
 
     def _sparse(self, gradient, variable, m, v, rate):
-        """Adam's update on the rows that the gradient names; duplicates are summed first (Keras has done so)."""
+        """Adam's update on the rows that the gradient names; duplicates have been summed."""
         rows, values = gradient.indices, gradient.values
         m_rows = tf.gather(m, rows) * self.beta_1 + values * (1.0 - self.beta_1)
         v_rows = tf.gather(v, rows) * self.beta_2 + tf.square(values) * (1.0 - self.beta_2)

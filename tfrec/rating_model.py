@@ -4,6 +4,7 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from tfrec.attention import ResumableDropout
+from tfrec.losses import weighted_mean
 from tfrec.models import TwoTower
 from tfrec.ratings_config import RatingTask
 from tfrec.towers import normal
@@ -58,7 +59,7 @@ class RatingHead(tf.keras.layers.Layer):
             inputs: `user` int32 `[P]` (-1: unknown), `item` int32 `[P]`, `query` and `candidate` vectors `[P, D]`.
 
         Returns:
-            Ratings `[P]`, and the mean square of the biases and factors they were made of, a scalar.
+            Ratings `[P]`, and the square of the biases and factors that each was made of, `[P]`.
         """
         user = tf.where(inputs["user"] < 0, self.users, inputs["user"])
         known = USER_SCALE * tf.cast(inputs["user"] >= 0, tf.float32)
@@ -69,7 +70,7 @@ class RatingHead(tf.keras.layers.Layer):
         read = self.out(self.dropout(read, training=training))[:, 0]
         rating = self.mean + tf.add_n(biases) + tf.reduce_sum(factors[0] * factors[1], 1) + read
         squares = [tf.square(bias) for bias in biases] + [tf.reduce_sum(tf.square(x), 1) for x in factors]
-        return rating, tf.math.divide_no_nan(tf.reduce_sum(tf.add_n(squares)), tf.cast(tf.size(user), tf.float32))
+        return rating, tf.add_n(squares)
 
     def get_config(self):
         names = ("users", "items", "mean", "factors")
@@ -110,7 +111,7 @@ class RatingTwoTower(TwoTower):
         inputs = {name: tf.concat([example[name] for example in examples], 0) for name in examples[0]}
         ratings, squares = self.head(inputs, training=training)
         errors = self.ranking(labels=inputs["rating"][:, None], predictions=ratings[:, None], training=training)
-        return tf.reduce_mean(errors) + self.options.penalty * squares
+        return weighted_mean(errors) + self.options.penalty * weighted_mean(squares)
 
     def _rated(self, part, queries, columns, vectors):
         """What the head reads of a part's targets, and their ratings, `[P, ...]` each."""

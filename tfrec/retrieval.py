@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -13,13 +13,29 @@ from tfrec.csr import Csr
 from tfrec.histories import last_purchases, to_gaps
 from tfrec.protocol import Protocol, ProtocolError, build_protocol
 
+if TYPE_CHECKING:
+    from tfrec.workers import Workers
+
 log = logging.getLogger("tfrec")
 
 QUERY_BATCH = 512
 
 
 def train(config: RetrievalConfig, run_dir: Path) -> None:
-    """Train a model from wherever its run stands, and leave its best weights in the run."""
+    """Train a model from wherever its run stands, and leave its best weights in the run.
+
+    Where TF_CONFIG names several workers, all of them call this at the same time.
+
+    Raises:
+        WorkerLost: another worker died.
+    """
+    from tfrec.workers import Workers, loss_of_a_worker_told
+
+    with loss_of_a_worker_told():
+        _train(config, run_dir, Workers.join())
+
+
+def _train(config: RetrievalConfig, run_dir: Path, workers: Workers) -> None:
     import tensorflow as tf
 
     from pipelines.prepared import open_prepared
@@ -30,11 +46,13 @@ def train(config: RetrievalConfig, run_dir: Path) -> None:
     prepare_keras(config.seed, config.training)
     prepared = open_prepared(config.data)
     folder = run_dir / "assets"
-    assets = Assets.load(folder, config) if folder.exists() else Assets.learn(config, prepared)
-    if not folder.exists():
-        assets.save(folder)
+    with workers.chief_first():  # the others find its assets and features where they see its folder, or make the same
+        assets = Assets.load(folder, config) if folder.exists() else Assets.learn(config, prepared)
+        if not folder.exists():
+            assets.save(folder)
+        features = frozen_features(config, prepared, assets, run_dir)
     tf.keras.utils.set_random_seed(config.seed)  # a run taken up with its assets starts as it would have without
-    assembly = assembly_class(config)(config, prepared, assets, frozen_features(config, prepared, assets, run_dir))
+    assembly = assembly_class(config)(config, prepared, assets, features, workers)
     model, options = assembly.model, config.training
     steps = options.steps or max(options.min_steps, options.epochs * assembly.batches.steps_per_epoch)
     log.info(
@@ -50,8 +68,8 @@ def train(config: RetrievalConfig, run_dir: Path) -> None:
         "item_tower/image_encoder": options.encoder_rate,
         "item_tower/text_encoder": options.encoder_rate,
     }
-    trainer = Trainer(model, options=options, steps=steps, run_dir=run_dir, rates=rates)
-    if not trainer.checkpoints.latest_checkpoint:
+    trainer = Trainer(model, options=options, steps=steps, run_dir=run_dir, rates=rates, workers=workers)
+    if not trainer.begun:
         assembly.refresh()
     trainer.fit(assembly.dataset, None if options.final else validation(assembly))
     assembly.refresh()

@@ -3,6 +3,9 @@
 python -m tfrec.train                                              # the demo, its data made if absent
 python -m tfrec.train --recipe hm --data PREPARED --out RUN [--resume] [--training.epochs 5 ...]
 python -m tfrec.train --sanity-check                               # the whole way on drawn outfits, in a few minutes
+
+Retrieval can be trained by several processes, on one machine or many, to the losses of a single one: with --engine ray
+--workers N (pip install 'tfrec[ray]'), or by starting the same command once for each worker that TF_CONFIG names.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import logging
 import sys
 from pathlib import Path
 
+from tfrec.cluster import place_in_cluster
 from tfrec.config import ConfigError, make_parser, parse_config, plain, read_yaml, recipe_path, save_config
 
 log = logging.getLogger("tfrec")
@@ -49,9 +53,18 @@ def run(arguments: list[str]) -> int:
     run_dir = Path(config.out or f"runs/{Path(config.recipe).stem}")
     config.out = str(run_dir)
     open_prepared(config.data)  # wrong data are told before a run is begun, and before TensorFlow takes seconds to load
-    open_run(run_dir, config, resume=switches.resume)
-    system = system_of(config)
-    system.train(config, run_dir)
+    system, chief = system_of(config), place_in_cluster().chief
+    check_engine(system, switches)
+    if chief:
+        open_run(run_dir, config, resume=switches.resume)
+    if switches.engine == "ray":
+        from tfrec.ray_training import train_on_ray
+
+        train_on_ray(run_dir, switches.workers)
+    else:
+        system.train(config, run_dir)
+    if not chief:
+        return 0
     print(summary_table(system.evaluate(run_dir)))
     log.info("done: %s", run_dir / "report.html")
     return 0
@@ -77,6 +90,10 @@ def configure(arguments: list[str]):
         "--sanity-check", action="store_true", help="train and check the alignment system on drawn outfits, and stop"
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out after it was interrupted")
+    parser.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="who trains: this process, or Ray's"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="processes of --engine ray; they share each batch")
     config, switches = parse_config(system, [*layers, {"recipe": chosen.recipe}], arguments, parser=parser)
     if switches.print_config:
         import yaml
@@ -84,6 +101,21 @@ def configure(arguments: list[str]):
         print(yaml.safe_dump({"system": system, **plain(config)}, sort_keys=False), end="")
         return None, switches
     return config, switches
+
+
+def check_engine(system, switches: argparse.Namespace) -> None:
+    """See that the system can be trained by those who are to train it.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if switches.engine == "ray" and switches.workers < 1:
+        raise ConfigError(f"--workers {switches.workers} must be at least 1")
+    if switches.engine == "ray" and place_in_cluster().count > 1:
+        raise ConfigError("--engine ray: Ray names the workers itself; unset TF_CONFIG")
+    several = switches.engine == "ray" or place_in_cluster().count > 1
+    if several and system.__name__ != "tfrec.retrieval":
+        raise ConfigError("several workers train retrieval recipes alone; leave out --engine ray, and unset TF_CONFIG")
 
 
 def open_run(run_dir: Path, config, *, resume: bool) -> None:

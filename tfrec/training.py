@@ -18,6 +18,7 @@ from tqdm import tqdm
 from tfrec.config import ConfigError, TrainingConfig
 from tfrec.graphs import on_cpu, skip_rewrites
 from tfrec.optimizers import LazyAdamW
+from tfrec.workers import Workers, add_up, put_together, variables_of
 
 log = logging.getLogger("tfrec")
 
@@ -122,24 +123,34 @@ class Trainer:
         steps: steps of the whole training.
         run_dir: folder for `checkpoints/`, `best/`, `history.csv`, TensorBoard's `logs/`.
         rates: name prefix of variables -> multiple of the learning rate.
+        workers: who trains it together; all of them call the same methods at the same time, each on its share of the
+            batches, and the chief alone reads and writes `run_dir`.
+
+    Raises:
+        ConfigError: the options do not fit several workers.
     """
 
-    def __init__(self, model, *, options: TrainingConfig, steps: int, run_dir: Path, rates=None):
+    def __init__(self, model, *, options: TrainingConfig, steps: int, run_dir: Path, rates=None, workers=None):
         self.model, self.options, self.steps, self.run_dir = model, options, steps, run_dir
+        self.workers = workers or Workers()
+        if options.xla and self.workers.place.count > 1:
+            raise ConfigError("training.xla=true: XLA compiles no step that several workers take; set it to false")
         self.progress = Progress()
         self.optimizer = self._optimizer(rates)
         self.variables = model.trainable_variables
         self.optimizer.build(self.variables)
-        parts = {"model": model, "optimizer": self.optimizer, "progress": self.progress}
+        self.parts = {"model": model, "optimizer": self.optimizer, "progress": self.progress}
         self.checkpoints = tf.train.CheckpointManager(
-            tf.train.Checkpoint(**parts), str(run_dir / "checkpoints"), max_to_keep=2
+            tf.train.Checkpoint(**self.parts), str(run_dir / "checkpoints"), max_to_keep=2
         )
         self.history = History(run_dir / "history.csv")
         self.train_step = tf.function(
             self._step, autograph=False, jit_compile=options.xla or None, reduce_retracing=True
         )
-        self.sinks: list[Callable[[int, dict], None]] = [self.history.write, _tensorboard(run_dir / "logs")]
-        if options.wandb:
+        self.sinks: list[Callable[[int, dict], None]] = []
+        if self.workers.chief:
+            self.sinks += [self.history.write, _tensorboard(run_dir / "logs")]
+        if self.workers.chief and options.wandb:
             self.sinks.append(_wandb(run_dir))
 
     def _optimizer(self, rates):
@@ -161,17 +172,23 @@ class Trainer:
 
     def _step(self, batch):
         """One optimizer step on a batch: its loss."""
+        loss, gradients, fresh = self.workers.run(self._gradients, batch)
+        self._apply(gradients)  # the same on all workers: their copies of the weights stay equal
+        self.model.remember(batch, fresh)
+        return loss
+
+    def _gradients(self, batch):
+        """Loss and gradients of the whole batch and the vectors of all its items, from this worker's share of it."""
         if self.options.accumulate > 1:
             loss, gradients, fresh = self._cached_gradients(batch)
         else:
             with tf.GradientTape() as tape:
-                fresh = self.model.encode(batch, training=True)
+                fresh = put_together(self.model.encode(batch, training=True))
                 loss = self.model.compute_loss(batch, training=True, fresh=fresh)
                 scaled = self._scale(loss)
             gradients = tape.gradient(scaled, self.variables)
-        self._apply(gradients)
-        self.model.remember(batch, fresh)
-        return loss
+        loss, *gradients = add_up([loss, *gradients])
+        return loss, gradients, fresh
 
     def _cached_gradients(self, batch):
         """Loss, gradients and vectors of a batch whose items are encoded in parts, equal to those of one whole.
@@ -181,12 +198,13 @@ class Trainer:
         sees the whole batch; only one part's activations are held.
         """
         parts = split_items(batch["items"], self.options.accumulate)
-        fresh = tf.concat([self.model.encode({"items": part}, training=True) for part in parts], 0)
+        own = tf.concat([self.model.encode({"items": part}, training=True) for part in parts], 0)
         with tf.GradientTape() as tape:
-            tape.watch(fresh)
+            tape.watch(own)
+            fresh = put_together(own)
             loss = self.model.compute_loss(batch, training=True, fresh=fresh)
             scaled = self._scale(loss)
-        back, *gradients = tape.gradient(scaled, [fresh, *self.variables])
+        back, *gradients = tape.gradient(scaled, [own, *self.variables])
         back, start = tf.convert_to_tensor(back), 0
         for part in parts:
             with tf.GradientTape() as tape:
@@ -219,7 +237,8 @@ class Trainer:
         self.resume()
         start, every = int(self.progress.step), max(1, self.steps // max(1, self.options.evaluations))
         log_every, saved = max(1, self.steps // LOG_ROWS), time.monotonic()
-        with tqdm(total=self.steps, initial=start, desc="train", unit="step", disable=None) as bar:
+        hidden = None if self.workers.chief else True
+        with tqdm(total=self.steps, initial=start, desc="train", unit="step", disable=hidden) as bar:
             for batch in dataset(start, self.steps) if start < self.steps else ():
                 loss = self.train_step(batch)
                 step = self._advance(loss)
@@ -227,7 +246,7 @@ class Trainer:
                 if step % log_every == 0 or step == self.steps:
                     bar.set_postfix(loss=f"{self._log_loss(step):.4f}")
                 if evaluate and (step % every == 0 or step == self.steps):
-                    stop = self._validate(step, evaluate())
+                    stop = self._validate(step, self.workers.of_chief(evaluate()))
                     saved = self._save()
                     if stop:
                         break
@@ -236,11 +255,17 @@ class Trainer:
         self._save()
         self.restore_best()
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint to go on from, as the chief sees it."""
+        return bool(self.workers.of_chief({"begun": float(bool(self.checkpoints.latest_checkpoint))})["begun"])
+
     def resume(self) -> None:
         """Take up the newest checkpoint, if there is one, and forget what was logged after it."""
-        if self.checkpoints.latest_checkpoint:
+        if self.workers.chief and self.checkpoints.latest_checkpoint:
             self.checkpoints.checkpoint.restore(self.checkpoints.latest_checkpoint).assert_existing_objects_matched()
             log.info("resumed at step %d of %d", int(self.progress.step), self.steps)
+        self.workers.take_chiefs(variables_of(*self.parts.values()))  # equal at first only if their processors are
         self.history.load(int(self.progress.step))
 
     def _advance(self, loss) -> int:
@@ -288,12 +313,15 @@ class Trainer:
 
     def _save(self) -> float:
         """Write a checkpoint; the time it was written."""
-        self.history.flush()
-        self.checkpoints.save(checkpoint_number=int(self.progress.step))
+        if self.workers.chief:
+            self.history.flush()
+            self.checkpoints.save(checkpoint_number=int(self.progress.step))
         return time.monotonic()
 
     def keep_best(self) -> None:
         """Write the weights beside the former best, then swap: a kill leaves one of the two whole."""
+        if not self.workers.chief:
+            return
         fresh, best = self.run_dir / "best.tmp", self.run_dir / "best"
         shutil.rmtree(fresh, ignore_errors=True)
         tf.train.Checkpoint(model=self.model).write(str(fresh / "weights"))
@@ -302,11 +330,12 @@ class Trainer:
 
     def restore_best(self) -> None:
         """Put the best weights back into the model (the last ones where nothing was validated)."""
-        if not (self.run_dir / "best").is_dir() or int(self.progress.best_step) < 0:
+        if int(self.progress.best_step) < 0 or not (self.run_dir / "best").is_dir():
             self.keep_best()
-            return
-        restore_weights(self.model, self.run_dir)
-        log.info("best weights: step %d", int(self.progress.best_step))
+        elif self.workers.chief:
+            restore_weights(self.model, self.run_dir)
+            log.info("best weights: step %d", int(self.progress.best_step))
+        self.workers.take_chiefs(variables_of(self.model))
 
 
 def restore_weights(model, run_dir: Path) -> None:

@@ -1,0 +1,74 @@
+"""The parts of a long job, made by worker processes of Ray, on one machine or many.
+
+A worker makes a part with the callable of the single process and gives it its name by one rename. Ray hands the part of a
+worker that died to another one, which writes the same bytes under the same name: nothing is lost, nothing is doubled.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+STORE_BYTES = 128 << 20  # Ray moves numbers of parts, no data
+
+
+class EngineError(ValueError):
+    """Ray, which was asked for, cannot be had."""
+
+
+def import_ray():
+    """The package.
+
+    Raises:
+        EngineError: it is not installed.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise EngineError("--engine ray needs Ray: pip install 'tfrec[ray]'") from error
+    return ray
+
+
+@contextmanager
+def cluster() -> Iterator[Any]:
+    """Ray on the cluster that RAY_ADDRESS names; without it, on processes of this machine."""
+    ray = import_ray()
+    own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE_BYTES}
+    own = {} if os.environ.get("RAY_ADDRESS") else own
+    with ray.init(logging_level=logging.ERROR, log_to_driver=False, **own):
+        yield ray
+
+
+def make_parts(maker: type, arguments: list, missing: list[int], *, workers: int) -> Iterator[dict[str, Any]]:
+    """Make the parts with the numbers `missing`.
+
+    Args:
+        maker: a worker: `maker(*arguments)` loads what it needs once; called with a batch of parts, `part` int64 `[P]`, it
+            makes them and returns the batch with what is to be told of each.
+        arguments: of each worker.
+        missing: the parts to be made.
+        workers: so many processes at most.
+
+    Yields:
+        What was told of each part, in any order.
+    """
+    if not missing:
+        return
+    with cluster() as ray:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = context.print_on_execution_start = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        workers = min(workers, len(missing))
+        cores = ray.cluster_resources().get("CPU", 1.0) / workers
+        parts = ray.data.from_items([{"part": number} for number in missing], override_num_blocks=len(missing))
+        made = parts.map_batches(
+            maker,
+            fn_constructor_args=arguments,
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            num_cpus=float(int(cores)) if cores >= 1 else cores,
+        )
+        yield from made.iter_rows()
