@@ -42,7 +42,7 @@ def start_workers(out: Path, *words: str) -> list[subprocess.CompletedProcess]:
         command = [sys.executable, "-m", "tests.worker_training", str(out), *words]
         pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
         processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
-    ends = [process.communicate(timeout=500)[1] for process in processes]
+    ends = [process.communicate(timeout=900)[1] for process in processes]
     return [
         subprocess.CompletedProcess(p.args, p.returncode, stderr=end) for p, end in zip(processes, ends, strict=True)
     ]

@@ -18,7 +18,7 @@ import tensorflow as tf
 from pipelines.batches import HistoryBatches, Purchases, make_dataset
 from pipelines.content import ItemContent
 from tests.test_models import DIM, ITEMS, OneHot
-from tfrec.assembly import fill_bank
+from tfrec.bank import fill_bank
 from tfrec.config import TrainingConfig
 from tfrec.fusion import CrossAttentionFusion
 from tfrec.models import ItemVectors, TwoTower

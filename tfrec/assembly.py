@@ -10,6 +10,7 @@ from pipelines.batches import HistoryBatches, Purchases, make_dataset
 from pipelines.content import ItemContent, photo_arrays
 from pipelines.prepared import Prepared
 from tfrec.assets import Assets, encoder_scope, item_fields
+from tfrec.bank import fill_bank
 from tfrec.config import ConfigError, ImageConfig, ModelConfig, RetrievalConfig, TextConfig
 from tfrec.encoders.attributes import AttributeEncoder
 from tfrec.encoders.tuning import add_lora, freeze
@@ -21,9 +22,6 @@ from tfrec.neighbours import Neighbours, followers, product_neighbours
 from tfrec.protocol import Protocol
 from tfrec.towers import HistoryTower, ItemTower, ShallowTower, UserTower
 from tfrec.workers import Workers
-
-ENCODE_BATCH = 256
-EXCHANGE_ROWS = 16_384  # of the bank at a time, between workers
 
 Features = Mapping[str, SideFeatures]  # `text`, `image`: what frozen encoders made of the catalogue
 
@@ -345,32 +343,3 @@ def build_query_tower(model: ModelConfig, user_fields: tuple[int, ...], users: i
         user_fields=user_fields,
         name="query_tower",
     )
-
-
-def fill_bank(model: TwoTower, content: ItemContent, workers: Workers, *, progress: bool = True) -> None:
-    """Encode every item in batches, in order, into the model's bank; each of several workers its share of the items."""
-    from tqdm import tqdm
-
-    own = np.arange(content.items)[workers.place.share(content.items)]
-
-    def batch_of(step):
-        return {"items": content.gather(own[step * ENCODE_BATCH : (step + 1) * ENCODE_BATCH])}
-
-    steps = -(-len(own) // ENCODE_BATCH)
-    hidden = None if progress and workers.chief else True
-    with tqdm(total=len(own), desc="encode catalogue", unit="item", disable=hidden, leave=False) as bar:
-        for step, batch in enumerate(make_dataset(batch_of, 0, steps, photo_size=content.size) if steps else ()):
-            vectors = model.encode_graph(batch)
-            rows = own[step * ENCODE_BATCH : (step + 1) * ENCODE_BATCH].astype(np.int32)
-            model.vectors.bank.scatter_nd_update(rows[:, None], vectors)
-            bar.update(len(rows))
-    if workers.place.count > 1:
-        _exchange_rows(model.vectors.bank, own, workers)
-
-
-def _exchange_rows(table: tf.Variable, own: np.ndarray, workers: Workers) -> None:
-    """Give all workers every worker's `own` rows of a table `[N, D]`."""
-    for start in range(0, table.shape[0], EXCHANGE_ROWS):
-        rows = np.arange(start, min(start + EXCHANGE_ROWS, table.shape[0]), dtype=np.int32)
-        mine = tf.where(np.isin(rows, own)[:, None], tf.gather(table, rows), 0.0)
-        table.scatter_nd_update(rows[:, None], workers.sum(mine))

@@ -57,14 +57,14 @@ def work(settings: dict[str, Any]) -> None:
     from tfrec.cluster import place_in_cluster
     from tfrec.command import log_to
     from tfrec.config import load_config
-    from tfrec.train import system_of
+    from tfrec.retrieval import train
 
     run_dir = Path(settings["run"])
     config = load_config(run_dir / "config.yaml")
     log.setLevel(logging.INFO)
     if place_in_cluster().chief:
         log_to(run_dir / "training.log")
-    system_of(config).train(config, run_dir)
+    train(config, run_dir)
 
 
 def _trainer_class():

@@ -188,6 +188,8 @@ def loss_of_a_worker_told() -> Iterator[None]:
     try:
         yield
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+        if place_in_cluster().count == 1:
+            raise
         raise WorkerLost(
             "a worker was lost, and the others stop with it; start all of them again with --resume: "
             "training goes on from its last checkpoint"
