@@ -6,7 +6,8 @@ stopped. Here their generators are replaced by one that derives every draw from 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import tensorflow as tf
 
@@ -71,6 +72,17 @@ def seed_layer(layer: tf.keras.layers.Layer, draws: SeededDraws) -> tf.keras.lay
     return layer
 
 
+@contextmanager
+def float32_layers() -> Iterator[None]:
+    """Make layers that compute in float32 whatever the policy: cropping and resizing has no bfloat16 kernel."""
+    before = tf.keras.mixed_precision.global_policy()
+    tf.keras.mixed_precision.set_global_policy("float32")
+    try:
+        yield
+    finally:
+        tf.keras.mixed_precision.set_global_policy(before)
+
+
 class PhotoAugmenter:
     """Mirror, move, zoom and RandAugment (Cubuk et al. 2019, https://arxiv.org/abs/1909.13719).
 
@@ -96,15 +108,16 @@ class PhotoAugmenter:
         self.draws = SeededDraws()
         layers = keras_cv.layers
         of_batches, of_photos = [], []
-        if flip:
-            of_batches.append(layers.RandomFlip("horizontal", seed=UNUSED))
-        if shift:
-            of_batches.append(layers.RandomTranslation(shift, shift, fill_mode=FILL, seed=UNUSED))
-        if zoom < 1.0:
-            of_photos.append(layers.RandomCropAndResize(size, (zoom, 1.0), (3 / 4, 4 / 3), seed=UNUSED))
-        if operations:
-            strength = {"augmentations_per_image": operations, "magnitude": magnitude}
-            of_photos.append(layers.RandAugment((0, 255), **strength, seed=UNUSED))
+        with float32_layers():
+            if flip:
+                of_batches.append(layers.RandomFlip("horizontal", seed=UNUSED))
+            if shift:
+                of_batches.append(layers.RandomTranslation(shift, shift, fill_mode=FILL, seed=UNUSED))
+            if zoom < 1.0:
+                of_photos.append(layers.RandomCropAndResize(size, (zoom, 1.0), (3 / 4, 4 / 3), seed=UNUSED))
+            if operations:
+                strength = {"augmentations_per_image": operations, "magnitude": magnitude}
+                of_photos.append(layers.RandAugment((0, 255), **strength, seed=UNUSED))
         self._of_batches = [seed_layer(layer, self.draws) for layer in of_batches]
         self._of_photos = [seed_layer(layer, self.draws) for layer in of_photos]
 

@@ -206,6 +206,53 @@ def test_report_is_whole_and_needs_no_network(report):
         assert (report / name).stat().st_size > 500
 
 
+HOVERED = """
+const view = Bokeh.index.roots[0];
+const find = (at, chosen) => [...at.querySelectorAll('*')].flatMap(
+  (e) => [...(e.matches(chosen) ? [e] : []), ...(e.shadowRoot ? find(e.shadowRoot, chosen) : [])]);
+"""
+DOT = """
+const dots = view.model.renderers[0].data_source.data, frame = view.frame, box = view.el.getBoundingClientRect();
+return [box.left + frame.x_scale.compute(dots.x[arguments[0]]), box.top + frame.y_scale.compute(dots.y[arguments[0]]),
+        dots.item[arguments[0]], dots.label[arguments[0]]];
+"""
+SHOWN = """
+return find(document, '.bk-Tooltip').map(
+  (e) => [find(e.shadowRoot, '.bk-tooltip-content').map((c) => c.textContent).join(),
+          find(e.shadowRoot, 'img').map((i) => i.naturalWidth)]);
+"""
+
+
+def test_hovering_over_the_map_shows_the_item_without_a_network(report, browser):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.set_network_conditions(offline=True, latency=0, throughput=0)
+    try:
+        browser.get((report / "report.html").as_uri())
+        wait = WebDriverWait(browser, 120)
+        wait.until(lambda driver: driver.execute_script("return Boolean(window.Bokeh?.documents[0]?.is_idle)"))
+        browser.execute_script(HOVERED + "view.el.scrollIntoView({block: 'center'})")
+        for row in (3, 70):
+            x, y, item, label = browser.execute_script(HOVERED + DOT, row)
+            mouse = ActionChains(browser)
+            mouse.w3c_actions.pointer_action.move_to_location(round(x), round(y))
+            mouse.perform()
+            shown = wait.until(lambda driver, item=item: said(driver.execute_script(HOVERED + SHOWN), item))
+            assert label in shown[0]
+            assert TITLE in shown[0]  # as text: data never become markup
+            assert min(shown[1]) > 0  # its photo
+        problems = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+        assert not problems
+    finally:
+        browser.delete_network_conditions()
+
+
+def said(tooltips, item):
+    """The tooltip that names `item`; None where there is none."""
+    return next((one for one in tooltips if item in one[0]), None)
+
+
 def test_analysis_json_says_after_is_better(report):
     content = json.loads((report / "analysis.json").read_text())
     before, after = content["metrics"]["before"], content["metrics"]["after"]

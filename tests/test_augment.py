@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from pipelines.augment import PhotoAugmenter
+from tests.layer_checks import global_policy
 
 PHOTOS = np.random.default_rng(0).integers(0, 256, (12, 20, 16, 3)).astype(np.uint8)
 KINDS = {
@@ -37,6 +38,13 @@ def test_every_photo_of_a_batch_changes_in_its_own_way(kind):
     found = tf.function(augment)(tf.constant(same), tf.constant([0, 1])).numpy()
     different = len({photo.tobytes() for photo in found})
     assert different == 2 if kind == "flip" else different > 6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_changes_are_the_same_under_mixed_precision(kind):
+    with global_policy("mixed_bfloat16"):
+        mixed = changed(KINDS[kind], [1])
+    np.testing.assert_array_equal(mixed, changed(KINDS[kind], [1]))
 
 
 def test_without_changes_photos_stay_as_they_are():

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from pipelines.__main__ import main as prepare
+from pipelines.compcars_miniature import generate
 from pipelines.label_batches import LabelBatches
 from pipelines.photo_views import read_views
 from pipelines.prepared import PreparedError, open_prepared
@@ -103,6 +105,41 @@ def test_the_gradient_of_every_loss_reaches_the_encoder(data, loss):
     assert value > 0
     assert np.isfinite(gradient).all()
     assert np.abs(gradient).max() > 1e-6
+
+
+@pytest.fixture(scope="module")
+def cars(tmp_path_factory):
+    """Drawn cars of eight models: a front tells half of them apart, a rear the other half."""
+    folder = tmp_path_factory.mktemp("cars")
+    generate(folder / "raw", makes=2, photos=10)
+    assert prepare(["compcars", "--raw", str(folder / "raw"), "--out", str(folder / "data"), "--size", "96"]) == 0
+    return folder / "data"
+
+
+CARS = {
+    "model": {
+        "encoder": {"size": [32, 32], "patch": 8, "dim": 32, "layers": 2, "heads": 4}
+        | {"stem_convolutions": 3, "stem_pooling": True},
+        "embedding": 32,
+    },
+    "augment": {"operations": 0, "box_play": 0.0, "zoom": 1.0, "shift": 0.05},
+    "task": {"loss": "contrastive"},
+    "training": {"batch_size": 32, "precision": "float32", "learning_rate": 0.002, "evaluations": 1},
+}
+
+
+def test_a_neck_spreads_what_a_random_encoder_leaves_together(cars):
+    from tfrec.metric_assembly import MetricAssembly
+    from tfrec.metric_losses import normalize
+
+    def mean_cosine(neck):
+        config = configure(cars, CARS, {"model": {"neck": neck}}, recipe="compcars")
+        assembly = MetricAssembly(config, open_prepared(cars))
+        unit = normalize(assembly.model.embed(next(iter(assembly.dataset(0, 1)))["items"], training=True)).numpy()
+        return (unit @ unit.T)[~np.eye(len(unit), dtype=bool)].mean()
+
+    assert mean_cosine(neck=False) > 0.9
+    assert abs(mean_cosine(neck=True)) < 0.1
 
 
 @pytest.mark.slow

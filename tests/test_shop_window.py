@@ -4,7 +4,6 @@ import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 
 # isort: split
 import io
-import shutil
 from urllib.parse import quote
 
 import numpy as np
@@ -145,33 +144,6 @@ def test_behind_a_token_only_the_page_is_open(models, data):
 
 
 # -- the page ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if not (shutil.which("chromium") or shutil.which("google-chrome")) or not shutil.which("chromedriver"):
-        pytest.skip("needs a browser (chromium) and its driver (chromium-driver)")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    for flag in (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--window-size=1280,900",
-        f"--user-data-dir={tmp_path_factory.mktemp('browser')}",
-    ):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    driver.set_script_timeout(120)
-    yield driver
-    driver.quit()
 
 
 class Page:

@@ -23,8 +23,11 @@ from tfrec.metric_config import MetricLearningConfig, MetricTask, PhotoEncoderCo
 from tfrec.metric_losses import LOSSES, MetricLoss
 from tfrec.metric_model import MetricLearner
 from tfrec.multi_view import MultiViewEncoder, ViewFusion
+from tfrec.pixel_components import PixelComponents
+from tfrec.sampling import sample_rows
 
 EMBED_BATCH = 256
+ADAPT_ITEMS = 4_096  # the pixels' components are those of a sample
 
 
 class MetricAssembly:
@@ -55,7 +58,7 @@ class MetricAssembly:
         self.split = np.where(usable, item_splits(prepared.items), -1)
         self.batches = self._batches()
         self.augment, self.decode = PhotoAugmenter(size, **augment), BatchDecoder(self.photos)
-        self.model = build_model(config, classes=int(self.batches.labels.max()) + 1)
+        self.model = build_model(config, classes=int(self.batches.labels.max()) + 1, pixels=self._pixels())
         self.model.compute_loss(self._example(), training=False)  # creates the weights
         self._compiled = {
             name: tf.function(getattr(self.model, name), autograph=False, reduce_retracing=True)
@@ -104,6 +107,25 @@ class MetricAssembly:
             )
         return LabelBatches(rows, labels.astype(np.int32), self.photos, classes, task.per_class, self.config.seed)
 
+    def _pixels(self) -> PixelComponents | None:
+        """The fixed part of embeddings, adapted to a sample of the training photos; None where it is not asked for."""
+        options, (height, width) = self.config.model.pixels, self.config.model.encoder.size
+        if options.weight <= 0.0:
+            return None
+        rows = sample_rows(self.batches.rows, ADAPT_ITEMS, self.config.seed)
+        parts = [
+            self.decode(tensors({"items": self.photos.gather(chosen), "labels": chosen}))["items"]
+            for chosen in np.array_split(rows, -(-len(rows) // EMBED_BATCH))
+        ]
+        shrink = min(1.0, options.side / max(height, width))
+        size = max(1, round(height * shrink)), max(1, round(width * shrink))
+        views = len(self.config.model.views) or 1
+        components = min(options.components, len(rows) - 1, 3 * views * size[0] * size[1])
+        layer = PixelComponents(size, components=components, whiten=options.whiten, name="pixels")
+        photos, present = (np.concatenate([part[name] for part in parts]) for name in ("photos", "present"))
+        layer.adapt(photos, present, seed=self.config.seed)
+        return layer
+
     def _example(self) -> dict:
         """One batch of two items."""
         batch = {"items": self.photos.gather(self.batches.rows[:2]), "labels": self.batches.labels[:2]}
@@ -115,12 +137,19 @@ def tensors(batch: dict) -> dict:
     return tf.nest.map_structure(tf.convert_to_tensor, batch)
 
 
-def build_model(config: MetricLearningConfig, *, classes: int) -> MetricLearner:
-    """The model of a configuration; `classes` is how many there are in training."""
+def build_model(config: MetricLearningConfig, *, classes: int, pixels: PixelComponents | None = None) -> MetricLearner:
+    """The model of a configuration.
+
+    Args:
+        config: the run's options.
+        classes: how many there are in training.
+        pixels: the fixed part of embeddings; None: none.
+    """
     model = config.model
     encoder = build_encoder(model.encoder)
     views = MultiViewEncoder(encoder, ViewFusion(model.fusion, heads=model.heads, name="fusion"), name="views")
-    return MetricLearner(views, model.embedding, build_loss(config.task, classes))
+    loss = build_loss(config.task, classes)
+    return MetricLearner(views, model.embedding, loss, neck=model.neck, pixels=pixels, pixel_weight=model.pixels.weight)
 
 
 def build_loss(task: MetricTask, classes: int) -> MetricLoss:

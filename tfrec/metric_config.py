@@ -49,6 +49,23 @@ class PhotoEncoderConfig:
 
 
 @dataclass
+class PixelPartConfig:
+    """A fixed part of the embedding that compares photos by their pixels, for classes that training never sees.
+
+    Args:
+        weight: its length beside the learned part's, which has length 1; 0: there is no such part.
+        side: photos are made small to this length of their longer side, in pixels.
+        components: principal components of the training photos that are kept, as far as there are so many.
+        whiten: 0: components weigh as much as they vary; 1: all weigh the same.
+    """
+
+    weight: float = 0.0
+    side: int = 24
+    components: int = 128
+    whiten: float = 0.25
+
+
+@dataclass
 class MetricModelConfig:
     """From the photos of an item to its embedding.
 
@@ -57,14 +74,19 @@ class MetricModelConfig:
         views: the views that are read, by the names in the dataset (`[front, rear]`); empty: each item's first photo.
         fusion: how the views' vectors become one; a missing view is masked.
         heads: attention heads of the fusion by attention.
-        embedding: width of the embedding.
+        neck: normalise the fused vectors over the batch before the head (BNNeck, Luo et al. 2019): those of an encoder
+            with random weights are nearly equal, where losses over pairs have hardly a direction to go.
+        embedding: width of the learned embedding.
+        pixels: a fixed part beside it; the loss does not see it.
     """
 
     encoder: PhotoEncoderConfig = field(default_factory=PhotoEncoderConfig)
     views: list[str] = field(default_factory=list)
     fusion: Literal["concat", "mean", "attention"] = "concat"
     heads: int = 4
+    neck: bool = False
     embedding: int = 128
+    pixels: PixelPartConfig = field(default_factory=PixelPartConfig)
 
 
 @dataclass

@@ -5,6 +5,7 @@ import tensorflow_recommenders as tfrs
 
 from tfrec.metric_losses import MetricLoss, normalize
 from tfrec.multi_view import MultiViewEncoder
+from tfrec.pixel_components import PixelComponents
 
 
 class MetricLearner(tfrs.Model):
@@ -12,14 +13,30 @@ class MetricLearner(tfrs.Model):
 
     Args:
         views: photos to one vector.
-        embedding: width of the embedding.
-        loss: over embeddings and classes.
+        embedding: width of the learned embedding (E).
+        loss: over learned embeddings and classes.
+        neck: normalise the fused vectors over the batch before the head.
+        pixels: a fixed part of K numbers that is put beside the learned one once that is trained; None: none.
+        pixel_weight: its length beside the learned part's length of 1.
     """
 
-    def __init__(self, views: MultiViewEncoder, embedding: int, loss: MetricLoss):
+    def __init__(
+        self,
+        views: MultiViewEncoder,
+        embedding: int,
+        loss: MetricLoss,
+        *,
+        neck: bool = False,
+        pixels: PixelComponents | None = None,
+        pixel_weight: float = 1.0,
+    ):
         super().__init__()
         self.views, self.loss_layer = views, loss
+        self.pixels, self.pixel_weight = pixels, pixel_weight
         # float32 whatever the policy: the loss compares embeddings by small differences of their cosines.
+        self.neck = None
+        if neck:
+            self.neck = tf.keras.layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name="neck", dtype="float32")
         self.head = tf.keras.layers.Dense(embedding, name="head", dtype="float32")
 
     def features(self, items: dict, training: bool = False) -> tf.Tensor:
@@ -32,12 +49,22 @@ class MetricLearner(tfrs.Model):
         return tf.cast(self.views(items["photos"], items["present"], training=training), tf.float32)
 
     def embed(self, items: dict, training: bool = False) -> tf.Tensor:
-        """Embeddings `[B, E]` of `items`, see `features`; compare them by cosine."""
-        return self.head(self.features(items, training=training))
+        """Learned embeddings `[B, E]` of `items`, see `features`: what the loss compares."""
+        vectors = self.features(items, training=training)
+        if self.neck is not None:
+            vectors = self.neck(vectors, training=training)
+        return self.head(vectors)
 
     def unit(self, items: dict) -> tf.Tensor:
-        """Embeddings of length 1, `[B, E]`."""
-        return normalize(self.embed(items))
+        """Whole embeddings of length 1, `[B, E]` or, with a fixed part, `[B, E + K]`; compare them by cosine.
+
+        The cosine is then the mean of both parts' cosines, weighed by the squares of their lengths.
+        """
+        learned = normalize(self.embed(items))
+        if self.pixels is None:
+            return learned
+        fixed = self.pixel_weight * self.pixels(items["photos"], items["present"])
+        return normalize(tf.concat([learned, fixed], axis=-1))
 
     def encode(self, batch: dict, training: bool = True) -> tf.Tensor:
         """The expensive part of a step: embeddings `[B, E]` of the batch's items."""
