@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from benchmarks import chart, feed, fit, growth, measure, sequence, serving, shop, start, step
+from benchmarks import analysis, chart, feed, fit, growth, measure, sequence, serving, shop, start, step
 from benchmarks.load import Answers, Load
 
 
@@ -160,3 +160,11 @@ def test_growth_is_measured_and_drawn(tmp_path):
     assert all(point.microseconds > 0 for point in points)
     growth.draw({"batch": points}, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_the_analysis_of_a_large_catalogue_is_timed(capsys):
+    analysis.main(["--items", "600", "--dim", "16", "--classes", "4"])
+    printed = capsys.readouterr().out
+    assert "600 vectors of 16 dimensions" in printed
+    assert "| tfrec.analyze |" in printed
