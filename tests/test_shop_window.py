@@ -4,6 +4,7 @@ import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 
 # isort: split
 import io
+from collections.abc import Callable
 from urllib.parse import quote
 
 import numpy as np
@@ -168,6 +169,12 @@ class Page:
     def run(self, script: str, *arguments):
         return self.driver.execute_script(script, *arguments)
 
+    def after(self, action: Callable[[], object]) -> None:
+        """Do something, and wait until the page shows what comes of it, not what it showed before."""
+        self.run("document.getElementById('status').textContent = 'waiting'")
+        action()
+        self.settled()
+
     def choose(self, id_: str, value: str) -> None:
         self.run(
             "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
@@ -230,18 +237,15 @@ def test_filters_and_purchases_left_out(page, run):
     page.choose("model-a", "shop/1")
     page.choose("filter-0", "shirt")
     assert {run.item_attributes["kind"][int(item)][0] for item in page.items(1)} == {"shirt"}
-    page.run("document.getElementById('clear').click()")
-    page.settled()
-    page.run("document.getElementById('unseen').click()")
-    page.settled()
+    page.after(lambda: page.run("document.getElementById('clear').click()"))
+    page.after(lambda: page.run("document.getElementById('unseen').click()"))
     assert not set(page.items(1)) & {"001", "005", "017"}
     assert len(page.items(1)) == 12
 
 
 def test_somebody_new_is_shown_what_is_popular(page, run):
     page.open("#customer=eve")
-    page.run("document.getElementById('nobody').click()")
-    page.settled()
+    page.after(lambda: page.run("document.getElementById('nobody').click()"))
     assert page.headings()[0] == "Somebody new"
     assert page.items(1) == run.item_ids[::-1][:12]
     assert {one.text for one in page.driver.find_elements("css selector", ".reason")} == {"popular now"}
@@ -252,26 +256,22 @@ def test_an_item_leads_to_similar_ones_by_keyboard_and_back(page, run):
 
     page.open("#customer=bob")
     page.choose("model-a", "shop/1")
-    page.driver.find_element("css selector", "a[data-item='005']").send_keys(Keys.ENTER)
-    page.settled()
+    page.after(lambda: page.driver.find_element("css selector", "a[data-item='005']").send_keys(Keys.ENTER))
     assert page.headings() == ["Item 5", "Similar"]
     assert page.items(1) == best(run, mean_of(run, "005"), 12, excluded=["005"])
-    page.driver.back()
-    page.settled()
+    page.after(page.driver.back)
     assert page.headings()[0].startswith("Bought by bob")
 
 
 def test_words_and_photos_are_searched(page, run, tmp_path):
     page.open("#customer=bob")
     page.choose("model-a", "shop/1")
-    page.driver.find_element("id", "words").send_keys("red dress\n")
-    page.settled()
+    page.after(lambda: page.driver.find_element("id", "words").send_keys("red dress\n"))
     assert page.headings() == ["Matches for “red dress”"]
     query = run.towers.text_query(run.towers.tokens(tf.constant(["red dress"]))).numpy()[0]
     assert page.items(0) == best(run, query, 12)
     (tmp_path / "photo.jpg").write_bytes(photo_of(9))
-    page.driver.find_element("id", "photo").send_keys(str(tmp_path / "photo.jpg"))
-    page.settled()
+    page.after(lambda: page.driver.find_element("id", "photo").send_keys(str(tmp_path / "photo.jpg")))
     assert page.headings() == ["Matches for your photo"]
     pixels, _ = run.towers.pixels(tf.constant([photo_of(9)]))
     assert page.items(0) == best(run, run.towers.photo_query(pixels).numpy()[0], 12)
