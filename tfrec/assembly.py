@@ -153,7 +153,7 @@ class RetrievalAssembly:
         self.purchases = self._training_purchases()
         self.content = item_content(config, prepared, self.assets, self.features)
         self.batches = self._batches()
-        self.neighbours = self._neighbours()
+        self._check_neighbours()
         self.model = self._model()
 
     event_values: tuple[str, ...] = ()  # further columns of the events that the model learns from
@@ -281,23 +281,28 @@ class RetrievalAssembly:
         vectors.warm.assign((self.frequency > 0).astype(np.float32))
         return model
 
-    def _neighbours(self) -> list[Neighbours]:
-        """The items that gain from a purchase of another one.
+    def _check_neighbours(self) -> None:
+        """See that what purchases are to add to other items can be had.
 
         Raises:
             ConfigError: a negative weight, a query without purchases, or a dataset that names no products.
         """
-        query, tables = self.config.model.query, []
+        query = self.config.model.query
         for name in ("variants", "followers"):
             weight = getattr(query, name)
             if weight < 0 or (weight and query.kind != "history"):
                 raise ConfigError(
                     f"model.query.{name}={weight} must not be negative, and needs model.query.kind history"
                 )
-        if query.variants:
-            if "group" not in self.prepared.items:
-                raise ConfigError(f"model.query.variants: the items of {self.config.data} name no product; set it to 0")
-            tables.append(product_neighbours(self.prepared.items["group"], self.frequency, query.variants))
+        if query.variants and "group" not in self.prepared.items:
+            raise ConfigError(f"model.query.variants: the items of {self.config.data} name no product; set it to 0")
+
+    @cached_property
+    def neighbours(self) -> list[Neighbours]:
+        """The items that gain from a purchase of another one; made when first asked for: training does not read them."""
+        score, tables = self.config.model.query.variants, []
+        if score:
+            tables.append(product_neighbours(self.prepared.items["group"], self.frequency, score))
         if self.followers is not None:
             tables.append(self.followers)
         return tables

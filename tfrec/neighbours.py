@@ -50,11 +50,12 @@ class Neighbours:
         Returns:
             Customer, item and gain, `[E]` each; gains of one item add up.
         """
-        customer, place = np.nonzero((history >= 0) & (self.places(history.shape[1]) > 0))
-        rows = self.rows[history[customer, place]]
-        entry, slot = np.nonzero(rows >= 0)
-        scores = self.scores[history[customer, place]][entry, slot]
-        return customer[entry], rows[entry, slot], scores * self.places(history.shape[1])[place[entry]]
+        counts = self.places(history.shape[1])
+        customer, place = np.nonzero((history >= 0) & (counts > 0))
+        items = history[customer, place]
+        entry, slot = np.nonzero(self.rows[items] >= 0)
+        item = items[entry]
+        return customer[entry], self.rows[item, slot], self.scores[item, slot] * counts[place[entry]]
 
     def extended(self, items: int) -> Neighbours:
         """The same for a catalogue that has grown to so many items, of which the new ones have no neighbours."""
