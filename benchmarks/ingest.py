@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.measure import machine, measure, table
+from benchmarks.measure import Rate, add_json, leads, machine, measure, table, write_ratios
 
 ALL_ROWS, ALL_CUSTOMERS, ALL_ARTICLES, DAYS = 31_788_324, 1_371_980, 105_542, 734
 FIRST_DAY = np.datetime64("2018-09-20")
@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--rows", type=int, default=2_000_000, help=f"transactions (H&M has {ALL_ROWS:,})")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each contender (default: 3)")
     parser.add_argument("--folder", type=Path, help="where generated files are kept (default: a temporary folder)")
+    add_json(parser)
     args = parser.parse_args(arguments)
     contenders: dict[str, Callable] = {"tfrec": prepare_with_tfrec, "plain pandas": prepare_with_pandas}
     if importlib.util.find_spec("duckdb"):
@@ -46,7 +47,9 @@ def main(arguments: list[str] | None = None) -> dict:
             if measured.result != expected:
                 raise RuntimeError(f"{name} made other events than tfrec: {measured.result} against {expected}")
     print(f"{args.rows:,} transactions on {machine()}\n\n{table(runs, units=args.rows, unit='rows')}")
-    lead = {name: measured.median / runs["tfrec"].median for name, measured in runs.items() if name != "tfrec"}
+    ratios = leads("ingest", runs, {"plain pandas": 2.0})
+    write_ratios(args.json, ratios, [Rate("ingest", "rows", args.rows / runs["tfrec"].median)])
+    lead = {ratio.against: ratio.ratio for ratio in ratios}
     return {"lead": lead, "peak_bytes": max(runs["tfrec"].peak_bytes), "seconds": runs["tfrec"].median}
 
 

@@ -114,6 +114,15 @@ def step_leads(measurements: Mapping[str, Measurement]) -> dict[str, float]:
     return {name: median / medians[first] for name, median in medians.items() if name != first}
 
 
+def leads(
+    work: str, measurements: Mapping[str, Measurement], wanted: Mapping[str, float | None] | None = None
+) -> list[Ratio]:
+    """By how much the median run of the first contender is shorter than that of each other one."""
+    first, *others = measurements
+    own = measurements[first].median
+    return [Ratio(work, name, measurements[name].median / own, (wanted or {}).get(name)) for name in others]
+
+
 def step_table(measurements: Mapping[str, Measurement], *, units: int, unit: str) -> str:
     """A Markdown table of contenders that train: rate, spread of the steps, memory, the first one's lead.
 

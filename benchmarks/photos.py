@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from benchmarks.measure import machine, measure, table
+from benchmarks.measure import Rate, add_json, leads, machine, measure, table, write_ratios
 
 WIDTH, HEIGHT, SIZE = 1166, 1750, 256  # H&M's photos, and ours
 DISTINCT = 16  # photos drawn; the others are copies of them
@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> dict:
     )
     parser.add_argument("--photos", type=int, default=300, help="how many (default: 300)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each contender (default: 3)")
+    add_json(parser)
     args = parser.parse_args(arguments)
     contenders: dict[str, Callable] = {"tfrec": store_with_tfrec, "Pillow draft": store_with_draft}
     if importlib.util.find_spec("torch"):
@@ -47,7 +48,9 @@ def main(arguments: list[str] | None = None) -> dict:
         raise RuntimeError(f"contenders differ: { {name: measured.result for name, measured in runs.items()} }")
     print(f"{args.photos:,} photos of {WIDTH}x{HEIGHT} on {machine()}\n")
     print(table(runs, units=args.photos, unit="photos"))
-    lead = {name: measured.median / runs["tfrec"].median for name, measured in runs.items() if name != "tfrec"}
+    ratios = leads("photos", runs, {"DataLoader": 3.5, "Pillow draft": 0.95})
+    write_ratios(args.json, ratios, [Rate("photos", "photos", args.photos / runs["tfrec"].median)])
+    lead = {ratio.against: ratio.ratio for ratio in ratios}
     return {"lead": lead, "seconds": runs["tfrec"].median}
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.measure import Measurement, machine, measure, table
+from benchmarks.measure import Measurement, Rate, Ratio, add_json, machine, measure, table, write_ratios
 from pipelines.prepared import PreparedWriter
 from tfrec.recommendations import Job, RetrieveOptions, plan
 
@@ -62,6 +62,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--items", type=int, help="default: 105,000")
     parser.add_argument("--batch", type=int, help="customers a call of the model (default: 1024)")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each (default: %(default)s)")
+    add_json(parser)
     options = parser.parse_args(arguments)
     work = SMALL if options.small else Work()
     sizes = {name: size for name in ("customers", "items", "batch") if (size := getattr(options, name))}
@@ -78,6 +79,9 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     found = ratios(runs)
     for name, ratio in found.items():
         print(f"{name}: {ratio:.2f}")
+    steps = Ratio("retrieve, end to end", "its steps alone, summed", found["sum of the steps / end to end"], 0.85)
+    rate = work.customers / runs["end to end"].median
+    write_ratios(options.json, [steps], [Rate(f"retrieve, {work.items} items", "customers", rate)])
     return found
 
 

@@ -18,8 +18,8 @@ ADAM = 3  # a weight and its two moments
 
 # option -> default, the work in benchmarks/figures/ that measures it (None: no benchmark writes it yet), what it is
 UNITS = {
-    "photos-per-second": (100.0, "encode, photos", "photos through a small ViT, one machine"),
-    "texts-per-second": (100.0, "encode, texts", "texts through a MiniLM, one machine"),
+    "photos-per-second": (100.0, "encode, vit-ti16", "photos through a ViT-Ti, one machine"),
+    "texts-per-second": (100.0, "encode, minilm", "texts through a MiniLM, one machine"),
     "examples-per-second": (20_000.0, "fit, batch 2048", "purchases learned from cached features, one machine"),
     "queries-per-second": (1_000.0, "retrieve, 10M items", "customers read, searched and written, one machine"),
 }

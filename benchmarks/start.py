@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.measure import Measurement, machine
+from benchmarks.measure import Measurement, Ratio, add_json, machine, write_ratios
 
 STACK = (
     "import os; os.environ['TF_USE_LEGACY_KERAS'] = '1'; "
@@ -38,11 +38,13 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--model", type=Path, help="an exported model, for the cold retrieve")
     parser.add_argument("--data", type=Path, help="the prepared dataset that it is asked about")
     parser.add_argument("--commands", nargs="+", default=COMMANDS, help="modules (default: all)")
+    add_json(parser)
     args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         runs = time_processes(contenders(args, Path(folder)), args.repeats)
     print(f"{args.repeats} runs each on {machine()}\n")
     print(table(runs))
+    write_ratios(args.json, ratios(runs))
     return {name: measured.median for name, measured in runs.items()}
 
 
@@ -79,6 +81,15 @@ def time_processes(named: dict[str, list[str]], repeats: int) -> dict[str, Measu
             if turn:
                 runs[name].seconds.append(time.perf_counter() - start)
     return runs
+
+
+def ratios(runs: dict[str, Measurement]) -> list[Ratio]:
+    """By how much importing the stack takes longer than the slowest `--help`, and than a cold retrieve."""
+    stack, *others = runs
+    helps = [runs[name].median for name in others if name.endswith("--help")]
+    found = [Ratio("start, the slowest --help", stack, runs[stack].median / max(helps))]
+    rest = [name for name in others if not name.endswith("--help")]
+    return found + [Ratio(f"start, {name}", stack, runs[stack].median / runs[name].median) for name in rest]
 
 
 def table(runs: dict[str, Measurement]) -> str:

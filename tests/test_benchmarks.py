@@ -1,12 +1,28 @@
 """The benchmarks run, on a little data, and their contenders do the same work."""
 
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 
-from benchmarks import analysis, chart, feed, fit, growth, measure, sequence, serving, shop, start, step
+from benchmarks import (
+    analysis,
+    chart,
+    compress,
+    encode,
+    feed,
+    fit,
+    growth,
+    index,
+    measure,
+    sequence,
+    serving,
+    shop,
+    start,
+    step,
+)
 from benchmarks.load import Answers, Load
 
 
@@ -115,6 +131,46 @@ def test_pytorch_trains_the_same_sequence_model(tmp_path):
         loss = float(theirs(**sequence.torch_batch(batches(1))))
     assert loss == pytest.approx(float(model.compute_loss(sequence.as_tensors(batches(1)), training=True)), rel=1e-5)
     assert len(sequence.with_torch(work, tmp_path)()) == work.steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["minilm", "vit-ti16"])
+def test_pytorch_encodes_to_the_same_vectors(tmp_path, name):
+    pytest.importorskip("transformers")
+    model = replace(encode.MODELS[name], layers=1)
+    encode.make_model(tmp_path, model)
+    work = encode.Work(model, tmp_path, count=4, precision="float32", threads=None)
+    sums = [contender(work)() for contender in (encode.with_tfrec, encode.with_torch)]
+    assert sums[0] == pytest.approx(sums[1], rel=1e-4)
+    assert model.products(10) == 2 * (
+        12 * model.dim**2 * 10 + 200 * model.dim + (9 * 768 * model.dim) * (name != "minilm")
+    )
+    if name == "minilm":
+        texts = compress.Texts(tmp_path, None, 4)
+        exact, small = (compress.with_tflite(texts, int8=int8)() for int8 in (False, True))
+        assert small.size < exact.size / 3
+        assert (compress.unit(small.values) * compress.unit(exact.values)).sum(1).min() > 0.98
+
+
+def test_smaller_numbers_find_nearly_the_same():
+    exact = compress.exact_index(3000, 16)().values
+    for name, contender in compress.INDEXES.items():
+        found = contender(3000, 16)()
+        kept = (exact[:, :, None] == found.values[:, None, :]).any(2).mean()
+        assert kept > (0.8 if "ScaNN" in name else 0.95), name
+    assert compress.exact_int8(3000, 16)().size < compress.exact_float16(3000, 16)().size < 3000 * 16 * 4
+    assert compress.kept(np.eye(30)[:, ::-1], np.eye(30)) > 0
+
+
+def test_the_index_is_compared_with_raw_scann_and_the_best_peer():
+    names = {"tfrec SavedModel": 30, "scann pybind": 20, "faiss": 10, "hnswlib": 15}
+    rows = [
+        {"target": 0.95, "index": name, "batch": batch, "queries/s": speed}
+        for name, speed in names.items()
+        for batch in index.BATCHES
+    ]
+    found = {ratio.against: ratio for ratio in index.ratios(rows, 3000) if ratio.wanted}
+    assert (found["scann pybind"].ratio, found["best peer"].ratio, found["best peer"].wanted) == (1.5, 2.0, 3.0)
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from tfrec.scores import LOWEST
 
 MIN_SCANN_ITEMS = 1000  # below, a matrix product is as fast and ScaNN's partitions hold too little to train on
 SCORES_AT_ONCE = 1 << 25  # floats of the score matrix that the exact search holds: 128 MiB
+TRAINING_ITEMS, TRAINING_ROUNDS = 250_000, 60  # of the k-means that makes the partitions
 SMALL_PIECE = 16  # queries below which a piece of a batch is not worth a thread of its own
 PARALLEL_CHUNK = 256  # queries that ScaNN's own parallel search hands to a thread at once
 
@@ -134,7 +135,7 @@ class ExactIndex(tf.Module):
 class ScannIndex(tf.Module):
     """Approximate search by inner product with ScaNN: a partitioned tree, quantised scores, exact reordering.
 
-    Partitions are trained with AVQ, which for inner products beats plain k-means. How many leaves are
+    Partitions are trained as `partition_training` says. How many leaves are
     searched and how many candidates are reordered is decided at call time, so one build serves every setting
     (`tfrec.index_tuning` finds the cheapest that reaches a recall).
 
@@ -170,9 +171,7 @@ class ScannIndex(tf.Module):
 
         _let_searches_run_side_by_side()
         builder = scann_ops.builder(vectors, self.tuned_k, "dot_product")
-        builder = builder.tree(
-            self.leaves, self.leaves_to_search, avq=2.5, training_sample_size=min(self.items, 250_000)
-        )
+        builder = builder.tree(self.leaves, self.leaves_to_search, **partition_training(vectors))
         builder = builder.score_ah(2, anisotropic_quantization_threshold=0.2)
         builder = builder.set_n_training_threads(len(os.sched_getaffinity(0)))
         searcher = builder.reorder(self.reorder).build()
@@ -235,7 +234,7 @@ class ScannIndex(tf.Module):
         rows, scores = tf.case(
             [
                 (batch < SMALL_PIECE * self.pieces, one),
-                (batch <= 2 * PARALLEL_CHUNK * self.pieces, side_by_side),
+                (batch < 2 * PARALLEL_CHUNK * self.pieces, side_by_side),
             ],
             default=lambda: tuple(piece(queries, parallel=True)),
             exclusive=False,
@@ -282,6 +281,21 @@ class ScannIndex(tf.Module):
         gone.
         """
         tf.raw_ops.DestroyResourceOp(resource=self._searcher())
+
+
+def partition_training(vectors: np.ndarray) -> dict[str, Any]:
+    """How ScaNN learns the partitions of item vectors `[N, D]`: the options of its builder's `tree`.
+
+    Vectors of one length are clustered on the sphere that they lie on. Five times the rounds of ScaNN's default, and AVQ:
+    a query of 105,000 clustered items then finds in 2 leaves what took more than 64.
+    """
+    lengths = np.linalg.norm(vectors, axis=1)
+    return {
+        "training_sample_size": min(len(vectors), TRAINING_ITEMS),
+        "training_iterations": TRAINING_ROUNDS,
+        "spherical": bool(np.ptp(lengths) <= 1e-3 * lengths.max()),
+        "avq": 2.5,
+    }
 
 
 def default_leaves(items: int) -> int:

@@ -12,10 +12,10 @@ import tensorflow as tf
 from tfrec.index import MIN_SCANN_ITEMS, ExactIndex, ScannIndex
 from tfrec.search import exact_top_k
 
-LEAF_SHARES = (0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.35, 0.6, 1.0)  # of all leaves
+LEAF_SHARES = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.35, 0.6, 1.0)  # of all leaves
 REORDER = (24, 36, 50, 75, 100, 150, 250, 400, 800)
 # Exact reordering reads a whole vector from anywhere in memory; scoring a code streams half a byte a
-# dimension. Measured # at 105,000 x 128, one reordered candidate costs about as much as 30 scored codes.
+# dimension. Measured at 105,000 x 128, one reordered candidate costs about as much as 30 scored codes.
 REORDER_COST = 30
 JITTER = 0.1
 QUERIES = 2000

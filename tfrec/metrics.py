@@ -19,6 +19,7 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,11 @@ import numpy as np
 from tfrec.bootstrap import Interval, bootstrap_means, jackknife_distinct
 from tfrec.csr import Csr
 from tfrec.protocol import Protocol
+from tfrec.search import cores
 
 KS = (5, 10, 12, 20, 50)
 CHUNK_USERS = 16_384
-CHUNK_CELLS = 16_000_000  # floats of item vectors gathered at once: 64 MB
+CHUNK_CELLS = 16_000_000  # floats of item vectors gathered at once by all threads: 64 MB
 
 Summary = dict[str, Interval]
 
@@ -111,8 +113,9 @@ def diversity(ranked: np.ndarray, vectors: np.ndarray, ks: Sequence[int] = KS) -
     unit = vectors / np.where(norm > 0, norm, 1)
     square = norm[:, 0] > 0  # squared length of the unit vectors: 1 or 0
     values = {f"diversity@{k}": np.full(len(ranked), np.nan) for k in ks}
-    step = max(1, CHUNK_CELLS // (max(ks) * vectors.shape[1]))
-    for start in range(0, len(ranked), step):
+    step = max(1, CHUNK_CELLS // (max(ks) * vectors.shape[1] * cores()))
+
+    def measure(start: int) -> None:
         rows = slice(start, start + step)
         listed = unit[ranked[rows, : max(ks)]]  # [u, K, D]
         squares = np.cumsum(square[ranked[rows, : max(ks)]], axis=1)
@@ -126,6 +129,9 @@ def diversity(ranked: np.ndarray, vectors: np.ndarray, ks: Sequence[int] = KS) -
             pairs = present[:, k - 1] * (present[:, k - 1] - 1.0)
             enough = pairs > 0
             values[f"diversity@{k}"][rows][enough] = 1 - both[enough] / pairs[enough]
+
+    with ThreadPoolExecutor(cores()) as pool:  # gathering and adding up, NumPy lets other threads run
+        list(pool.map(measure, range(0, len(ranked), step)))
     return values
 
 

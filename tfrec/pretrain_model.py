@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfrec.contrastive import info_nce, same_rows
 from tfrec.encoders.sides import ImageSide, TextSide
-from tfrec.losses import weighted_mean
+from tfrec.losses import softmax_losses, weighted_mean
 
 
 class MaskedWords(tf.keras.layers.Layer):
@@ -88,7 +88,7 @@ class PretrainModel(tf.keras.Model):
         states = self.text(batch["masked"], training=training)
         logits = self.words(tf.boolean_mask(states, batch["hidden"]))
         words = tf.boolean_mask(batch["tokens"], batch["hidden"])
-        return weighted_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=words, logits=logits))
+        return weighted_mean(softmax_losses(logits, words))
 
     def remember(self, batch, fresh):
         """Nothing to remember."""

@@ -21,17 +21,22 @@ def flat_tokens(encoder, inputs) -> tf.Tensor:
     if isinstance(encoder, BertEncoder):
         tokens = encoder.token_embedding(inputs)
         tokens += encoder.position_embedding(tokens) + encoder.segment_embedding(tf.zeros([1, 1], tf.int32))
-        return run_blocks(encoder, encoder.layer_norm(tokens), additive(encoder.mask(inputs)[:, None, None, :]))
+        return run_blocks(encoder, encoder.layer_norm(tokens), additive(over_heads(encoder.mask(inputs))))
     if isinstance(encoder, ClipTextEncoder):
         length = tf.shape(inputs)[1]
         seen = tf.linalg.band_part(tf.ones([length, length], tf.bool), -1, 0)[None, None]
         tokens = encoder.token_embedding(inputs)
         tokens += encoder.position_embedding(tokens)
-        masks = additive(seen & encoder.mask(inputs)[:, None, None, :])
+        masks = additive(seen & over_heads(encoder.mask(inputs)))
         return encoder.layer_norm(run_blocks(encoder, tokens, masks))
     if isinstance(encoder, ViTEncoder):
         return encoder.layer_norm(run_blocks(encoder, encoder.embed(inputs), None))
     return encoder(inputs)
+
+
+def over_heads(mask) -> tf.Tensor:
+    """A mask `[B, T]` as `[B, 1, 1, T]`, by an op that TensorFlow Lite has for any B and T."""
+    return tf.expand_dims(tf.expand_dims(mask, 1), 1)
 
 
 def additive(mask) -> tf.Tensor:

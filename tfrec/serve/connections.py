@@ -13,9 +13,10 @@ from collections.abc import Callable
 from typing import cast
 
 from tfrec.serve.batching import too_many
-from tfrec.serve.errors import ServeError
+from tfrec.serve.errors import Code, ServeError
 from tfrec.serve.tensors_json import error_body
 
+TURN_AWAY_SECONDS = 2.0  # that a connection too many may take to ask, so that it can be told why it is closed
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,12})[ \t]*(?=\r\n|$)", re.IGNORECASE)
 
 
@@ -26,7 +27,7 @@ class ConnectionGuard:
     Args:
         factory: makes the server's protocol.
         head_seconds: from opening a connection, or the end of its last request, to the next request.
-        most: open connections; further ones are closed at once.
+        most: open connections; as many further ones are told 429 and closed when they ask, those beyond at once.
         most_requests: predictions under way; further ones are refused with 429.
         changed: told the number of open connections.
         refused: told of every refusal.
@@ -46,21 +47,35 @@ class ConnectionGuard:
         self._most_requests, self._refused = most_requests, refused
         self._timers: dict[asyncio.BaseTransport, asyncio.TimerHandle | None] = {}
         self._asking: set[asyncio.BaseTransport] = set()
+        self._turned_away: dict[asyncio.BaseTransport, asyncio.TimerHandle] = {}
         self._refusal = _refusal(too_many(most_requests))
+        crowded = f"{most} connections are open; try again later"
+        self._farewell = _refusal(ServeError(Code.RESOURCE_EXHAUSTED, crowded), last=True)
 
     def __call__(self) -> asyncio.Protocol:
         """A protocol for a new connection."""
         return _Guarded(self, self._factory())
 
     def opened(self, transport: asyncio.Transport) -> bool:
-        """Count a connection, or close it."""
+        """Count a connection; False where it is one too many."""
         if len(self._timers) >= self._most:
-            transport.abort()
+            if len(self._turned_away) >= self._most:
+                transport.abort()
+            else:
+                loop = asyncio.get_running_loop()
+                self._turned_away[transport] = loop.call_later(TURN_AWAY_SECONDS, transport.abort)
             return False
         self._timers[transport] = None
         self.idle(transport)
         self._changed(len(self._timers))
         return True
+
+    def turn_away(self, transport: asyncio.Transport) -> None:
+        """Answer what a connection too many has asked, and close it."""
+        if transport in self._turned_away and not transport.is_closing():
+            transport.write(self._farewell)
+            self._refused()
+            transport.close()
 
     def asks(self, transport: asyncio.BaseTransport) -> bool:
         """Whether a prediction that `refuses` let through is under way on the connection."""
@@ -78,6 +93,10 @@ class ConnectionGuard:
 
     def closed(self, transport: asyncio.BaseTransport) -> None:
         """Forget a connection."""
+        timer = self._turned_away.pop(transport, None)
+        if timer:
+            timer.cancel()
+            return
         self.busy(transport)
         self._asking.discard(transport)
         self._timers.pop(transport, None)
@@ -114,15 +133,18 @@ class _Guarded(asyncio.Protocol):
             self._inner.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
+        if not self._accepted:
+            self._guard.turn_away(self._transport)
+            return
         # After anything but whole predictions, each sent when the one before was answered, what comes may be a part of
         # something: such a connection is aiohttp's for good, whose handlers count its requests, too.
         self._whole = self._whole and not self._guard.asks(self._transport) and _is_whole_prediction(data)
-        if not (self._accepted and self._whole and self._guard.refuses(self._transport)):
+        if not (self._whole and self._guard.refuses(self._transport)):
             self._inner.data_received(data)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._guard.closed(self._transport)
         if self._accepted:
-            self._guard.closed(self._transport)
             self._inner.connection_lost(error)
 
 
@@ -137,9 +159,10 @@ def _is_whole_prediction(data: bytes) -> bool:
     return len(body) == int(length[1])
 
 
-def _refusal(error: ServeError) -> bytes:
+def _refusal(error: ServeError, *, last: bool = False) -> bytes:
+    ending = "Connection: close\r\n" if last else ""
     body = json.dumps(error_body(error))
     return (
         "HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json; charset=utf-8\r\nRetry-After: 1\r\n"
-        f"X-Content-Type-Options: nosniff\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+        f"X-Content-Type-Options: nosniff\r\n{ending}Content-Length: {len(body)}\r\n\r\n{body}"
     ).encode()
