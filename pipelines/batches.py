@@ -283,7 +283,8 @@ def make_dataset(make_batch: Callable[[int], dict], start: int, stop: int, *, ph
     """tf.data over the batches of steps `start` to `stop`, made in parallel, in order, and ahead of their use.
 
     Args:
-        make_batch: step number -> (nested) dict of arrays, always with the same names and types.
+        make_batch: step number -> (nested) dict of arrays, always with the same names and types, and the same for the same
+            step.
         start, stop: step numbers.
         photo_size: height and width that `photo_bytes` are decoded to, inside the pipeline.
         parallel: batches made at a time.
@@ -295,7 +296,9 @@ def make_dataset(make_batch: Callable[[int], dict], start: int, stop: int, *, ph
     types = [tf.string if part.dtype == object else tf.as_dtype(part.dtype) for part in flat]
 
     def make(step):
-        parts = tf.numpy_function(lambda s: tf.nest.flatten(make_batch(int(s))), [step], types)
+        # Said to be stateful, as is the default, it would be called batch by batch and never ahead where ops are to be
+        # deterministic, as trainings ask for.
+        parts = tf.numpy_function(lambda s: tf.nest.flatten(make_batch(int(s))), [step], types, stateful=False)
         for part, like in zip(parts, flat, strict=True):
             part.set_shape([None, *like.shape[1:]])
         batch = tf.nest.pack_sequence_as(names, parts)

@@ -105,7 +105,7 @@ def decode_all(
 
     def read(start):
         read_rows = lambda s: photos.read(np.arange(s, min(s + batch, items)))  # noqa: E731
-        data = tf.numpy_function(read_rows, [start], tf.string)
+        data = tf.numpy_function(read_rows, [start], tf.string, stateful=False)
         data.set_shape([None])
         return decode_photos(data, size)[0] if boxes is None else crop(data, place[start : start + batch])
 

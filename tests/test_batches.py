@@ -1,5 +1,8 @@
 """Histories and windows against plain Python; nothing of the future in a history; one integer is the whole state."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -120,6 +123,30 @@ def test_a_step_is_a_function_of_its_number():
     np.testing.assert_array_equal(whole[5:], resumed)
     epoch = np.concatenate([b["user"].numpy() for b in make_dataset(first, 0, first.steps_per_epoch)])
     assert sorted(epoch) == sorted(2 * list(range(20)))  # five purchases make two windows of three
+
+
+AHEAD = """
+import threading
+import numpy as np
+import tensorflow as tf
+from pipelines.batches import make_dataset
+tf.keras.utils.set_random_seed(0)
+tf.config.experimental.enable_op_determinism()
+made, third = [], threading.Event()
+def make(step):
+    made.append(step)
+    if step == 2:
+        third.set()
+    return {"row": np.array([step])}
+batches = iter(make_dataset(make, 0, 8))
+assert int(next(batches)["row"][0]) == 0
+assert third.wait(60), "no batch is made before it is asked for"
+assert [int(batch["row"][0]) for batch in batches] == list(range(1, 8))
+"""
+
+
+def test_batches_are_made_ahead_and_in_order_where_ops_are_deterministic():
+    subprocess.run([sys.executable, "-c", AHEAD], check=True)  # determinism cannot be switched off again
 
 
 def test_rows_are_distinct_and_hold_histories_and_targets():

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from tfrec.csr import Csr
 
-GROUP = 16  # items whose maximum stands for them
+GROUP = 64  # items whose maximum stands for them
 TILE = 1024  # items multiplied at once: their scores are still in the cache when the maxima are taken
 SCORE_BYTES = 1 << 30  # score matrices of all threads
 MAX_QUERIES, MIN_QUERIES = 512, 16  # a chunk
