@@ -19,11 +19,12 @@ from benchmarks.measure import machine, measure, table
 
 @dataclass(frozen=True)
 class Work:
-    """Sizes of the drawn catalogue."""
+    """Sizes of the drawn catalogue, and of the sample that is projected."""
 
     items: int
     dim: int
     classes: int
+    projected: int = 3_000
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -50,7 +51,7 @@ def with_tfrec(work: Work, folder: Path) -> Callable[[], list[str]]:
     import pandas as pd
 
     from tfrec.analysis.inputs import Catalogue
-    from tfrec.analysis.study import analyse
+    from tfrec.analysis.study import Limits, analyse
     from tfrec.analysis.study_report import write_study
 
     rng = np.random.default_rng(0)
@@ -62,7 +63,8 @@ def with_tfrec(work: Work, folder: Path) -> Callable[[], list[str]]:
     catalogue = Catalogue("drawn", vectors, None, items, None)
 
     def run() -> list[str]:
-        study = analyse(catalogue, "label", np.array([f"class {number}" for number in label]))
+        names = np.array([f"class {number}" for number in label])
+        study = analyse(catalogue, "label", names, limits=Limits(projection=work.projected))
         write_study(catalogue, study, folder / "report")
         return study.notes
 

@@ -145,9 +145,9 @@ def all_texts(function: Callable[[np.ndarray], np.ndarray], texts: Texts, size: 
 
 def in_type(texts: Texts, policy: str, width: int) -> Callable[[], Found]:
     """The encoder that computes in a type, weights of `width` bytes."""
+    function, signature = text_function(texts, policy)  # imports tfrec, which comes before TensorFlow
     import tensorflow as tf
 
-    function, signature = text_function(texts, policy)
     function = tf.function(function, autograph=False, input_signature=signature)
     weights = (texts.folder / "model.safetensors").stat().st_size // 4 * width
     return all_texts(lambda ids: function(tf.constant(ids)).numpy(), texts, weights)
@@ -165,9 +165,9 @@ def in_bfloat16(texts: Texts) -> Callable[[], Found]:
 
 def with_tflite(texts: Texts, int8: bool = True) -> Callable[[], Found]:
     """TensorFlow Lite, all cores; with dynamic-range quantisation or in float32."""
+    function, signature = text_function(texts, "float32")
     import tensorflow as tf
 
-    function, signature = text_function(texts, "float32")
     traced = tf.function(function, autograph=False, input_signature=signature).get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([traced])
     converter.optimizations = [tf.lite.Optimize.DEFAULT] if int8 else []
@@ -212,6 +212,9 @@ def searched(search: Callable[[np.ndarray], np.ndarray], queries: np.ndarray, si
 
 def exact_index(items: int, dim: int, width: int = 4) -> Callable[[], Found]:
     """The exact index of the served model, its vectors held in float32, float16 (2) or int8 with a scale each (1)."""
+    import tfrec  # noqa: F401  (pins Keras 2)
+
+    # isort: split
     import tensorflow as tf
 
     from benchmarks.index import make_data
@@ -245,6 +248,9 @@ def exact_int8(items: int, dim: int) -> Callable[[], Found]:
 def scann_index(items: int, dim: int, reorder: str = "FLOAT32") -> Callable[[], Found]:
     """ScaNN through its Python binding (its TensorFlow op reorders in float32 alone), codes of half a byte a dimension,
     and the vectors that candidates are reordered by in a type."""
+    import tfrec  # noqa: F401  (pins Keras 2)
+
+    # isort: split
     import scann
     from scann.scann_ops.py.scann_builder import ReorderType
 

@@ -118,6 +118,11 @@ def draw(points: dict[str, list[Point]], out: Path) -> None:
         axes.plot(sizes, [costs[0] * size / sizes[0] for size in sizes], ":", color="#888888")
         axes.set_xscale("log")
         axes.set_yscale("log")
+        axes.set_xticks(sizes, [f"{size // 1000}k" if size >= 10_000 else f"{size:,}" for size in sizes])
+        axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+        for side in (axes.xaxis, axes.yaxis):
+            side.set_minor_formatter("")
+        axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.set_xlabel(name)
     figure.axes[0].set_ylabel("µs an example (dotted: linear)")
     figure.savefig(out, dpi=110)

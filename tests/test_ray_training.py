@@ -18,8 +18,8 @@ from tfrec.ray_training import _is_loss, _own_error
 
 ROOT = Path(__file__).parents[1]
 SMALL = shlex.split(
-    "--recipe demo --training.steps 8 --training.evaluations 1 --training.batch_size 15 --task.encode_items 7 "
-    "--training.checkpoint_seconds 0.01 --training.precision float32 --model.image.layers 1 "
+    "--recipe demo --training.steps 8 --training.evaluations 1 --training.batch_size 15 --model.item.deep false "
+    "--training.checkpoint_seconds 0.01 --training.precision float32 "  # encoders: tests/test_workers.py
     "--model.text.vocabulary_size 200 --model.query.dropout 0"  # what two workers drop is drawn apart
 )
 

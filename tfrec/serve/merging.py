@@ -20,8 +20,8 @@ def merge(requests: Sequence[tuple[Arrays, int]]) -> Arrays:
     Returns:
         One array an input, with the rows of all requests in their order.
     """
-    names = requests[0][0].keys()
-    return {name: _join([_spread(name, inputs, rows) for inputs, rows in requests]) for name in names}
+    total = sum(rows for _, rows in requests)
+    return {name: _joined(name, requests, total) for name in requests[0][0]}
 
 
 def part(outputs: Arrays, requests: Sequence[tuple[Arrays, int]]) -> list[Arrays]:
@@ -40,25 +40,21 @@ def part(outputs: Arrays, requests: Sequence[tuple[Arrays, int]]) -> list[Arrays
     return parts
 
 
-def _spread(name: str, inputs: Arrays, rows: int) -> np.ndarray:
-    """An input with one row for each of the request's, and one column for each of the input that it belongs to."""
-    array = inputs[name]
-    shape: tuple[int, ...] = (rows, *array.shape[1:])
-    if name in SPREAD and SPREAD[name] in inputs:
-        shape = (rows, inputs[SPREAD[name]].shape[1])
-    return np.broadcast_to(array, shape)
-
-
-def _join(arrays: list[np.ndarray]) -> np.ndarray:
-    if arrays[0].ndim > 1:
-        width = max(array.shape[1] for array in arrays)
-        fill = PADDING[arrays[0].dtype.kind]
-        arrays = [_pad(array, width, fill) for array in arrays]
-    return np.concatenate(arrays)
-
-
-def _pad(array: np.ndarray, width: int, fill: object) -> np.ndarray:
-    missing = width - array.shape[1]
-    if not missing:
-        return array
-    return np.concatenate([array, np.full((len(array), missing), fill, array.dtype)], axis=1)
+def _joined(name: str, requests: Sequence[tuple[Arrays, int]], total: int) -> np.ndarray:
+    """An input of all requests: a row for each of theirs, as wide as the widest, and where it belongs to another input,
+    a column for each of that one's. Written in place: a batch is of many small arrays, and each NumPy call costs more
+    than its copying."""
+    first = requests[0][0][name]
+    if first.ndim == 1:
+        joined, widths = np.empty(total, first.dtype), [None] * len(requests)
+    else:
+        other = SPREAD.get(name, name)
+        found = [inputs.get(other, inputs[name]).shape[1] for inputs, _ in requests]
+        joined = np.full((total, max(found), *first.shape[2:]), PADDING[first.dtype.kind], first.dtype)
+        widths = [slice(width) for width in found]
+    start = 0
+    for (inputs, rows), width in zip(requests, widths):
+        place = slice(start, start + rows)
+        joined[place if width is None else (place, width)] = inputs[name]
+        start += rows
+    return joined
