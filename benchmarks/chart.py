@@ -62,7 +62,11 @@ def draw(ratios: list[Ratio], out: Path) -> None:
         missed = ratio.wanted is not None and ratio.ratio < ratio.wanted
         axes.barh(place, ratio.ratio - 1, left=1, color=MISSED if missed else REACHED, height=0.66)
         axes.annotate(
-            f"{ratio.ratio:.2f}x", (max(ratio.ratio, 1), place), (4, 0), textcoords="offset points", va="center"
+            f"{ratio.ratio:.2f}x",
+            (max(ratio.ratio, ratio.wanted or 1, 1), place),
+            (4, 0),
+            textcoords="offset points",
+            va="center",
         )
         if ratio.wanted is not None:
             axes.vlines(ratio.wanted, place - 0.4, place + 0.4, color=TICK, linewidth=2)

@@ -21,6 +21,8 @@ def requests(draw):
             "days_ago": np.arange(1, columns + 1, dtype=np.float32)[None].repeat(draw(st.sampled_from([1, rows])), 0),
             "k": np.array([draw(st.integers(1, 6))], np.int32).repeat(draw(st.sampled_from([1, rows]))),
         }
+        if draw(st.booleans()):
+            inputs["k"] = inputs["k"][0, ...]  # a scalar, for all rows
         found.append((inputs, rows))
     return found
 
@@ -44,7 +46,7 @@ def test_every_request_has_its_rows_and_nothing_of_others(found):
             days = inputs["days_ago"][min(own, len(inputs["days_ago"]) - 1)]
             days = list(days) if len(days) == width else [days[0]] * width
             assert list(joined["days_ago"][row]) == [*days, *[0.0] * (widest - width)]
-            assert joined["k"][row] == inputs["k"][min(own, len(inputs["k"]) - 1)]
+            assert joined["k"][row] == np.broadcast_to(inputs["k"], rows)[own]
             row += 1
     outputs = {"score": np.arange(6.0 * total).reshape(total, 6), "days": np.arange(total)}
     parts = part(outputs, found)

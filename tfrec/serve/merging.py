@@ -44,17 +44,17 @@ def _joined(name: str, requests: Sequence[tuple[Arrays, int]], total: int) -> np
     """An input of all requests: a row for each of theirs, as wide as the widest, and where it belongs to another input,
     a column for each of that one's. Written in place: a batch is of many small arrays, and each NumPy call costs more
     than its copying."""
-    first = requests[0][0][name]
-    if first.ndim == 1:
-        joined, widths = np.empty(total, first.dtype), [None] * len(requests)
-    else:
-        other = SPREAD.get(name, name)
-        found = [inputs.get(other, inputs[name]).shape[1] for inputs, _ in requests]
-        joined = np.full((total, max(found), *first.shape[2:]), PADDING[first.dtype.kind], first.dtype)
-        widths = [slice(width) for width in found]
-    start = 0
-    for (inputs, rows), width in zip(requests, widths):
-        place = slice(start, start + rows)
-        joined[place if width is None else (place, width)] = inputs[name]
+    first, start = requests[0][0][name], 0
+    if first.ndim < 2:  # one value for each row, or one for all
+        joined = np.empty(total, first.dtype)
+        for inputs, rows in requests:
+            joined[start : start + rows] = inputs[name]
+            start += rows
+        return joined
+    other = SPREAD.get(name, name)
+    widths = [inputs.get(other, inputs[name]).shape[1] for inputs, _ in requests]
+    joined = np.full((total, max(widths), *first.shape[2:]), PADDING[first.dtype.kind], first.dtype)
+    for (inputs, rows), width in zip(requests, widths, strict=True):
+        joined[start : start + rows, :width] = inputs[name]
         start += rows
     return joined
