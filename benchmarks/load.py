@@ -48,6 +48,11 @@ class Answers:
         """Requests that were answered otherwise, or not at all."""
         return int((~np.isin(self.status, allowed)).sum())
 
+    def kinds(self) -> str:
+        """How many requests were answered otherwise than with 200, by status (0: the connection failed)."""
+        found, counts = np.unique(self.status[self.status != 200], return_counts=True)
+        return ", ".join(f"{count} of {status}" for status, count in zip(found, counts)) or "none"
+
     def percentile(self, share: float) -> float:
         """Milliseconds within which that share of the good answers came."""
         return float(np.percentile(self.took[self.status == 200], 100 * share) * 1000)

@@ -124,7 +124,7 @@ def swaps(bench: Bench) -> Finding:
     ratio, errors = memory[-1] / memory[min(SETTLED, count) - 1], found.errors()
     text = (
         f"{count} swaps: memory {memory[-1] >> 20} MiB, {ratio:.3f} of after the fifth (<= 1.15; at most "
-        f"{max(memory) >> 20} MiB), {errors} errors of {len(found.took)} (0)"
+        f"{max(memory) >> 20} MiB), {errors} errors of {len(found.took)} (0; {found.kinds()})"
     )
     return Finding(text, {"rss_ratio": ratio, "swaps_errors": errors}, ratio <= 1.15 and not errors)
 
