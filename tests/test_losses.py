@@ -6,7 +6,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfrec.losses import hardest, own_items, sampling_log_probability, softmax_loss, weighted_mean
+from tfrec.losses import hardest, own_items, sampling_log_probability, softmax_loss, softmax_losses, weighted_mean
 
 
 def oracle(logits, labels, *, weights=None, log_q=None, masked=None, smoothing=0.0):
@@ -85,6 +85,23 @@ def test_finite_where_it_is_extreme():
     assert np.isfinite(tape.gradient(loss, logits).numpy()).all()
     assert float(softmax_loss(tf.zeros([0, 3]), tf.zeros([0], tf.int32))) == 0.0
     assert float(weighted_mean(tf.constant([1.0, 2.0]), tf.constant([0.0, 0.0]))) == 0.0
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+@pytest.mark.parametrize("column", [0, 1, 40])
+def test_broken_logits_are_no_number(broken, column):
+    logits = np.random.default_rng(0).normal(size=(3, 50)).astype(np.float32)
+    logits[1, column] = broken
+    losses = softmax_losses(tf.constant(logits), tf.constant([0, 1, 2])).numpy()
+    assert np.isnan(losses).tolist() == [False, True, False]
+
+
+def test_a_loss_beyond_the_range_of_chances_is_exact():
+    logits = tf.Variable([[0.0, 200.0, 1.0], [0.0, 1.0, 2.0]])
+    with tf.GradientTape() as tape:
+        losses = softmax_losses(logits, tf.constant([0, 2]))
+    assert losses.numpy() == pytest.approx([200.0, np.log(1 + np.exp(-1) + np.exp(-2))], rel=1e-6)
+    assert tape.gradient(losses, logits).numpy()[0] == pytest.approx([-1.0, 1.0, 0.0])
 
 
 def test_half_precision_logits_are_computed_in_float32():
