@@ -114,27 +114,6 @@ def kept(vectors: np.ndarray, exact: np.ndarray) -> float:
 # -- encoders --------------------------------------------------------------------------------------------------
 
 
-def text_function(texts: Texts, policy: str):
-    """The encoder: ids `[B, T]` -> the mean of their tokens `[B, D]`; and the shape of the ids."""
-    import tfrec  # noqa: F401  (pins Keras 2)
-
-    # isort: split
-    import tensorflow as tf
-
-    from tfrec.encoders.checkpoints.bert import load_bert
-    from tfrec.encoders.checkpoints.source import open_checkpoint
-    from tfrec.encoders.flat import flat_tokens
-
-    tf.keras.mixed_precision.set_global_policy(policy)
-    encoder = load_bert(open_checkpoint(texts.folder))
-
-    def mean(ids):
-        weight = tf.expand_dims(tf.cast(encoder.mask(ids), tf.float32), -1)
-        return tf.reduce_sum(tf.cast(flat_tokens(encoder, ids), tf.float32) * weight, 1) / tf.reduce_sum(weight, 1)
-
-    return mean, [tf.TensorSpec([None, None], tf.int32)]
-
-
 def all_texts(function: Callable[[np.ndarray], np.ndarray], texts: Texts, size: int) -> Callable[[], Found]:
     """What is timed, after one warm pass over every shape."""
     batches = texts.batches()
@@ -145,10 +124,9 @@ def all_texts(function: Callable[[np.ndarray], np.ndarray], texts: Texts, size: 
 
 def in_type(texts: Texts, policy: str, width: int) -> Callable[[], Found]:
     """The encoder that computes in a type, weights of `width` bytes."""
-    function, signature = text_function(texts, policy)  # imports tfrec, which comes before TensorFlow
+    function = encode.mean_of_tokens(texts.folder, policy)  # imports tfrec, which comes before TensorFlow
     import tensorflow as tf
 
-    function = tf.function(function, autograph=False, input_signature=signature)
     weights = (texts.folder / "model.safetensors").stat().st_size // 4 * width
     return all_texts(lambda ids: function(tf.constant(ids)).numpy(), texts, weights)
 
@@ -165,11 +143,10 @@ def in_bfloat16(texts: Texts) -> Callable[[], Found]:
 
 def with_tflite(texts: Texts, int8: bool = True) -> Callable[[], Found]:
     """TensorFlow Lite, all cores; with dynamic-range quantisation or in float32."""
-    function, signature = text_function(texts, "float32")
+    function = encode.mean_of_tokens(texts.folder, "float32")  # holds the weights while it is converted
     import tensorflow as tf
 
-    traced = tf.function(function, autograph=False, input_signature=signature).get_concrete_function()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([traced])
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()])
     converter.optimizations = [tf.lite.Optimize.DEFAULT] if int8 else []
     model = converter.convert()
     interpreter = tf.lite.Interpreter(model_content=model, num_threads=len(os.sched_getaffinity(0)))
@@ -248,25 +225,14 @@ def exact_int8(items: int, dim: int) -> Callable[[], Found]:
 def scann_index(items: int, dim: int, reorder: str = "FLOAT32") -> Callable[[], Found]:
     """ScaNN through its Python binding (its TensorFlow op reorders in float32 alone), codes of half a byte a dimension,
     and the vectors that candidates are reordered by in a type."""
-    import tfrec  # noqa: F401  (pins Keras 2)
-
-    # isort: split
-    import scann
-    from scann.scann_ops.py.scann_builder import ReorderType
-
-    from benchmarks.index import make_data
-    from tfrec.index import default_leaves, partition_training
+    from benchmarks.index import make_data, raw_scann_search
+    from tfrec.index import default_leaves
 
     vectors, queries = make_data(items, 8 * BATCH, dim, 0)
     leaves = default_leaves(items)
-    builder = scann.scann_ops_pybind.builder(vectors, K, "dot_product")
-    builder = builder.tree(leaves, max(1, leaves // 10), **partition_training(vectors))
-    builder = builder.score_ah(2, anisotropic_quantization_threshold=0.2)
-    searcher = builder.reorder(150, quantize=ReorderType[reorder]).build()
+    search = raw_scann_search(vectors, leaves, reorder)(max(1, leaves // 10), 150)
     width = {"FLOAT32": 4, "BFLOAT16": 2, "INT8": 1}[reorder]
-    return searched(
-        lambda batch: searcher.search_batched_parallel(batch)[0], queries, round(items * dim * (width + 0.5))
-    )
+    return searched(search, queries, round(items * dim * (width + 0.5)))
 
 
 def scann_bfloat16(items: int, dim: int) -> Callable[[], Found]:

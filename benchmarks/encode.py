@@ -181,6 +181,29 @@ def run_all(encode: Callable[[np.ndarray], np.ndarray], batches: list[np.ndarray
     return lambda: float(sum(np.abs(encode(batch)).sum() for batch in batches))
 
 
+def mean_of_tokens(folder: Path, policy: str):
+    """A BERT-shaped encoder that computes by a Keras policy: ids int32 `[B, T]` -> the mean of their tokens `[B, D]`, traced
+    when called."""
+    import tfrec  # noqa: F401  (pins Keras 2)
+
+    # isort: split
+    import tensorflow as tf
+
+    from tfrec.encoders.checkpoints.bert import load_bert
+    from tfrec.encoders.checkpoints.source import open_checkpoint
+    from tfrec.encoders.flat import flat_tokens
+
+    tf.keras.mixed_precision.set_global_policy(policy)
+    encoder = load_bert(open_checkpoint(folder))
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None], tf.int32)])
+    def encode(ids):
+        weight = tf.expand_dims(tf.cast(encoder.mask(ids), tf.float32), -1)
+        return tf.reduce_sum(tf.cast(flat_tokens(encoder, ids), tf.float32) * weight, 1) / tf.reduce_sum(weight, 1)
+
+    return encode
+
+
 def with_tfrec(work: Work) -> Callable[[], float]:
     """The encoder as `tfrec.encode` runs it: a text's mean of its tokens, a photo's first token."""
     import tfrec  # noqa: F401  (pins Keras 2)
@@ -189,21 +212,13 @@ def with_tfrec(work: Work) -> Callable[[], float]:
     import tensorflow as tf
 
     from tfrec.encoders.checkpoints import load_image_encoder
-    from tfrec.encoders.checkpoints.bert import load_bert
-    from tfrec.encoders.checkpoints.source import open_checkpoint
     from tfrec.encoders.flat import flat_tokens
 
-    tf.keras.mixed_precision.set_global_policy("float32" if work.precision == "float32" else f"mixed_{work.precision}")
+    policy = "float32" if work.precision == "float32" else f"mixed_{work.precision}"
     if work.model.kind == "text":
-        encoder = load_bert(open_checkpoint(work.folder))
-
-        @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)])
-        def encode(ids):
-            weight = tf.cast(encoder.mask(ids), tf.float32)[..., None]
-            tokens = tf.cast(flat_tokens(encoder, ids), tf.float32)
-            return tf.reduce_sum(tokens * weight, 1) / tf.reduce_sum(weight, 1)
-
+        encode = mean_of_tokens(work.folder, policy)
     else:
+        tf.keras.mixed_precision.set_global_policy(policy)
         encoder = load_image_encoder(work.folder)
 
         @tf.function(input_signature=[tf.TensorSpec([None, SIDE, SIDE, 3], tf.uint8)])

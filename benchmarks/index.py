@@ -85,13 +85,15 @@ def in_graph(index: ScannIndex) -> Callable[[int, int], Search]:
     return lambda leaves, reorder: lambda queries: search(*map(tf.constant, (queries, leaves, reorder))).numpy()
 
 
-def raw_scann_search(vectors: np.ndarray, index: ScannIndex) -> Callable[[int, int], Search]:
+def raw_scann_search(vectors: np.ndarray, leaves: int, reordered_by: str = "FLOAT32") -> Callable[[int, int], Search]:
     """ScaNN's own Python binding, built alike, with its own parallel search."""
     import scann
+    from scann.scann_ops.py.scann_builder import ReorderType
 
     builder = scann.scann_ops_pybind.builder(vectors, K, "dot_product")
-    builder = builder.tree(index.leaves, 10, **partition_training(vectors))
-    searcher = builder.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(100).build()
+    builder = builder.tree(leaves, 10, **partition_training(vectors))
+    builder = builder.score_ah(2, anisotropic_quantization_threshold=0.2)
+    searcher = builder.reorder(100, quantize=ReorderType[reordered_by]).build()
     return lambda leaves, reorder: lambda queries: searcher.search_batched_parallel(queries, K, reorder, leaves)[0]
 
 
@@ -157,7 +159,7 @@ def compare(options: argparse.Namespace) -> list[dict]:
     vectors, queries = make_data(options.items, max(BATCHES), options.dim, options.seed)
     exact = exact_top_k(queries[:1000], vectors, K)[0]
     index = ScannIndex(vectors, leaves=options.leaves)
-    raw = raw_scann_search(vectors, index)
+    raw = raw_scann_search(vectors, index.leaves)
     own = in_graph(index)  # trained from other random centres: what reaches a recall is found for each
     grids = {search: scann_settings(search, index, queries[:1000], exact) for search in (own, raw)}
     others = {} if options.no_peers else peers(vectors)
