@@ -120,13 +120,17 @@ def swaps(bench: Bench) -> Finding:
     count = bench.options.swaps
     bench.publisher.begin(count)
     found = bench.load.at_rate(bench.peak / 8, count * SWAP_LIMIT, until=lambda: bench.publisher.done)
-    memory = [one.memory for one in bench.publisher.swaps()]
+    done = bench.publisher.swaps()
+    memory = [one.memory for one in done]
     ratio, errors = memory[-1] / memory[min(SETTLED, count) - 1], found.errors()
+    early, late = (float(np.median([one.seconds for one in some])) for some in (done[:SETTLED], done[-SETTLED:]))
     text = (
         f"{count} swaps: memory {memory[-1] >> 20} MiB, {ratio:.3f} of after the fifth (<= 1.15; at most "
-        f"{max(memory) >> 20} MiB), {errors} errors of {len(found.took)} (0; {found.kinds()})"
+        f"{max(memory) >> 20} MiB), {errors} errors of {len(found.took)} (0; {found.kinds()}); {early:.1f} s a swap at "
+        f"first, {late:.1f} s at the end"
     )
-    return Finding(text, {"rss_ratio": ratio, "swaps_errors": errors}, ratio <= 1.15 and not errors)
+    figures = {"rss_ratio": ratio, "swaps_errors": errors, "swap_early": early, "swap_late": late}
+    return Finding(text, figures, ratio <= 1.15 and not errors)
 
 
 def overload(bench: Bench) -> Finding:

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from tfrec.command import run_command
+from tfrec.serve.allocator import AUTO, SYSTEM, use_allocator
 from tfrec.serve.errors import ServeConfigError
 from tfrec.serve.options import ServeOptions
 
@@ -27,8 +28,14 @@ SWITCH_SECONDS = (
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM; 0 then, 2 when an option, a model or the data is at fault, 1 when a port is taken."""
     options = _parser().parse_args(arguments)
+
+    def serve() -> int:
+        if arguments is None:  # else this process is not the command's own
+            use_allocator(options.allocator)
+        return _serve(options)
+
     try:
-        return run_command(lambda: _serve(options))
+        return run_command(serve)
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -116,6 +123,12 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help=f"holds the token that requests must bear (or the variable {TOKEN_VARIABLE})",
+    )
+    parser.add_argument(
+        "--allocator",
+        default=AUTO,
+        metavar=f"{AUTO}|{SYSTEM}|FILE",
+        help="of memory: jemalloc or mimalloc where installed (auto), the system's, or a library (default: %(default)s)",
     )
     limits = parser.add_argument_group("limits")
     limits.add_argument("--workers", type=int, help="batches at a time (default: half the machine's cores)")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from tfrec.serve.allocator import allocator_in_use
 from tfrec.serve.batching import Batcher
 from tfrec.serve.connections import ConnectionGuard
 from tfrec.serve.errors import ServeConfigError
@@ -81,7 +82,8 @@ class Server:
         await self._start_http()
         await self._start_grpc()
         self._poller = asyncio.create_task(self._poll())
-        fields = {"event": "started", "host": self._options.host, "port": self.port, "grpc_port": self.grpc_port}
+        ports = {"host": self._options.host, "port": self.port, "grpc_port": self.grpc_port}
+        fields = {"event": "started", **ports, "allocator": allocator_in_use()}
         LOG.info("serving", extra={"fields": fields})
 
     async def _start_http(self) -> None:
