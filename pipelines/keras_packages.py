@@ -1,16 +1,35 @@
-"""KerasCV and KerasNLP, imported without what they look for on the machine and tfrec never uses through them.
+"""KerasCV and KerasNLP, each imported when it is first asked for, and without what they look for on the machine and tfrec
+never uses through them.
 
 Both import PyTorch where it is installed, and Keras 3, which comes with KerasNLP's tokenizers, scikit-learn: seconds and
-some hundred megabytes in every process.
+some hundred megabytes in every process. A model without encoders needs neither package: `from pipelines import
+keras_packages`, then `keras_packages.keras_cv.layers` where a layer is made.
 """
 
+import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import tfrec  # noqa: F401  (pins Keras 2 before a Keras package is imported)
 
+if TYPE_CHECKING:
+    import keras_cv
+    import keras_nlp
+
 __all__ = ["keras_cv", "keras_nlp"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """`keras_cv` or `keras_nlp` (https://peps.python.org/pep-0562)."""
+    if name not in ("keras_cv", "keras_nlp"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    with _not_installed("torch", "sklearn"):
+        found = importlib.import_module(name)
+    globals()[name] = found
+    return found
 
 
 @contextmanager
@@ -24,8 +43,3 @@ def _not_installed(*names: str) -> Iterator[None]:
     finally:
         for name in absent:
             del sys.modules[name]
-
-
-with _not_installed("torch", "sklearn"):
-    import keras_cv
-    import keras_nlp

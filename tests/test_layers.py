@@ -160,3 +160,14 @@ def test_a_tensorflow_on_keras_2_may_come_first():
     code += "; print('fine')"
     assert run_python(code, TF_USE_LEGACY_KERAS="1").stdout.strip() == "fine"
     assert "ImportError" in run_python(code).stderr
+
+
+@pytest.mark.slow
+def test_a_model_without_encoders_does_without_the_packages_of_encoders():
+    """They take four of the ten seconds that a training needs to start."""
+    code = (
+        "import sys; import tfrec.training, tfrec.assembly\n"
+        "print({'keras_cv', 'keras_nlp', 'keras', 'sklearn', 'matplotlib', 'bokeh', 'umap'} & {*sys.modules})"
+    )
+    done = run_python(code)
+    assert done.stdout == "set()\n", done.stderr

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from pipelines.keras_packages import keras_nlp
+from pipelines import keras_packages
 from tfrec.encoders.activations import activation as activation_named
 from tfrec.encoders.blocks import bert_initializer, build, build_block
 
@@ -73,11 +73,11 @@ class ClipTextEncoder(tf.keras.layers.Layer):
             name="token_embedding",
             **common,
         )
-        self.position_embedding = keras_nlp.layers.PositionEmbedding(
+        self.position_embedding = keras_packages.keras_nlp.layers.PositionEmbedding(
             self.max_length, initializer=bert_initializer(), name="position_embedding", **common
         )
         self.blocks = [
-            keras_nlp.layers.TransformerEncoder(
+            keras_packages.keras_nlp.layers.TransformerEncoder(
                 self.mlp_dim,
                 self.heads,
                 dropout=self.dropout,

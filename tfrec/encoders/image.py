@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from pipelines.keras_packages import keras_cv
+from pipelines import keras_packages
 from tfrec.encoders.activations import activation as activation_named
 from tfrec.encoders.blocks import build, build_block
 from tfrec.encoders.stem import ConvolutionStem
@@ -121,10 +121,12 @@ class ViTEncoder(tf.keras.layers.Layer):
         self.convolutions = None
         if halvings:
             self.convolutions = ConvolutionStem(self.dim, halvings, pooled=self.stem_pooling, name="stem")
-        self.embedding = keras_cv.layers.PatchingAndEmbedding(self.dim, self.patch // 2**halvings, name="embedding")
+        self.embedding = keras_packages.keras_cv.layers.PatchingAndEmbedding(
+            self.dim, self.patch // 2**halvings, name="embedding"
+        )
         self.pre_layer_norm = self._layer_norm("pre_layer_norm") if self.pre_norm else None
         self.blocks = [
-            keras_cv.layers.TransformerEncoder(
+            keras_packages.keras_cv.layers.TransformerEncoder(
                 project_dim=self.dim,
                 num_heads=self.heads,
                 mlp_dim=self.mlp_dim,

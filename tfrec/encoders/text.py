@@ -5,7 +5,7 @@ Its tokenizer, its pooling and CLIP's text tower have files of their own and are
 
 import tensorflow as tf
 
-from pipelines.keras_packages import keras_nlp
+from pipelines import keras_packages
 from tfrec.encoders.activations import activation as activation_named
 from tfrec.encoders.blocks import bert_initializer, build, build_block
 from tfrec.encoders.clip_text import ClipTextEncoder
@@ -91,7 +91,7 @@ class BertEncoder(tf.keras.layers.Layer):
             name="token_embedding",
             **common,
         )
-        self.position_embedding = keras_nlp.layers.PositionEmbedding(
+        self.position_embedding = keras_packages.keras_nlp.layers.PositionEmbedding(
             self.max_length, initializer=bert_initializer(), name="position_embedding", **common
         )
         self.segment_embedding = tf.keras.layers.Embedding(
@@ -104,7 +104,7 @@ class BertEncoder(tf.keras.layers.Layer):
         self.layer_norm = tf.keras.layers.LayerNormalization(epsilon=self.epsilon, name="layer_norm", **common)
         self.embedding_dropout = tf.keras.layers.Dropout(self.dropout, name="embedding_dropout", **common)
         self.blocks = [
-            keras_nlp.layers.TransformerEncoder(
+            keras_packages.keras_nlp.layers.TransformerEncoder(
                 self.mlp_dim,
                 self.heads,
                 dropout=self.dropout,

@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from pipelines.keras_packages import keras_nlp
+from pipelines import keras_packages
 from tfrec.encoders.blocks import named_variables
 from tfrec.encoders.checkpoints.source import CheckpointError, Tensors
 from tfrec.encoders.checkpoints.table import Row, checked_layers, fill, first_layers, with_blocks
@@ -61,7 +61,7 @@ def is_preset(source: str | Path) -> bool:
     config = Path(name) / "config.json"
     if config.is_file():
         return '"registered_name"' in config.read_text(encoding="utf-8")
-    return name.startswith(KAGGLE) or name in keras_nlp.models.BertBackbone.presets
+    return name.startswith(KAGGLE) or name in keras_packages.keras_nlp.models.BertBackbone.presets
 
 
 def load_bert_preset(
@@ -113,7 +113,9 @@ def _folder(name: str) -> Path:
         return Path(name)
     import kagglehub
 
-    handle = name if name.startswith(KAGGLE) else keras_nlp.models.BertBackbone.presets[name]["kaggle_handle"]
+    handle = (
+        name if name.startswith(KAGGLE) else keras_packages.keras_nlp.models.BertBackbone.presets[name]["kaggle_handle"]
+    )
     try:
         return Path(kagglehub.model_download(handle.removeprefix(KAGGLE)))
     # The client lets through the errors of whichever HTTP library it uses; all of them mean the same here.
