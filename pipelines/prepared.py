@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from pipelines.image_store import BYTES_FILE, ImageStore, ImageWriter
 from pipelines.prepared_writer import PreparedWriter
+from pipelines.remote import local_copy
 from pipelines.schema import (
     ATTRIBUTE_PREFIX,
     EVENT_COLUMNS,
@@ -101,7 +102,7 @@ def open_prepared(path: str | Path, *, verify: bool = False) -> Prepared:
     """Open a prepared dataset after checking that it is whole.
 
     Args:
-        path: the folder that `python -m pipelines` wrote.
+        path: the folder that `python -m pipelines` wrote, or its address (`pipelines.remote`).
         verify: also compare every file's SHA-256 with the manifest (reads every byte).
 
     Returns:
@@ -110,8 +111,9 @@ def open_prepared(path: str | Path, *, verify: bool = False) -> Prepared:
     Raises:
         PreparedError: the folder is absent, has no or a broken manifest, is of another schema version, or a
             file is missing, of another size, of other columns, or (with `verify`) of other bytes.
+        RemoteError: an address cannot be read.
     """
-    path = Path(path)
+    path = local_copy(path)
     manifest = _read_manifest(path)
     for name, entry in manifest["files"].items():
         _check_file(path / name, entry, verify=verify)

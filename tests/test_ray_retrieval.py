@@ -25,10 +25,13 @@ ROOT = Path(__file__).parents[1]
 
 
 def on_ray(models, prepared, out: Path, *more: str) -> subprocess.Popen:
-    """The command on two workers, in a process of its own."""
-    words = ["--model", models / "shop", "--data", prepared, "--out", out, "--batch", "32", "--engine", "ray", *more]
+    """The command on two workers, in a process of its own, with addresses for paths."""
+    places = {"--model": models / "shop", "--data": prepared, "--out": out}
+    words = [word for option, path in places.items() for word in (option, f"file://{path}")]
+    words += ["--batch", "32", "--engine", "ray", *more]
     # Workers find this folder through the driver; where the command runs does not matter.
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment |= {"TFREC_CACHE": str(out.parent / "cache")}
     environment.pop("RAY_ADDRESS", None)
     return subprocess.Popen(
         [sys.executable, "-m", "tfrec.retrieve", *map(str, words)],

@@ -16,6 +16,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from pipelines.remote import location
+
 log = logging.getLogger("tfrec")
 
 
@@ -98,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         help="published encoders, at most one of texts and one of photos: a folder, hf://ORG/NAME, a KerasNLP preset, "
         "keras://resnet50, or a folder of a pretrain run",
     )
-    add("--data", type=Path, required=True, metavar="PREPARED", help="prepared dataset")
+    add("--data", type=location, required=True, metavar="PREPARED", help="prepared dataset")
     add("--out", type=Path, required=True, metavar="FEATURES", help="the store: made, or brought up to date")
     add("--side", choices=("both", "text", "image"), default="both", help="of weights with both (CLIP): which to use")
     add("--length", type=int, default=64, help="ids per text (default: %(default)s)")

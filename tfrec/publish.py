@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.publish import HiddenFolder
+from pipelines.remote import local_copy
 
 FORMAT = "tfrec-model"
 SCHEMA_VERSION = 1
@@ -55,19 +56,21 @@ def next_version(*folders: Path) -> int:
 
 
 def find_version(path: Path) -> Path:
-    """The version folder that a path means: itself, or the newest version of a model's folder.
+    """The version folder that a path means: itself, or the newest version of a model's folder; at an address, a copy of
+    it on this machine.
 
     Raises:
         PublishError: there is none.
+        RemoteError: an address cannot be read.
     """
     if (path / MANIFEST).is_file():
-        return path
+        return local_copy(path)
     if (path / "saved_model.pb").is_file():
         raise PublishError(f"{path} has no {MANIFEST}: it was copied in part, or not made by tfrec.export")
     found = versions(path)
     if not found:
         raise PublishError(f"{path} holds no published version; export one first (python -m tfrec.export --help)")
-    return path / str(found[-1])
+    return local_copy(path / str(found[-1]))
 
 
 def publish_version(folder: Path, version: int, write: Callable[[Path], dict[str, Any]]) -> Path:
@@ -197,7 +200,7 @@ def keep_last(folder: Path, keep: int) -> list[int]:
 
 
 def _numbers(folder: Path, prefix: str) -> list[int]:
-    names = os.listdir(folder) if folder.is_dir() else []
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
     found = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
     return [int(name) for name in found if name.isascii() and name.isdigit() and name == str(int(name))]
 

@@ -1,6 +1,6 @@
 """Batch retrieval on Ray: worker processes, on one machine or many, make the parts of a job.
 
-All machines must see the model, the dataset and the folder of the output under the same paths.
+All machines must see the model, the dataset and the folder of the output under the same paths or addresses.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tfrec.publish import MANIFEST
 from tfrec.ray_parts import import_ray, make_parts
 from tfrec.recommendations import Job, RetrieveOptions, plan
 
@@ -51,9 +52,11 @@ def run_on_ray(job: Job, progress: Callable[[int], object]) -> int:
     import_ray()
     cuts, missing = job.cuts(), job.missing()
     progress(len(job.rows) - sum(len(cuts[number]) for number in missing))
-    version = job.model.path.resolve()
+    model, version = job.options.model, job.model.path.name
     job.model.close()
-    options = absolute(job.options, model=version)
+    # All workers use the same version, whatever is published meanwhile.
+    model = model if (model / MANIFEST).is_file() else model / version
+    options = absolute(job.options, model=model.resolve())
     for made in make_parts(PartMaker, [options], missing, workers=options.workers):
         progress(int(made["customers"]))
     return job.finish()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
+
+from pipelines.remote import is_remote, remove_folder, sent_whole
 
 SCHEMA = pa.schema({"user_id": pa.string(), "item_ids": pa.list_(pa.string()), "scores": pa.list_(pa.float32())})
 FORMATS = ("parquet", "csv", "submission")
@@ -73,7 +74,7 @@ class Parts:
     def __init__(self, out: Path, job: dict[str, Any], *, resume: bool):
         self.folder = out.with_name(out.name + ".parts")
         if self.folder.exists() and not resume:
-            shutil.rmtree(self.folder)
+            remove_folder(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._take(job)
 
@@ -115,15 +116,23 @@ class Parts:
             with written_whole(lines) as stream:
                 for number in range(count):
                     stream.write(self.path(number).with_suffix(".jsonl").read_bytes())
-        tables = (pq.read_table(self.path(number), schema=SCHEMA) for number in range(count))
+        tables = map(self._table, range(count))
         with written_whole(out) as stream:
             WRITERS[kind](tables, stream)
-        shutil.rmtree(self.folder)
+        remove_folder(self.folder)
+
+    def _table(self, number: int) -> pa.Table:
+        with self.path(number).open("rb") as stream:
+            return pq.read_table(stream, schema=SCHEMA)
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """A binary stream to a file that gets its name once all of it is on the disk."""
+    """A binary stream to a file that gets its name once all of it is on the disk, or sent where it is an address."""
+    if is_remote(path):
+        with sent_whole(path) as stream:
+            yield stream
+        return
     hidden = path.with_name(f".{path.name}.tmp")
     try:
         with open(hidden, "wb") as stream:

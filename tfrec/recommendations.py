@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.prepared import open_prepared
+from pipelines.remote import local_copy
 from tfrec.customers import CustomerReader, Customers
 from tfrec.generation import Generation
 from tfrec.publish import find_version, read_manifest
@@ -98,15 +99,15 @@ def plan(options: RetrieveOptions) -> Job:
     for name in ("batch", "part", "workers"):
         if getattr(options, name) < 1:
             raise RetrieveError(f"--{name} {getattr(options, name)} must be at least 1")
-    open_prepared(options.data)
+    prepared = open_prepared(options.data)
     from tfrec.loading import load_model  # TensorFlow takes seconds: only once all else is in order
 
     model = load_model(version)
     if manifest["query_kind"] == "user" and "recommend_user" not in model.signatures:
         raise RetrieveError(f"{version} was exported without its customers; export it with a larger --max-users")
-    reader = _reader(options, model)
+    reader = _reader(options, prepared.path, model)
     rows = np.arange(reader.count) if options.users is None else reader.rows_of(_listed(options.users))
-    parts = Parts(options.out, _identity(options, kind, version), resume=options.resume)
+    parts = Parts(options.out, _identity(options, kind, version, prepared.path), resume=options.resume)
     return Job(options, kind, model, reader, parts, rows)
 
 
@@ -278,15 +279,15 @@ def check_stages(options: RetrieveOptions, manifest: dict[str, Any], version: Pa
             )
 
 
-def _reader(options: RetrieveOptions, model: LoadedModel) -> CustomerReader:
-    """A reader that speaks the model's rows."""
+def _reader(options: RetrieveOptions, data: Path, model: LoadedModel) -> CustomerReader:
+    """A reader of the dataset in the folder `data` that speaks the model's rows."""
     known = pd.Index([name.decode() for name in model.module.item_ids.numpy()])
-    items = pq.read_table(options.data / "items.parquet", columns=["item_id"])["item_id"].to_pylist()
+    items = pq.read_table(data / "items.parquet", columns=["item_id"])["item_id"].to_pylist()
     item_rows = known.get_indexer(pd.Index(items)).astype(np.int32)
     if len(items) and (item_rows < 0).all():
         raise RetrieveError(f"the model {model.path} knows none of the items of {options.data}; give its own data")
     return CustomerReader(
-        options.data,
+        data,
         item_rows,
         length=model.manifest["history_length"],
         fields=model.manifest["user_fields"],
@@ -295,11 +296,11 @@ def _reader(options: RetrieveOptions, model: LoadedModel) -> CustomerReader:
     )
 
 
-def _identity(options: RetrieveOptions, kind: str, version: Path) -> dict[str, Any]:
+def _identity(options: RetrieveOptions, kind: str, version: Path, data: Path) -> dict[str, Any]:
     """What decides the recommendations: parts with another identity must not be mixed."""
     return {
         "model": _digest(version / "manifest.json"),
-        "data": _digest(options.data / "manifest.json"),
+        "data": _digest(data / "manifest.json"),
         "users": None if options.users is None else _digest(options.users),
         "until": None if options.until is None else options.until.isoformat(),
         "k": options.k,
@@ -314,12 +315,12 @@ def _identity(options: RetrieveOptions, kind: str, version: Path) -> dict[str, A
 
 
 def _digest(file: Path) -> str:
-    with open(file, "rb") as stream:
+    with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _listed(file: Path) -> list[str]:
     """The first column of a text or CSV file, without the header of a table of customers."""
-    with open(file, newline="", encoding="utf-8-sig") as stream:
+    with local_copy(file).open(newline="", encoding="utf-8-sig") as stream:
         ids = [row[0] for row in csv.reader(stream) if row and row[0]]
     return ids[1:] if ids and ids[0] in ("user_id", "customer_id") else ids

@@ -19,9 +19,9 @@ from __future__ import annotations
 import argparse
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.remote import location
 from tfrec.command import run_command
 
 if TYPE_CHECKING:
@@ -82,9 +82,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--model", type=Path, required=True, help="folder of a model (its newest version) or of a version")
-    add("--data", type=Path, required=True, metavar="PREPARED", help="a prepared dataset")
-    add("--out", type=Path, required=True, metavar="FILE", help="the file to write; replaced when it exists")
+    add("--model", type=location, required=True, help="folder of a model (its newest version) or of a version")
+    add("--data", type=location, required=True, metavar="PREPARED", help="a prepared dataset")
+    add("--out", type=location, required=True, metavar="FILE", help="the file to write; replaced when it exists")
     add("--k", type=int, default=12, help="recommendations a customer (default: %(default)s)")
     add(
         "--format",
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=["parquet", "csv", "submission"],
         help="default: by the name of --out",
     )
-    add("--users", type=Path, metavar="FILE", help="only the customers in this file's first column")
+    add("--users", type=location, metavar="FILE", help="only the customers in this file's first column")
     add("--until", type=_day, metavar="YYYY-MM-DD", help="only purchases before this day count")
     add(
         "--rerank", action="store_true", help="order what retrieval found by the ratings that the ranking head predicts"

@@ -16,6 +16,7 @@ from tfrec.serve.batching import too_many
 from tfrec.serve.errors import Code, ServeError
 from tfrec.serve.tensors_json import error_body
 
+LOOKS = 8  # in `head_seconds`, for connections that are idle for longer
 TURN_AWAY_SECONDS = 2.0  # that a connection too many may take to ask, so that it can be told why it is closed
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,12})[ \t]*(?=\r\n|$)", re.IGNORECASE)
 
@@ -26,7 +27,7 @@ class ConnectionGuard:
 
     Args:
         factory: makes the server's protocol.
-        head_seconds: from opening a connection, or the end of its last request, to the next request.
+        head_seconds: from opening a connection, or the end of its last request, to the next request; up to an eighth more.
         most: open connections; as many further ones are told 429 and closed when they ask, those beyond at once.
         most_requests: predictions under way; further ones are refused with 429.
         changed: told the number of open connections.
@@ -45,9 +46,10 @@ class ConnectionGuard:
     ):
         self._factory, self._head_seconds, self._most, self._changed = factory, head_seconds, most, changed
         self._most_requests, self._refused = most_requests, refused
-        self._timers: dict[asyncio.BaseTransport, asyncio.TimerHandle | None] = {}
-        self._asking: set[asyncio.BaseTransport] = set()
-        self._turned_away: dict[asyncio.BaseTransport, asyncio.TimerHandle] = {}
+        self._idle_since: dict[asyncio.Transport, float | None] = {}  # None while a request is under way
+        self._look: asyncio.TimerHandle | None = None
+        self._asking: set[asyncio.Transport] = set()
+        self._turned_away: dict[asyncio.Transport, asyncio.TimerHandle] = {}
         self._refusal = _refusal(too_many(most_requests))
         crowded = f"{most} connections are open; try again later"
         self._farewell = _refusal(ServeError(Code.RESOURCE_EXHAUSTED, crowded), last=True)
@@ -58,17 +60,27 @@ class ConnectionGuard:
 
     def opened(self, transport: asyncio.Transport) -> bool:
         """Count a connection; False where it is one too many."""
-        if len(self._timers) >= self._most:
+        loop = asyncio.get_running_loop()
+        if len(self._idle_since) >= self._most:
             if len(self._turned_away) >= self._most:
                 transport.abort()
             else:
-                loop = asyncio.get_running_loop()
                 self._turned_away[transport] = loop.call_later(TURN_AWAY_SECONDS, transport.abort)
             return False
-        self._timers[transport] = None
-        self.idle(transport)
-        self._changed(len(self._timers))
+        self._idle_since[transport] = loop.time()
+        if self._look is None:
+            self._look = loop.call_later(self._head_seconds / LOOKS, self._close_idle)
+        self._changed(len(self._idle_since))
         return True
+
+    def _close_idle(self) -> None:
+        """Close who is idle for too long; one timer for all, as setting one for each request costs as much as refusing
+        it."""
+        loop = asyncio.get_running_loop()
+        last = loop.time() - self._head_seconds
+        for transport in [one for one, since in self._idle_since.items() if since is not None and since <= last]:
+            transport.close()
+        self._look = loop.call_later(self._head_seconds / LOOKS, self._close_idle) if self._idle_since else None
 
     def turn_away(self, transport: asyncio.Transport) -> None:
         """Answer what a connection too many has asked, and close it."""
@@ -77,11 +89,11 @@ class ConnectionGuard:
             self._refused()
             transport.close()
 
-    def asks(self, transport: asyncio.BaseTransport) -> bool:
+    def asks(self, transport: asyncio.Transport) -> bool:
         """Whether a prediction that `refuses` let through is under way on the connection."""
         return transport in self._asking
 
-    def refuses(self, transport: asyncio.WriteTransport) -> bool:
+    def refuses(self, transport: asyncio.Transport) -> bool:
         """Answer a whole prediction with 429 if too many are under way, else count it until `idle`."""
         if len(self._asking) < self._most_requests:
             self._asking.add(transport)
@@ -91,30 +103,26 @@ class ConnectionGuard:
         self.idle(transport)
         return True
 
-    def closed(self, transport: asyncio.BaseTransport) -> None:
+    def closed(self, transport: asyncio.Transport) -> None:
         """Forget a connection."""
         timer = self._turned_away.pop(transport, None)
         if timer:
             timer.cancel()
             return
-        self.busy(transport)
         self._asking.discard(transport)
-        self._timers.pop(transport, None)
-        self._changed(len(self._timers))
+        self._idle_since.pop(transport, None)
+        self._changed(len(self._idle_since))
 
-    def busy(self, transport: asyncio.BaseTransport | None) -> None:
+    def busy(self, transport: asyncio.Transport | None) -> None:
         """A request's head is there: its handler minds the time from here on."""
-        timer = self._timers.get(transport) if transport else None
-        if timer:
-            timer.cancel()
+        if transport in self._idle_since:
+            self._idle_since[transport] = None
 
-    def idle(self, transport: asyncio.BaseTransport | None) -> None:
+    def idle(self, transport: asyncio.Transport | None) -> None:
         """The next request may come."""
-        if transport in self._timers:
-            self.busy(transport)
+        if transport in self._idle_since:
             self._asking.discard(transport)
-            loop = asyncio.get_running_loop()
-            self._timers[transport] = loop.call_later(self._head_seconds, transport.close)  # type: ignore[union-attr]
+            self._idle_since[transport] = asyncio.get_running_loop().time()
 
 
 class _Guarded(asyncio.Protocol):

@@ -10,6 +10,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TextIO
 
+ENCODE = json.JSONEncoder(ensure_ascii=False, default=str).encode  # `json.dumps` would make one for each line
+
 
 class JsonLines(logging.Formatter):
     """A record as JSON: time, level, message, and the fields given as `extra={"fields": {...}}`."""
@@ -24,7 +26,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return ENCODE(line)
 
 
 class TurnHandler(logging.StreamHandler):
