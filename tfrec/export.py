@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.remote import location
 from tfrec.publish import PublishError, check_name, keep_last, next_version, publish_version
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--root", type=Path, default=Path("saved_models"), help="folder of models (default: %(default)s)")
     add(
         "--items",
-        type=Path,
+        type=location,
         metavar="PREPARED",
         help="a prepared dataset with further items, which are encoded with the run's towers",
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.remote import location
 from pipelines.schema import TEST, TRAIN
 from tfrec.labels import item_labels, item_splits
 from tfrec.sampling import sample_rows
@@ -255,7 +256,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--weights", required=True, metavar="SOURCE", help="published encoder, or the folder of a pretrain run")
     add("--side", choices=("text", "image"), required=True, help="which of its sides")
-    add("--data", type=Path, required=True, metavar="PREPARED", help="prepared dataset")
+    add("--data", type=location, required=True, metavar="PREPARED", help="prepared dataset")
     add("--field", default="label", help="what the probe tells: label, or an attribute field (default: %(default)s)")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     add("--length", type=int, default=64, help="ids per text (default: %(default)s)")

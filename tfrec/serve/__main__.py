@@ -14,6 +14,7 @@ import os
 import sys
 from pathlib import Path
 
+from pipelines.remote import location
 from tfrec.command import run_command
 from tfrec.serve.allocator import AUTO, SYSTEM, use_allocator
 from tfrec.serve.errors import ServeConfigError
@@ -100,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--model-config-file", type=Path, metavar="FILE", help="TensorFlow Serving's file, in place of --model"
     )
-    what.add_argument("--data", type=Path, metavar="PREPARED", help="a prepared dataset for the shop window at /")
+    what.add_argument("--data", type=location, metavar="PREPARED", help="a prepared dataset for the shop window at /")
     what.add_argument(
         "--poll-seconds",
         type=float,
