@@ -219,7 +219,7 @@ def test_an_id_with_a_space_cannot_be_in_a_submission(tmp_path):
 # -- stopped and resumed -------------------------------------------------------------------------------------
 
 CRASH = """
-import os, sys
+import os, shutil, sys
 from pathlib import Path
 from tfrec import recommendation_files as files
 from tfrec.recommendations import RetrieveOptions, plan
@@ -236,7 +236,7 @@ def count(function):
     return wrapped
 
 os.replace, os.fsync = count(os.replace), count(os.fsync)
-files.shutil.rmtree = count(files.shutil.rmtree)
+shutil.rmtree = count(shutil.rmtree)
 files.pq.write_table = count(files.pq.write_table)
 options = RetrieveOptions(*map(Path, sys.argv[1:4]), batch=64, part=250, resume=True)
 plan(options).run(lambda done: None)
