@@ -14,11 +14,13 @@ import tempfile
 import uuid
 from argparse import ArgumentTypeError
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from filelock import FileLock
+
+from pipelines.publish import HiddenFolder
 
 CACHE = "TFREC_CACHE"
 
@@ -67,19 +69,16 @@ def local_copy(path: str | Path) -> Path:
         identity = hashlib.sha256(repr([str(place), sorted(map(str, files.values()))]).encode()).hexdigest()[:32]
         folder = Path(os.environ.get(CACHE) or Path.home() / ".cache" / "tfrec") / identity
         folder.mkdir(parents=True, exist_ok=True)
-        copy, unfinished = folder / place.name, folder / ".tmp"
+        copy = folder / "copy"
         with FileLock(folder / ".lock"):
             if not copy.exists():
-                if unfinished.exists():
-                    shutil.rmtree(unfinished)
-                unfinished.mkdir()
-                for name in files:
-                    target = unfinished / place.name / name.removeprefix(place.path).lstrip("/")
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    place.fs.get_file(name, str(target))
-                os.rename(unfinished / place.name, copy)
-                unfinished.rmdir()
-        return copy
+                with closing(HiddenFolder(copy)) as hidden:
+                    for name in files:
+                        target = hidden.path / place.name / name.removeprefix(place.path).lstrip("/")
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        place.fs.get_file(name, str(target))
+                    hidden.publish()
+        return copy / place.name
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.prepared import open_prepared
+from pipelines.prepared import Prepared, open_prepared
 from pipelines.remote import local_copy
 from tfrec.customers import CustomerReader, Customers
 from tfrec.generation import Generation
@@ -108,7 +108,7 @@ def plan(options: RetrieveOptions) -> Job:
     reader = _reader(options, prepared.path, model)
     rows = np.arange(reader.count) if options.users is None else reader.rows_of(_listed(options.users))
     parts = Parts(options.out, _identity(options, kind, version, prepared.path), resume=options.resume)
-    return Job(options, kind, model, reader, parts, rows)
+    return Job(options, kind, model, prepared, reader, parts, rows)
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,7 @@ class Job:
         options: what to do.
         kind: of the output.
         model: the loaded version.
+        prepared: the dataset.
         reader: of the customers.
         parts: finished ones and where they stand.
         rows: of the customers, int64 `[U]`, rising.
@@ -127,6 +128,7 @@ class Job:
     options: RetrieveOptions
     kind: str
     model: LoadedModel
+    prepared: Prepared
     reader: CustomerReader
     parts: Parts
     rows: np.ndarray
@@ -232,7 +234,7 @@ class Job:
     def _explainer(self) -> Explainer:
         from tfrec.explanations import Explainer
 
-        return Explainer(self.model, open_prepared(self.options.data))
+        return Explainer(self.model, self.prepared)
 
     def _user_rows(self, customers: Customers) -> np.ndarray:
         """The model's rows of customers int32 `[U]`, where it looks them up; else -1."""
