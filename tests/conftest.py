@@ -20,6 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # the models are tiny and a worker of pytest has one core
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 starves its workers beside the other tests
 
 # Programs that tests start find no PyTorch, as on a user's machine; KerasCV would import it, for seconds, wherever it is.
 WITHOUT_TORCH = str(Path(__file__).parent / "without_torch")
@@ -29,11 +30,11 @@ settings.register_profile("tfrec", derandomize=True, deadline=None)
 settings.load_profile("tfrec")
 
 
-LONGEST = {"tests.test_notebook", "tests.test_train_command"}
+LONGEST = {f"tests.test_{name}" for name in ("notebook", "train_command", "ray_training", "ray_encoding", "workers")}
 
 
 def pytest_collection_modifyitems(items):
-    """Begin with the longest tests, or one worker waits for the other's at the end."""
+    """Begin with the longest tests, or the workers wait for one's at the end."""
     items.sort(key=lambda item: item.module.__name__ not in LONGEST)
 
 

@@ -28,7 +28,7 @@ def part(outputs: Arrays, requests: Sequence[tuple[Arrays, int]]) -> list[Arrays
     """Give each request its own rows of the outputs, as wide as its own k."""
     parts, start = [], 0
     for inputs, rows in requests:
-        width = int(np.max(inputs["k"], initial=1)) if "k" in inputs else None
+        width = int(inputs["k"].max(initial=1)) if "k" in inputs else None
         stop = start + rows
         parts.append(
             {
