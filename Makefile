@@ -16,6 +16,9 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do $$p $(IS_3_11) 2>/dev/n
 PIP := PIP_CONSTRAINT=requirements.txt PIP_BUILD_CONSTRAINT=requirements.txt \
 	$(PY) -m pip --disable-pip-version-check --no-input install --no-compile $(PIP_ARGS)
 
+# Without compiled modules every command compiles TensorFlow anew, for seconds; the first import of each writes them.
+unexport PYTHONDONTWRITEBYTECODE
+
 DEMO_DATA := data/demo
 DEMO_RUN := runs/demo
 DEMO_RECS := $(DEMO_RUN)/recommendations.parquet

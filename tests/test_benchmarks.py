@@ -118,6 +118,7 @@ def test_both_ways_to_fit_train(tmp_path):
     work = fit.Work(users=300, items=100, purchases=4_000, dim=8, features=6, batch=128, steps=2)
     for contender in fit.CONTENDERS.values():
         assert len(contender(work, tmp_path)()) == work.steps
+    assert 0 < fit.waiting(work, tmp_path / "waiting")() < 1
 
 
 @pytest.mark.slow

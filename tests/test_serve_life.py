@@ -182,6 +182,20 @@ def test_a_damaged_version_is_reported_and_the_one_before_serves_on(exported, mo
         until_served(server, 2)
 
 
+@pytest.mark.parametrize("token", [None, "secret"])
+def test_a_started_server_has_answered_a_request_of_its_own(model, token, caplog):
+    with running(model, token=token) as server:
+        _, page = server.ask("GET", "/metrics", headers={"Authorization": f"Bearer {token}"})
+    assert b'tfrec_requests_total{api="rest",code="200",model="shop",signature="serving_default"} 1.0' in page
+    assert "first request" not in caplog.text
+
+
+def test_a_server_that_refuses_its_own_request_says_so_and_starts(model, caplog):
+    with running(model, max_bytes=10) as server:
+        assert server.ask("GET", "/readyz")[0] == 200
+    assert "the server does not answer its own first request to shop: HTTP/1.1 413" in caplog.text
+
+
 def test_a_version_that_fails_its_warm_up_is_not_served(exported, model):
     """Whole by its manifest, but it cannot answer: its warm-up requests are another model's."""
     import tensorflow as tf

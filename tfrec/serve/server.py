@@ -17,6 +17,7 @@ from tfrec.serve.allocator import allocator_in_use
 from tfrec.serve.batching import Batcher
 from tfrec.serve.connections import ConnectionGuard
 from tfrec.serve.errors import ServeConfigError
+from tfrec.serve.first_request import ask_itself
 from tfrec.serve.http_app import HttpState, build_app
 from tfrec.serve.metrics import Metrics
 from tfrec.serve.model_config import ModelConfig
@@ -81,6 +82,8 @@ class Server:
                 raise ServeConfigError(errors[-1] if errors else f"{model.config.folder} holds no version to serve")
         await self._start_http()
         await self._start_grpc()
+        host, port = self._listener.sockets[0].getsockname()[:2]
+        await ask_itself(self.repository, host, port, self._options.token)
         self._poller = asyncio.create_task(self._poll())
         ports = {"host": self._options.host, "port": self.port, "grpc_port": self.grpc_port}
         fields = {"event": "started", **ports, "allocator": allocator_in_use()}

@@ -65,6 +65,12 @@ def decode(body: Mapping[str, Any], signature: Signature, *, max_values: int) ->
     return arrays, rows
 
 
+def request_body(signature: str, inputs: Arrays) -> bytes:
+    """A predict request in columns."""
+    columns = {name: _plain(array) for name, array in inputs.items()}
+    return json.dumps({"signature_name": signature, "inputs": columns}).encode()
+
+
 def encode(outputs: Arrays, *, rows: bool) -> dict[str, Any]:
     """Outputs as TensorFlow Serving writes them: `predictions` for rows, `outputs` for columns."""
     listed = {name: _plain(array) for name, array in outputs.items()}
