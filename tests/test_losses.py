@@ -6,7 +6,15 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfrec.losses import hardest, own_items, sampling_log_probability, softmax_loss, softmax_losses, weighted_mean
+from tfrec.losses import (
+    candidate_losses,
+    hardest,
+    own_items,
+    sampling_log_probability,
+    softmax_loss,
+    softmax_losses,
+    weighted_mean,
+)
 
 
 def oracle(logits, labels, *, weights=None, log_q=None, masked=None, smoothing=0.0):
@@ -47,6 +55,41 @@ def test_equals_the_oracle(seed, weigh, correct, mask, smoothing):
     }
     loss = softmax_loss(tf.constant(logits), labels, label_smoothing=smoothing, **options)
     assert float(loss) == pytest.approx(oracle(logits, labels, smoothing=smoothing, **options), rel=1e-4, abs=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 10_000), st.booleans(), st.booleans(), st.booleans(), st.sampled_from([{}, {"hard_negatives": 3}])
+)
+def test_losses_and_gradients_of_candidates_are_those_of_their_logits(seed, correct, add, mask, further):
+    _, labels, upstream, log_q, masked = random_case(seed)
+    rng = np.random.default_rng(seed)
+    queries, candidates = (tf.Variable(rng.normal(size=(n, 5)).astype(np.float32)) for n in masked.shape)
+    values = tf.Variable(rng.normal(size=9).astype(np.float32))
+    places = np.stack([rng.integers(0, n, 9) for n in masked.shape], 1).astype(np.int32)
+    places[1], places[2, 1] = places[0], labels[places[2, 0]]  # one place twice, and a positive
+    options = {"log_q": log_q if correct else None, "masked": masked if mask else None, **further}
+    variables = [queries, candidates, values]
+    with tf.GradientTape(persistent=True) as tape:
+        logits = tf.matmul(queries, candidates, transpose_b=True)
+        logits = tf.tensor_scatter_nd_add(logits, places, values) if add else logits
+        plain = softmax_losses(logits, labels, **options)
+        ours = candidate_losses(queries, candidates, labels, bonus=(places, values) if add else None, **options)
+    np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-5)
+    expected, found = (
+        tape.gradient(loss, variables, upstream, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        for loss in (plain, ours)
+    )
+    for one, other in zip(expected, found):
+        np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5)
+
+
+def test_a_vector_that_is_no_number_is_told():
+    queries = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    queries[1, 2] = np.nan
+    losses = candidate_losses(tf.constant(queries), tf.constant(queries[[0, 2]]), [0, 1, 1], log_q=tf.zeros(2))
+    assert np.isnan(losses).tolist() == [False, True, False]
+    assert candidate_losses(tf.zeros([0, 4]), tf.constant(queries[:1]), tf.zeros([0], tf.int32)).shape == [0]
 
 
 def test_equals_the_tfrs_task_on_distinct_candidates():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tfrec.csr import Csr
 from tfrec.models import by_length
-from tfrec.repeats import BUCKETS, RepeatScores, add_to_logits, totals
+from tfrec.repeats import BUCKETS, RepeatScores, scores_of_purchases, totals
 from tfrec.search import exact_top_k
 
 seeds = st.integers(0, 2**32 - 1)
@@ -48,7 +48,8 @@ def test_logits_gain_the_score_of_every_purchase_read(seed):
     found = []
     for part in by_length(inputs):
         places = tf.cast(tf.where(part["targets"] >= 0), tf.int32)
-        found.append(add_to_logits(tf.zeros([len(places), items]), scores, columns, part, places).numpy())
+        added = scores_of_purchases(scores, columns, part, places)
+        found.append(tf.scatter_nd(*added, [len(places), items]).numpy())
     expected = []
     for row, place in np.argwhere(targets >= 0):
         logits = np.zeros(items)

@@ -4,8 +4,8 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from tfrec.attention import ResumableDropout
-from tfrec.losses import own_items, sampling_log_probability, softmax_losses, weighted_mean
-from tfrec.repeats import RepeatScores, add_to_logits
+from tfrec.losses import candidate_losses, own_items, sampling_log_probability, weighted_mean
+from tfrec.repeats import RepeatScores, scores_of_purchases
 from tfrec.towers import HistoryTower, ItemTower, ShallowTower, UserTower, normal
 
 SHORT_PART = 4  # histories up to T / SHORT_PART purchases are read apart from longer ones
@@ -286,13 +286,15 @@ class TwoTower(tfrs.Model):
         candidates, columns = self.vectors.finish(vectors, rows), self.vectors.slots(rows)
         log_q, losses, weights = None if self.log_q is None else tf.gather(self.log_q, rows), [], []
         for part, queries in parts:  # whose logits are never put together: they are by far the largest arrays of a step
-            logits, labels, weight, masked = self._examples(part, queries, candidates, columns)
+            queries, labels, weight, bonus, masked = self._examples(part, queries, tf.shape(candidates)[0], columns)
             weights.append(weight)
             losses.append(
-                softmax_losses(
-                    logits,
+                candidate_losses(
+                    queries,
+                    candidates,
                     labels,
                     log_q=log_q,
+                    bonus=bonus,
                     masked=masked,
                     hard_negatives=self.hard_negatives,
                     label_smoothing=self.label_smoothing,
@@ -305,24 +307,26 @@ class TwoTower(tfrs.Model):
         rotary = getattr(self.query_tower, "positions", "none") == "rotary"
         return [inputs] if rotary or "history" not in inputs else by_length(inputs)
 
-    def _examples(self, inputs, queries, candidates, columns):
-        """The places of a batch that have a target: logits `[P, C]`, labels `[P]`, weights `[P]`, and the customer's other
-        purchases among the candidates, bool `[P, C]` (None without `mask_own`)."""
-        examples, count = inputs["targets"] >= 0, tf.shape(candidates)[0]
+    def _examples(self, inputs, queries, count, columns):
+        """The places of a batch that have a target: queries `[P, D]`, labels `[P]`, weights `[P]`, what earlier purchases
+        add to logits (`candidate_losses`), and the customer's other purchases among the `count` candidates, bool `[P, C]`
+        (None without `mask_own`)."""
+        examples = inputs["targets"] >= 0
         places = tf.cast(tf.where(examples), tf.int32)
-        logits = tf.matmul(tf.boolean_mask(queries, examples), candidates, transpose_b=True)
+        bonus = None
         if self.repeats is not None:
-            logits = add_to_logits(logits, self.repeats, columns, inputs, places)
+            bonus = scores_of_purchases(self.repeats, columns, inputs, places)
         labels = tf.gather(columns, tf.boolean_mask(inputs["targets"], examples))
         weights = tf.boolean_mask(inputs["weights"], examples)
+        queries = tf.boolean_mask(queries, examples)
         if self.mask_own == "none":
-            return logits, labels, weights, None
+            return queries, labels, weights, bonus, None
         row, position = tf.unstack(places, axis=1)
         owned = tf.gather(own_items(inputs["targets"], columns, count), row)
         if self.mask_own == "future" and "history" in inputs:
             # Items bought before stay negatives: the model must learn not to repeat them, unless customers do.
             owned &= ~bought_before(inputs["history"], columns, count, row, position)
-        return logits, labels, weights, owned
+        return queries, labels, weights, bonus, owned
 
     def remember(self, batch, fresh):
         """Write the fresh content vectors `[E, D]` of a step's items into the bank."""

@@ -29,18 +29,17 @@ class RepeatScores(tf.keras.layers.Layer):
         return SCALE * tf.gather(self.value, tf.minimum(tf.cast(bucket, tf.int32), BUCKETS - 1))
 
 
-def add_to_logits(logits, scores, columns, inputs, examples):
-    """Add the score of every purchase that an example has read to the logit of its item.
+def scores_of_purchases(scores, columns, inputs, examples):
+    """The score of every purchase that an example has read, and whose logit it is added to.
 
     Args:
-        logits: `[P, C]`.
         scores: the layer.
         columns: candidate column of every item `[N]`; all items of the histories are candidates.
         inputs: `history` int32 `[B, T]` (-1 = none) and `gaps` float32 `[B, T]`, days from a purchase to the next.
         examples: row and place of each example int32 `[P, 2]`; (b, t) has read `history[b, :t]`.
 
     Returns:
-        `[P, C]`.
+        Places int32 `[M, 2]`, example and candidate, and scores `[M]`; what was bought twice is there twice.
     """
     history, row, place = inputs["history"], examples[:, 0], examples[:, 1]
     since_first = tf.cumsum(tf.pad(inputs["gaps"], [[0, 0], [1, 0]]), axis=1)  # days since the window's first purchase
@@ -49,7 +48,7 @@ def add_to_logits(logits, scores, columns, inputs, examples):
     read = (tf.range(tf.shape(history)[1])[None] < place[:, None]) & (items >= 0)
     example = tf.cast(tf.where(read)[:, 0], tf.int32)
     column = tf.gather(columns, tf.boolean_mask(items, read))
-    return tf.tensor_scatter_nd_add(logits, tf.stack([example, column], 1), scores(tf.boolean_mask(days, read)))
+    return tf.stack([example, column], 1), scores(tf.boolean_mask(days, read))
 
 
 def totals(rows, bonus):
