@@ -171,6 +171,39 @@ def test_connections_are_bounded(small):
             client.close()
 
 
+@pytest.mark.parametrize("head", ["HTTP/1.1\r\nConnection: close", "HTTP/1.0\r\nX-Nothing: x"])
+def test_a_refusal_ends_a_connection_that_was_to_end(small, monkeypatch, head):
+    """Who reads to the end would wait for half a minute else, just when there is too much to do."""
+    runs, goes_on, original = threading.Event(), threading.Event(), Servable.run
+
+    def held(self, signature, inputs):
+        runs.set()
+        goes_on.wait(60)
+        return original(self, signature, inputs)
+
+    body = json.dumps(QUERY)
+    with running(small / "shop", max_pending=1) as server, ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(Servable, "run", held)
+        first = pool.submit(server.ask, "POST", "/v1/models/shop:predict", QUERY)
+        assert runs.wait(60)
+        with socket.create_connection(("127.0.0.1", server.port), 10) as client:
+            request = f"POST /v1/models/shop:predict {head}\r\nHost: shop\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+            client.sendall(request.encode())
+            answer = b"".join(iter(lambda: client.recv(10_000), b""))
+        assert answer.split(b" ", 2)[1] == b"429"
+        goes_on.set()
+        assert first.result()[0] == 200
+
+
+def test_what_is_expected_in_vain_leaves_room_for_others(small):
+    expects = b"POST /v1/models/shop:predict HTTP/1.1\r\nHost: shop\r\nExpect: wonders\r\nContent-Length: 0\r\n\r\n"
+    with running(small / "shop", max_pending=1) as server, contextlib.ExitStack() as stack:
+        client = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10))
+        client.sendall(expects)
+        assert client.recv(10_000).startswith(b"HTTP/1.1 417 ")
+        assert server.ask("POST", "/v1/models/shop:predict", QUERY)[0] == 200
+
+
 @pytest.mark.parametrize("pieces", [1, 2])
 def test_a_request_too_many_is_refused_at_once_whole_or_in_pieces(small, monkeypatch, pieces):
     """Whole requests are refused before they are parsed, on connections that go on; of others, the body is not read."""

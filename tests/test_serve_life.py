@@ -182,6 +182,19 @@ def test_a_damaged_version_is_reported_and_the_one_before_serves_on(exported, mo
         until_served(server, 2)
 
 
+def test_a_version_that_is_mended_in_place_is_tried_again(exported, model, tmp_path):
+    """As one that is still being copied is when it is looked at first."""
+    broken = republish(exported, tmp_path / "staged", 2)
+    variables = next(broken.glob("variables/*.data*"))
+    whole = variables.read_bytes()
+    CUT(variables)
+    with running(model) as server:
+        os.rename(broken, model / "2")
+        until(lambda: server.ask("GET", "/v1/models/shop")[1]["model_version_status"][0]["state"] == "END")
+        (model / "2" / "variables" / variables.name).write_bytes(whole)
+        until_served(server, 2)
+
+
 @pytest.mark.parametrize("token", [None, "secret"])
 def test_a_started_server_has_answered_a_request_of_its_own(model, token, caplog):
     with running(model, token=token) as server:

@@ -116,7 +116,7 @@ class Batcher:
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Count a request as under way, from when its body is there until its answer is written.
+        """Count a request as under way, from when its body is there until its answer is handed over to be written.
 
         It is not the queue that is counted: where the event loop is what cannot keep up, requests wait for it, before
         and after the queue. For the event loop's thread alone.

@@ -18,6 +18,8 @@ from tfrec.serve.tensors_json import error_body
 
 LOOKS = 8  # in `head_seconds`, for connections that are idle for longer
 TURN_AWAY_SECONDS = 2.0  # that a connection too many may take to ask, so that it can be told why it is closed
+# What asks for more than an answer, comes in parts, or ends the connection.
+UNUSUAL = re.compile(rb"\r\n(?:expect|transfer-encoding):|\r\nconnection:[^\r]*close", re.IGNORECASE)
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,12})[ \t]*(?=\r\n|$)", re.IGNORECASE)
 
 
@@ -157,12 +159,12 @@ class _Guarded(asyncio.Protocol):
 
 
 def _is_whole_prediction(data: bytes) -> bool:
-    """Whether this is one request for a prediction with its whole body, and nothing else."""
+    """Whether this is one request for a prediction with its whole body, and nothing else, on a connection to be kept."""
     if not data.startswith(b"POST /v1/models/"):
         return False
     head, ended, body = data.partition(b"\r\n\r\n")
     length = CONTENT_LENGTH.search(head)
-    if not ended or length is None or b"transfer-encoding" in head.lower():
+    if not ended or length is None or b" HTTP/1.1\r\n" not in head or UNUSUAL.search(head):
         return False
     return len(body) == int(length[1])
 

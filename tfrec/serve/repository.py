@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from tfrec.serve.errors import Code, ServeError, shown
@@ -39,7 +40,7 @@ class Model:
     config: ModelConfig
     servables: dict[int, Servable]
     status: dict[int, VersionStatus]
-    failed: dict[int, tuple[int, int]]
+    failed: dict[int, str]
 
 
 class Repository:
@@ -138,7 +139,7 @@ class Repository:
     def _load(self, config: ModelConfig, version: int) -> None:
         path = config.folder / str(version)
         try:
-            identity = (path.stat().st_ino, path.stat().st_mtime_ns)
+            identity = _identity(path)
         except OSError:
             return  # withdrawn since it was listed
         if self._models[config.name].failed.get(version) == identity:
@@ -147,7 +148,8 @@ class Repository:
         try:
             servable = Servable(config.name, version, path)
         except (ValueError, OSError) as error:
-            self._put(config.name, failed={**self._models[config.name].failed, version: identity})
+            if isinstance(error, ValueError):  # else the file system may answer at the next look
+                self._put(config.name, failed={**self._models[config.name].failed, version: identity})
             self._report(config.name, version, VersionStatus("END", str(error)), "failed")
             return
         self._put(config.name, servables={**self._models[config.name].servables, version: servable})
@@ -176,3 +178,9 @@ class Repository:
         for model in self._models.values():
             for servable in model.servables.values():
                 servable.retire()
+
+
+def _identity(path: Path) -> str:
+    """What changes when anything in a version's folder does: one that was refused is tried again once it was mended."""
+    found = [(str(file.relative_to(path)), file.stat()) for file in sorted(path.rglob("*"))]
+    return repr((path.stat().st_ino, [(name, stat.st_size, stat.st_ino, stat.st_ctime_ns) for name, stat in found]))
