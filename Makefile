@@ -86,7 +86,7 @@ lint: $(VENV)/.installed-dev ## ruff: rules and format
 types: $(VENV)/.installed-dev ## mypy
 	$(PY) -m mypy
 
-bench: $(VENV)/.installed-dev ## the benchmarks' tables (all: hours); some: make bench BENCH="photos index"
+bench: $(VENV)/.installed-dev $(DEMO_RECS) ## the benchmarks' tables (all: hours); some: make bench BENCH="photos index"; the demo first
 	@for name in $(BENCH); do echo "== $$name"; $(PY) -m benchmarks.$$name; done
 
 # ---- upkeep ----------------------------------------------------------------------------------------------------

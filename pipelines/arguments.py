@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from pipelines.remote import local_path
+
 
 def add_paths(parser: argparse.ArgumentParser, raw: str) -> None:
     """Add `--raw`, `--out` and `--overwrite`.
@@ -13,5 +15,7 @@ def add_paths(parser: argparse.ArgumentParser, raw: str) -> None:
         raw: what `--raw` names, for its help.
     """
     parser.add_argument("--raw", required=True, help=raw)
-    parser.add_argument("--out", required=True, metavar="PREPARED", help="the prepared dataset's folder to make")
+    parser.add_argument(
+        "--out", type=local_path, required=True, metavar="PREPARED", help="the prepared dataset's folder to make"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing prepared dataset at --out")

@@ -26,6 +26,7 @@ from pipelines.demo_oracle import ORACLE_FILE, write_oracle
 from pipelines.demo_shop import simulate
 from pipelines.progress import Progress
 from pipelines.publish import HiddenFolder
+from pipelines.remote import local_path
 from pipelines.schema import PreparedError
 
 HELP = "a generated small shop in H&M's raw format, prepared through `hm`"
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     add = parser.add_argument
     sizes = ", ".join(f"{name} = {i:,} items and {c:,} customers" for name, (i, c) in SIZES.items())
-    add("--out", type=Path, required=True, metavar="PREPARED", help="folder to make")
+    add("--out", type=local_path, required=True, metavar="PREPARED", help="folder to make")
     add("--raw", type=Path, metavar="DIR", help="keep the raw files here (default: they are removed)")
     add("--size", choices=list(SIZES), default="demo", help=f"{sizes} (default: demo)")
     add("--items", type=int, metavar="N", help="number of articles, instead of the size's")

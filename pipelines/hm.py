@@ -11,6 +11,8 @@ import datetime
 from collections.abc import Mapping
 from pathlib import Path
 
+from pipelines.remote import local_path
+
 HELP = "H&M Personalized Fashion Recommendations: articles, customers, transactions, photos"
 
 
@@ -32,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PX",
         help="longer side of stored photos (default: 256)",
     )
-    add("--out", type=Path, required=True, metavar="PREPARED", help="folder to make")
+    add("--out", type=local_path, required=True, metavar="PREPARED", help="folder to make")
     add("--overwrite", action="store_true", help="replace a prepared dataset that stands at --out")
     add(
         "--split",

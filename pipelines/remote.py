@@ -14,8 +14,8 @@ import tempfile
 import uuid
 from argparse import ArgumentTypeError
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from filelock import FileLock
@@ -23,6 +23,8 @@ from filelock import FileLock
 from pipelines.publish import HiddenFolder
 
 CACHE = "TFREC_CACHE"
+# What tells that a file has changed, by file system; other entries change by reading alone.
+CHANGES = ("ETag", "etag", "md5Hash", "generation", "mtime", "LastModified", "last_modified", "updated", "created")
 
 
 class RemoteError(ValueError, ArgumentTypeError):  # argparse shows the message of the latter alone
@@ -39,10 +41,21 @@ def location(text: str) -> Path:
         return Path(text)
     from upath import UPath  # fsspec takes a while to load
 
-    with _told(text):
+    with told(text):
         place: Any = UPath(text, protocol=text.partition("://")[0])
         place.fs  # noqa: B018  (made here, so that a package that is missing is told here)
         return place
+
+
+def local_path(text: str) -> Path:
+    """The path that an option names, where addresses cannot be written to or worked in.
+
+    Raises:
+        RemoteError: it is an address.
+    """
+    if "://" in text:
+        raise RemoteError(f"{text}: name a path of this machine here; addresses are for what is read, and for retrieve")
+    return Path(text)
 
 
 def is_remote(path: Path) -> bool:
@@ -62,23 +75,52 @@ def local_copy(path: str | Path) -> Path:
     place: Any = location(path) if isinstance(path, str) else path
     if not is_remote(place):
         return place
-    with _told(str(place)):
-        files = place.fs.find(place.path, detail=True)
-        if not files:
+    with told(str(place)):
+        found = place.fs.find(place.path, detail=True)
+        if not found:
             raise RemoteError(f"{place}: nothing is there")
-        identity = hashlib.sha256(repr([str(place), sorted(map(str, files.values()))]).encode()).hexdigest()[:32]
-        folder = Path(os.environ.get(CACHE) or Path.home() / ".cache" / "tfrec") / identity
+        files = {name: _inside(place, name) for name in found}
+        described = [_described(name, info or place.fs.info(name)) for name, info in sorted(found.items())]
+        folder = _cache() / hashlib.sha256(repr([str(place), described]).encode()).hexdigest()[:32]
         folder.mkdir(parents=True, exist_ok=True)
         copy = folder / "copy"
         with FileLock(folder / ".lock"):
             if not copy.exists():
                 with closing(HiddenFolder(copy)) as hidden:
-                    for name in files:
-                        target = hidden.path / place.name / name.removeprefix(place.path).lstrip("/")
+                    for name, inside in files.items():
+                        target = hidden.path / place.name / inside
                         target.parent.mkdir(parents=True, exist_ok=True)
                         place.fs.get_file(name, str(target))
                     hidden.publish()
         return copy / place.name
+
+
+def _cache() -> Path:
+    return Path(os.environ.get(CACHE) or Path.home() / ".cache" / "tfrec")
+
+
+def _inside(place: Any, name: str) -> str:
+    """Where a file of a folder belongs in its copy; an object's name may be anything."""
+    inside = name.removeprefix(place.path).lstrip("/")
+    if ".." in PurePosixPath(inside).parts:
+        raise RemoteError(f"{place}: {name!r} does not lie in it; rename it")
+    return inside
+
+
+def _described(name: str, info: dict[str, Any]) -> tuple[str, Any, list[tuple[str, str]]]:
+    return name, info.get("size"), [(key, str(info[key])) for key in CHANGES if key in info]
+
+
+def can_be_asked(path: Path) -> None:
+    """See that an address answers; whether anything is there is another question.
+
+    Raises:
+        RemoteError: it does not: it may not be read, or cannot be reached.
+    """
+    place: Any = path
+    if is_remote(path):
+        with told(str(path)), suppress(FileNotFoundError):
+            place.fs.info(place.path)
 
 
 @contextmanager
@@ -92,12 +134,18 @@ def sent_whole(path: Path) -> Iterator[IO[bytes]]:
     """
     place: Any = path
     hidden: Any = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.tmp")
-    with tempfile.NamedTemporaryFile() as stream:
+    _cache().mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=_cache()) as stream:  # of the size of the output
         yield stream
         stream.flush()
-        with _told(str(place)):
-            place.fs.put_file(stream.name, hidden.path)
-            place.fs.mv(hidden.path, place.path)
+        with told(str(place)):
+            try:
+                place.fs.put_file(stream.name, hidden.path)
+                place.fs.mv(hidden.path, place.path)
+            except BaseException:
+                with suppress(Exception):
+                    place.fs.rm_file(hidden.path)
+                raise
 
 
 def remove_folder(path: Path) -> None:
@@ -106,12 +154,12 @@ def remove_folder(path: Path) -> None:
     if not is_remote(path):
         shutil.rmtree(path)
         return
-    with _told(str(path)):
+    with told(str(path)):
         place.fs.rm(place.path, recursive=True)
 
 
 @contextmanager
-def _told(place: str) -> Iterator[None]:
+def told(place: str) -> Iterator[None]:
     """Name the address in whatever its file system raises: each has errors of its own."""
     try:
         yield

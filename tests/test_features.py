@@ -3,6 +3,8 @@
 import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 
 # isort: split
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -95,6 +97,38 @@ def test_only_new_and_changed_contents_are_encoded_again(shop, sides, tmp_path, 
     monkeypatch.setattr(shop, "items", items)
     FeatureWriter(sides["text"], shop, tmp_path, tokens=False).write()
     assert counts[2:] == [len(before)]  # another form: all again
+
+
+@pytest.mark.parametrize("stopped", [1, 2])
+def test_nothing_is_lost_where_one_store_takes_anothers_place(shop, sides, tmp_path, monkeypatch, stopped):
+    """Killed before the old one steps aside, and before the new one takes its place."""
+    expected = FeatureWriter(sides["text"], shop, tmp_path / "alone", tokens=True).write()
+    FeatureWriter(sides["text"], shop, tmp_path / "store").write()
+    writer = FeatureWriter(sides["text"], shop, tmp_path / "store", tokens=True)
+    rename, calls = Path.rename, []
+
+    def stops(self, target):
+        if self in (writer.folder, writer.work):
+            calls.append(self)
+            if len(calls) == stopped:
+                raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", stops)
+        with pytest.raises(KeyboardInterrupt):
+            writer.write()
+    monkeypatch.setattr(feature_writer, "checked", lambda *_: pytest.fail("encoded again"))
+    store = FeatureWriter(sides["text"], shop, tmp_path / "store", tokens=True).write()
+    assert sorted(p.name for p in store.folder.iterdir()) == sorted(p.name for p in expected.folder.iterdir())
+    np.testing.assert_array_equal(store.array("tokens"), expected.array("tokens"))
+    assert [p.name for p in store.folder.parent.iterdir()] == ["text"]
+
+
+def test_a_store_that_is_broken_is_made_again(shop, sides, tmp_path, caplog):
+    (FeatureWriter(sides["text"], shop, tmp_path).write().folder / "keys.txt").unlink()
+    assert FeatureWriter(sides["text"], shop, tmp_path).write().keys
+    assert "it is encoded anew" in caplog.text
 
 
 def test_other_weights_encode_everything_again(shop, sides, tmp_path, monkeypatch):

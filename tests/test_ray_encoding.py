@@ -69,10 +69,11 @@ def test_parts_become_the_store_of_one_process_and_none_is_made_twice(shop, tmp_
 
 @pytest.mark.slow
 def test_a_killed_worker_loses_and_doubles_nothing(shop, tmp_path):
-    pytest.importorskip("ray.data", reason="needs Ray: pip install 'tfrec[ray]'")
+    pytest.importorskip("ray.data", reason="needs Ray: pip install '.[ray]'")
     weights = save_sides(shop.items["text"], tmp_path / "weights")
     words = ["--weights", weights / "image", "--data", shop.path, "--batch", "2", "--precision", "float32"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment["TFREC_CACHE"] = str(tmp_path / "cache")
     environment.pop("RAY_ADDRESS", None)
 
     def encode(*more):
@@ -81,7 +82,8 @@ def test_a_killed_worker_loses_and_doubles_nothing(shop, tmp_path):
 
     # Not in this process: what other tests have set here, as deterministic kernels, would round differently.
     alone = encode("--out", tmp_path / "alone")
-    process = encode("--out", tmp_path / "ray", "--engine", "ray", "--workers", "2", "--part", "2")
+    there = ["--data", f"file://{shop.path}"]  # an address: each worker makes, or finds, its machine's copy
+    process = encode("--out", tmp_path / "ray", "--engine", "ray", "--workers", "2", "--part", "2", *there)
     parts, killed = tmp_path / "ray" / "image.tmp" / "parts", False
     while process.poll() is None and not killed:
         children = psutil.Process(process.pid).children(recursive=True) if any(parts.glob("[0-9]*.npz")) else []
@@ -105,5 +107,5 @@ def test_wrong_engines_are_told(shop, tmp_path, capsys, monkeypatch):
     assert "--workers 0 must be at least 1" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "ray", None)
     assert command.main(words) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == "error: --engine ray needs Ray: pip install 'tfrec[ray]'"
+    assert capsys.readouterr().err.splitlines()[-1] == "error: --engine ray needs Ray: pip install '.[ray]'"
     assert not (tmp_path / "out").exists()

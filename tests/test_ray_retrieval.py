@@ -18,6 +18,7 @@ import pytest
 
 from tests.test_retrieve import USERS, go, models, prepared, run  # noqa: F401
 from tfrec import retrieve as command
+from tfrec.ray_parts import EngineError, cores_each
 from tfrec.ray_retrieval import PartMaker, absolute
 from tfrec.recommendations import RetrieveOptions, plan
 
@@ -74,7 +75,7 @@ def test_a_worker_makes_parts_as_the_single_process_does_and_none_twice(models, 
 
 @pytest.mark.slow
 def test_a_killed_worker_loses_and_doubles_nothing(models, prepared, tmp_path):
-    pytest.importorskip("ray.data", reason="needs Ray: pip install 'tfrec[ray]'")
+    pytest.importorskip("ray.data", reason="needs Ray: pip install '.[ray]'")
     go(models, prepared, tmp_path / "whole.parquet", part=5)
     out = tmp_path / "recs.parquet"
     process = on_ray(models, prepared, out, "--part", "5", "--workers", "2")
@@ -95,6 +96,28 @@ def test_without_ray_the_error_says_what_to_install(models, prepared, tmp_path, 
     monkeypatch.setitem(sys.modules, "ray", None)
     words = ["--model", str(models / "shop"), "--data", str(prepared), "--out", str(tmp_path / "recs.csv")]
     assert command.main([*words, "--engine", "ray"]) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == "error: --engine ray needs Ray: pip install 'tfrec[ray]'"
+    assert capsys.readouterr().err.splitlines()[-1] == "error: --engine ray needs Ray: pip install '.[ray]'"
     assert command.main([*words, "--engine", "ray", "--workers", "0"]) == 2
     assert "--workers 0 must be at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("machines", "workers", "each"),
+    [
+        ([8, 8, 8], 2, 8.0),  # not 12, which no machine has
+        ([8, 8], 3, 4.0),  # not 5: only two such would fit
+        ([2], 2, 1.0),
+        ([1], 2, 1 / 2),
+        ([1, 1], 3, 1 / 2),
+        ([16, 2], 3, 5.0),
+    ],
+)
+def test_workers_get_cores_that_a_machine_has(machines, workers, each):
+    nodes = [{"Alive": True, "Resources": {"CPU": float(cores)}} for cores in machines]
+    gone = {"Alive": False, "Resources": {"CPU": 64.0}}
+    assert cores_each([*nodes, gone, {"Alive": True, "Resources": {}}], workers) == pytest.approx(each)
+
+
+def test_a_cluster_without_cores_is_told():
+    with pytest.raises(EngineError, match="no machine of Ray's cluster offers a core"):
+        cores_each([{"Alive": True, "Resources": {}}], 2)

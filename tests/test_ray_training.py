@@ -52,7 +52,7 @@ def kill_a_worker(process: subprocess.Popen, run: Path) -> bool:
 
 @pytest.mark.slow
 def test_a_killed_worker_changes_no_loss(tmp_path):
-    pytest.importorskip("ray.train", reason="needs Ray: pip install 'tfrec[ray]'")
+    pytest.importorskip("ray.train", reason="needs Ray: pip install '.[ray]'")
     from pipelines.__main__ import main
 
     assert main(["demo", "--out", str(tmp_path / "shop"), "--size", "tiny"]) == 0
@@ -89,11 +89,11 @@ def test_wrong_engines_are_told_before_a_run_is_begun(tmp_path, capsys, monkeypa
     monkeypatch.delenv("TF_CONFIG")
     monkeypatch.setitem(sys.modules, "ray", None)
     assert command.main(words) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == "error: --engine ray needs Ray: pip install 'tfrec[ray]'"
+    assert capsys.readouterr().err.splitlines()[-1] == "error: --engine ray needs Ray: pip install '.[ray]'"
 
 
 def test_what_a_worker_tells_the_user_is_told_apart_from_losses_and_defects():
-    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'tfrec[ray]'")
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install '.[ray]'")
     told = RuntimeError("Traceback ...\n  File ...\ntfrec.config.ConfigError: task.encode_items=1: too few\n")
     lost = RuntimeError("Traceback ...\ntfrec.workers.WorkerLost: a worker was lost, and ...\n")
     assert [_own_error(e) for e in (told, lost, ValueError("x"))] == ["task.encode_items=1: too few", None, None]

@@ -158,3 +158,88 @@ def test_folders_are_removed_here_and_there(bucket, tmp_path):
         (path / "file").write_text("x")
         remove_folder(path)
         assert not path.exists()
+
+
+def test_what_reading_changes_is_no_change(bucket, tmp_path, monkeypatch):
+    """Some file systems tell when a file was last read; copying it would make the copy stale at once."""
+    (tmp_path / "bucket" / "a").write_text("one")
+    system = type(fsspec.filesystem("file"))
+    info, reads = system.info, iter(range(99))
+    monkeypatch.setattr(
+        system, "info", lambda self, *words, **more: {**info(self, *words, **more), "time": next(reads)}
+    )
+    assert local_copy(f"{bucket}/a") == local_copy(f"{bucket}/a")
+
+
+def test_a_file_system_that_cannot_list_a_file_is_asked_for_it(bucket, tmp_path, monkeypatch):
+    """As SFTP: a list of customers that has changed would be taken for the one before."""
+    file, system = tmp_path / "bucket" / "vip.csv", type(fsspec.filesystem("file"))
+    monkeypatch.setattr(system, "find", lambda self, path, **more: {path: {}})
+    file.write_text("user_id\none\n")
+    assert local_copy(f"{bucket}/vip.csv").read_text() == "user_id\none\n"
+    file.write_text("user_id\nanother\n")
+    assert local_copy(f"{bucket}/vip.csv").read_text() == "user_id\nanother\n"
+
+
+def test_a_listing_cannot_lead_out_of_the_copy(bucket, tmp_path, cache, monkeypatch):
+    system = type(fsspec.filesystem("file"))
+    (tmp_path / "bucket" / "shop").mkdir()
+    listed = f"{tmp_path}/bucket/shop/../../../evil"
+    monkeypatch.setattr(system, "find", lambda self, path, **more: {listed: {"size": 1}})
+    monkeypatch.setattr(system, "get_file", lambda *_, **__: pytest.fail("copied"))
+    with pytest.raises(RemoteError, match="does not lie in it"):
+        local_copy(f"{bucket}/shop")
+
+
+def test_a_file_that_cannot_be_sent_leaves_nothing(bucket, tmp_path, monkeypatch):
+    def refuses(self, *words, **more):
+        raise PermissionError("no")
+
+    monkeypatch.setattr(type(fsspec.filesystem("file")), "mv", refuses)
+    with (
+        pytest.raises(RemoteError, match="PermissionError: no"),
+        written_whole(location(f"{bucket}/out.csv")) as stream,
+    ):
+        stream.write(b"x")
+    assert list((tmp_path / "bucket").iterdir()) == []
+
+
+def test_a_model_that_may_not_be_read_is_not_said_to_be_missing(bucket, monkeypatch):
+    def refuses(self, *words, **more):
+        raise PermissionError("access denied")
+
+    monkeypatch.setattr(type(fsspec.filesystem("file")), "info", refuses)
+    with pytest.raises(RemoteError, match="hm: PermissionError: access denied"):
+        find_version(location(f"{bucket}/hm"))
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("tfrec.train", ["--recipe", "hm-small", "--data", "data", "--out", "s3://bucket/run"]),
+        ("tfrec.encode", ["--weights", "w", "--data", "data", "--out", "s3://bucket/run"]),
+        ("tfrec.export", ["--run", "run", "--name", "hm", "--root", "s3://bucket/run"]),
+        ("pipelines.__main__", ["hm", "--raw", "raw", "--out", "s3://bucket/run"]),
+        ("pipelines.__main__", ["sequences", "--raw", "raw", "--out", "s3://bucket/run"]),
+    ],
+)
+def test_addresses_are_refused_where_a_path_is_needed(module, words, capsys, tmp_path, monkeypatch):
+    import importlib
+
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = importlib.import_module(module).main(words)
+    except SystemExit as error:
+        code = error.code
+    assert code == 2
+    assert "s3://bucket/run: name a path of this machine here" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_writers_of_one_part_do_not_meet(tmp_path):
+    path = tmp_path / "part-00000.parquet"
+    with written_whole(path, shared=True) as one, written_whole(path, shared=True) as other:
+        one.write(b"whole")
+        other.write(b"whole")
+    assert path.read_bytes() == b"whole"
+    assert list(tmp_path.iterdir()) == [path]

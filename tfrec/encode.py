@@ -4,7 +4,7 @@ python -m tfrec.encode --weights hf://sentence-transformers/all-MiniLM-L6-v2 --d
 python -m tfrec.train --recipe hm --data PREPARED --features FEATURES --out RUN
 
 Run again after the catalogue has changed: only new or changed texts and photos are encoded. A run that was stopped goes on
-with the same command. With --engine ray (pip install 'tfrec[ray]'), worker processes encode, on the cluster of RAY_ADDRESS
+with the same command. With --engine ray (pip install '.[ray]'), worker processes encode, on the cluster of RAY_ADDRESS
 or on this machine, and the store is the same.
 """
 
@@ -14,9 +14,8 @@ import argparse
 import logging
 import sys
 from functools import partial
-from pathlib import Path
 
-from pipelines.remote import location
+from pipelines.remote import local_path, location
 
 log = logging.getLogger("tfrec")
 
@@ -49,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
         from tfrec.ray_encoding import import_ray, parts_on_ray
 
         import_ray()  # or it is told now
-        make = partial(parts_on_ray, workers=options.workers)
+        make = partial(parts_on_ray, workers=options.workers, data=options.data)
     tf.keras.mixed_precision.set_global_policy(compute_precision(options.precision))
     for side in load_sides(options):
         tokens = getattr(options, f"{side.kind}_store") == "tokens"
@@ -101,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         "keras://resnet50, or a folder of a pretrain run",
     )
     add("--data", type=location, required=True, metavar="PREPARED", help="prepared dataset")
-    add("--out", type=Path, required=True, metavar="FEATURES", help="the store: made, or brought up to date")
+    add("--out", type=local_path, required=True, metavar="FEATURES", help="the store: made, or brought up to date")
     add("--side", choices=("both", "text", "image"), default="both", help="of weights with both (CLIP): which to use")
     add("--length", type=int, default=64, help="ids per text (default: %(default)s)")
     add(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.remote import location
+from pipelines.remote import local_path, location
 from tfrec.publish import PublishError, check_name, keep_last, next_version, publish_version
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--run", type=Path, required=True, metavar="RUN", help="folder of a trained run")
     add("--name", required=True, help="name to publish under")
-    add("--root", type=Path, default=Path("saved_models"), help="folder of models (default: %(default)s)")
+    add("--root", type=local_path, default=Path("saved_models"), help="folder of models (default: %(default)s)")
     add(
         "--items",
         type=location,

@@ -15,12 +15,13 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 from tqdm import tqdm
 
 from pipelines.prepared import Prepared
 from tfrec.encoders.sides import Side, TextSide, save_side
 from tfrec.feature_blocks import IMAGE_BATCH, TEXT_BATCH, PhotoBlocks, TextBlocks, blocks_of, checked
-from tfrec.features import FORMAT, MANIFEST, SideStore, content_keys
+from tfrec.features import FORMAT, MANIFEST, FeatureError, SideStore, content_keys
 
 log = logging.getLogger("tfrec")
 
@@ -53,6 +54,7 @@ class FeatureWriter:
     def __post_init__(self):
         self.folder = self.store / self.side.kind
         self.work = self.store / f"{self.side.kind}.tmp"
+        self.aside = self.store / f"{self.side.kind}.old"
 
     @cached_property
     def first(self) -> dict[str, int]:
@@ -70,6 +72,8 @@ class FeatureWriter:
         Returns:
             The store's side, which then holds every content of the dataset.
         """
+        if self.aside.exists() and not self.folder.exists():  # stopped while one took the other's place
+            self.aside.rename(self.folder)
         wanted = sorted(self.first, key=self.first.__getitem__)
         plan = self._plan(wanted)
         old = self._reusable(plan)
@@ -87,11 +91,18 @@ class FeatureWriter:
         (self.work / "keys.txt").write_text("\n".join([*kept, *fresh]), encoding="ascii")
         save_side(self.side, self.work / "encoder")
         (self.work / MANIFEST).write_text(json.dumps(plan, indent=1), encoding="utf-8")
-        (self.work / "progress.json").unlink(missing_ok=True)
-        shutil.rmtree(self.work / "parts", ignore_errors=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.work.rename(self.folder)
+        shutil.rmtree(self.work / "parts", ignore_errors=True)  # all in the arrays by now
+        self._publish()
         return SideStore(self.folder)
+
+    def _publish(self) -> None:
+        """Put the finished work in the place of the store that was; wherever it is stopped, one of them is there, whole."""
+        shutil.rmtree(self.aside, ignore_errors=True)
+        if self.folder.exists():
+            self.folder.rename(self.aside)
+        self.work.rename(self.folder)
+        (self.folder / "progress.json").unlink(missing_ok=True)
+        shutil.rmtree(self.aside, ignore_errors=True)
 
     def _plan(self, wanted: list[str]) -> dict:
         """What the store is to be: an interrupted one of another plan is begun anew."""
@@ -102,6 +113,7 @@ class FeatureWriter:
             "digest": self.side.digest,
             "stored": "tokens" if self.tokens else "pooled",
             "pool": self.pool if self.side.kind == "image" else 1,
+            "precision": tf.keras.mixed_precision.global_policy().name,
             "contents": hashlib.sha256("\n".join(wanted).encode()).hexdigest(),
         }
 
@@ -109,8 +121,12 @@ class FeatureWriter:
         """The store as it is, if the same encoder made it in the same form."""
         if not (self.folder / MANIFEST).is_file():
             return None
-        old = SideStore(self.folder)
-        same = all(old.manifest.get(name) == plan[name] for name in ("digest", "stored", "pool"))
+        try:
+            old = SideStore(self.folder)
+        except FeatureError as error:
+            log.warning("%s; it is encoded anew", error)
+            return None
+        same = all(old.manifest.get(name) == plan[name] for name in ("digest", "stored", "pool", "precision"))
         return old if same else None
 
     # -- arrays ------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.remote import location
+from pipelines.remote import local_path, location
 from pipelines.schema import TEST, TRAIN
 from tfrec.labels import item_labels, item_splits
 from tfrec.sampling import sample_rows
@@ -258,7 +258,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--side", choices=("text", "image"), required=True, help="which of its sides")
     add("--data", type=location, required=True, metavar="PREPARED", help="prepared dataset")
     add("--field", default="label", help="what the probe tells: label, or an attribute field (default: %(default)s)")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    add("--out", type=local_path, required=True, metavar="DIR", help="folder for the results")
     add("--length", type=int, default=64, help="ids per text (default: %(default)s)")
     add("--size", type=int, help="side of the photos in pixels (default: as published)")
     add("--max-items", type=int, default=5000, help="a seeded sample of so many items; 0: all (default: %(default)s)")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.publish import HiddenFolder
-from pipelines.remote import local_copy
+from pipelines.remote import can_be_asked, local_copy
 
 FORMAT = "tfrec-model"
 SCHEMA_VERSION = 1
@@ -63,6 +63,7 @@ def find_version(path: Path) -> Path:
         PublishError: there is none.
         RemoteError: an address cannot be read.
     """
+    can_be_asked(path)
     if (path / MANIFEST).is_file():
         return local_copy(path)
     if (path / "saved_model.pb").is_file():

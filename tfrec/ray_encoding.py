@@ -1,6 +1,6 @@
 """Encoding a catalogue on Ray: worker processes, on one machine or many, encode the parts of a feature store.
 
-All machines must see the dataset and the store's folder under the same paths.
+All machines must see the store's folder under the same path, and the dataset under the same path or address.
 """
 
 from __future__ import annotations
@@ -91,8 +91,14 @@ class PartEncoder:
         return cut[1] - cut[0]
 
 
-def parts_on_ray(writer: FeatureWriter, missing: list[int], *, workers: int) -> Iterator[int]:
+def parts_on_ray(writer: FeatureWriter, missing: list[int], *, workers: int, data: Path) -> Iterator[int]:
     """Have so many workers make the parts of a writer with the numbers `missing`: how many contents each held.
+
+    Args:
+        writer: of the store.
+        missing: the parts.
+        workers: so many processes at most.
+        data: the writer's dataset as it was named: where it is an address, each machine makes its own copy.
 
     Raises:
         EngineError: Ray is not installed.
@@ -101,7 +107,7 @@ def parts_on_ray(writer: FeatureWriter, missing: list[int], *, workers: int) -> 
 
     import_ray()
     job = EncodingJob(
-        data=writer.prepared.path.resolve(),
+        data=data.resolve(),
         store=writer.store.resolve(),
         kind=writer.side.kind,
         tokens=writer.tokens,

@@ -28,7 +28,7 @@ def import_ray():
     try:
         import ray
     except ImportError as error:
-        raise EngineError("--engine ray needs Ray: pip install 'tfrec[ray]'") from error
+        raise EngineError("--engine ray needs Ray: pip install '.[ray]'") from error
     return ray
 
 
@@ -40,6 +40,25 @@ def cluster() -> Iterator[Any]:
     own = {} if os.environ.get("RAY_ADDRESS") else own
     with ray.init(logging_level=logging.ERROR, log_to_driver=False, **own):
         yield ray
+
+
+def cores_each(nodes: list[dict[str, Any]], workers: int) -> float:
+    """The most cores that each of so many workers can have: a worker has to fit on one machine.
+
+    Args:
+        nodes: as `ray.nodes()` tells them.
+        workers: that run at a time.
+
+    Raises:
+        EngineError: no machine of the cluster has a core for workers.
+    """
+    cores = [node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]]
+    if sum(cores) <= 0:
+        raise EngineError("no machine of Ray's cluster offers a core; start its nodes with --num-cpus")
+    whole = [float(size) for size in range(int(sum(cores) // workers), 0, -1)]
+    shared = [1 / count for count in range(2, 2 + 2 * workers * len(cores))]  # several workers to a core
+    fitting = (size for size in [*whole, *shared] if sum(int(own / size + 1e-9) for own in cores) >= workers)
+    return next(fitting, shared[-1])
 
 
 def make_parts(maker: type, arguments: list, missing: list[int], *, workers: int) -> Iterator[dict[str, Any]]:
@@ -62,13 +81,12 @@ def make_parts(maker: type, arguments: list, missing: list[int], *, workers: int
         context.enable_progress_bars = context.print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         workers = min(workers, len(missing))
-        cores = ray.cluster_resources().get("CPU", 1.0) / workers
         parts = ray.data.from_items([{"part": number} for number in missing], override_num_blocks=len(missing))
         made = parts.map_batches(
             maker,
             fn_constructor_args=arguments,
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=workers),
-            num_cpus=float(int(cores)) if cores >= 1 else cores,
+            num_cpus=cores_each(ray.nodes(), workers),
         )
         yield from made.iter_rows()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tfrec.config import ConfigError
-from tfrec.ray_parts import EngineError, cluster, import_ray
+from tfrec.ray_parts import EngineError, cluster, cores_each, import_ray
 
 log = logging.getLogger("tfrec")
 
@@ -76,16 +76,15 @@ def _trainer_class():
     try:
         from ray.train.tensorflow import TensorflowTrainer
     except ImportError as error:
-        raise EngineError(f"--engine ray needs all of Ray Train ({error}): pip install 'tfrec[ray]'") from error
+        raise EngineError(f"--engine ray needs all of Ray Train ({error}): pip install '.[ray]'") from error
     return TensorflowTrainer
 
 
 def _shares(ray, workers: int):
     """What each worker gets of the cluster."""
-    cluster = ray.cluster_resources()
-    cores = max(1, int(cluster.get("CPU", 1.0) / workers))
-    gpus = cluster.get("GPU", 0) >= workers
-    return ray.train.ScalingConfig(num_workers=workers, use_gpu=gpus, resources_per_worker={"CPU": cores})
+    gpus = ray.cluster_resources().get("GPU", 0) >= workers
+    each = {"CPU": cores_each(ray.nodes(), workers)}
+    return ray.train.ScalingConfig(num_workers=workers, use_gpu=gpus, resources_per_worker=each)
 
 
 def _own_error(failure: Exception) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,12 +103,12 @@ class Parts:
 
     def write(self, number: int, table: pa.Table) -> None:
         """Write a part, whole or not at all."""
-        with written_whole(self.path(number)) as stream:
+        with written_whole(self.path(number), shared=True) as stream:
             pq.write_table(table, stream)
 
     def write_lines(self, number: int, lines: list[str]) -> None:
         """Write the lines that go with a part, before the part itself."""
-        with written_whole(self.path(number).with_suffix(".jsonl")) as stream:
+        with written_whole(self.path(number).with_suffix(".jsonl"), shared=True) as stream:
             stream.write("".join(f"{line}\n" for line in lines).encode())
 
     def finish(self, count: int, out: Path, kind: str, lines: Path | None = None) -> None:
@@ -127,13 +128,19 @@ class Parts:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """A binary stream to a file that gets its name once all of it is on the disk, or sent where it is an address."""
+def written_whole(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
+    """A binary stream to a file that gets its name once all of it is on the disk, or sent where it is an address.
+
+    Args:
+        path: the file.
+        shared: whether another process may write the same one at the same time, as when Ray thinks a worker dead that is
+            not.
+    """
     if is_remote(path):
         with sent_whole(path) as stream:
             yield stream
         return
-    hidden = path.with_name(f".{path.name}.tmp")
+    hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp" if shared else f".{path.name}.tmp")
     try:
         with open(hidden, "wb") as stream:
             yield stream

@@ -303,7 +303,7 @@ def _identity(options: RetrieveOptions, kind: str, version: Path, data: Path) ->
     return {
         "model": _digest(version / "manifest.json"),
         "data": _digest(data / "manifest.json"),
-        "users": None if options.users is None else _digest(options.users),
+        "users": None if options.users is None else _digest(local_copy(options.users)),
         "until": None if options.until is None else options.until.isoformat(),
         "k": options.k,
         "format": kind,

@@ -10,7 +10,7 @@ name of --out says the format:
 With --explain, NAME.explained.jsonl says which purchases, modalities, words and photo regions speak for each item.
 
 Finished parts stand in OUT.parts until all are done. A run that was stopped goes on with --resume, and writes
-the same bytes as one that was not. With --engine ray (pip install 'tfrec[ray]'), worker processes make the parts, on the
+the same bytes as one that was not. With --engine ray (pip install '.[ray]'), worker processes make the parts, on the
 cluster of RAY_ADDRESS or on this machine; the bytes are the same.
 """
 

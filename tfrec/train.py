@@ -5,7 +5,7 @@ python -m tfrec.train --recipe hm --data PREPARED --out RUN [--resume] [--traini
 python -m tfrec.train --sanity-check                               # the whole way on drawn outfits, in a few minutes
 
 Retrieval can be trained by several processes, on one machine or many, to the losses of a single one: with --engine ray
---workers N (pip install 'tfrec[ray]'), or by starting the same command once for each worker that TF_CONFIG names.
+--workers N (pip install '.[ray]'), or by starting the same command once for each worker that TF_CONFIG names.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def run(arguments: list[str]) -> int:
     if config is None:
         return 0
     from pipelines.prepared import open_prepared  # not before the options are read: it would double what --help takes
+    from pipelines.remote import local_path
     from tfrec.summary import summary_table
 
     if not config.data and config.recipe == "demo":
@@ -50,7 +51,7 @@ def run(arguments: list[str]) -> int:
         raise ConfigError(
             "--data: name a prepared dataset (make one with: python -m pipelines DATASET --raw DIR --out DIR)"
         )
-    run_dir = Path(config.out or f"runs/{Path(config.recipe).stem}")
+    run_dir = local_path(config.out or f"runs/{Path(config.recipe).stem}")
     config.out = str(run_dir)
     open_prepared(config.data)  # wrong data are told before a run is begun, and before TensorFlow takes seconds to load
     system, chief = system_of(config), place_in_cluster().chief
