@@ -1,18 +1,20 @@
 """Options: layers of files and overrides, errors that name what is wrong, recipes that all parse."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from tfrec.config import RECIPES, SYSTEMS, ConfigError, load_config, parse_config, read_yaml, recipe_path, save_config
+from tfrec.config_ranges import RULES, _options, wrong_numbers
 from tfrec.train import configure
 
 
 def test_later_layers_win():
     layers = [{"model": {"image": {"size": [64, 48], "patch": 4}}}, {"model": {"image": {"patch": 8}}}]
-    config, _ = parse_config("retrieval", layers, ["--model.image.dim", "32", "--training.batch_size", "auto"])
+    config, _ = parse_config("retrieval", layers, ["--model.image.dim", "36", "--training.batch_size", "auto"])
     assert config.model.image.size == (64, 48)
-    assert (config.model.image.patch, config.model.image.dim, config.training.batch_size) == (8, 32, "auto")
+    assert (config.model.image.patch, config.model.image.dim, config.training.batch_size) == (8, 36, "auto")
 
 
 @pytest.mark.parametrize(
@@ -63,3 +65,31 @@ def test_print_config_prints_yaml_that_config_reads(tmp_path, capsys):
     again, _ = configure(["--recipe", "demo", "--config", str(tmp_path / "printed.yaml")])
     assert again.seed == 3
     assert again.model.image.dim == 768
+
+
+@pytest.mark.parametrize(
+    ("system", "words", "says"),
+    [
+        ("retrieval", ["--training.batch_size", "0"], "training.batch_size=0 must be at least 1"),
+        ("retrieval", ["--model.query.dropout", "1.5"], "model.query.dropout=1.5 must be 0 or more and below 1"),
+        ("retrieval", ["--training.learning_rate", "0"], "training.learning_rate=0.0 must be above 0"),
+        ("retrieval", ["--task.temperature", "0"], "task.temperature=0.0 must be above 0"),
+        ("retrieval", ["--evaluation.k", "[12, 0]"], "evaluation.k=[12, 0] must be at least 1"),
+        ("retrieval", ["--model.fusion.modality_dropout", "0.6"], "modality_dropout=0.6 must be 0 to 0.5"),
+        ("retrieval", ["--model.fusion.heads", "7"], "model.fusion.heads=7 must divide the width model.fusion.dim=768"),
+        (
+            "metric_learning",
+            ["--seed", "-1", "--training.epochs", "-1"],
+            "seed=-1 must be 0 to 4294967295; training.epochs",
+        ),
+    ],
+)
+def test_numbers_that_cannot_be_are_told_by_option_and_value(system, words, says):
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        parse_config(system, [], words)
+
+
+def test_every_rule_is_of_an_option():
+    names = {name for system in SYSTEMS.values() for _, _, name, _ in _options(system.config_class(), "")}
+    assert set(RULES) <= names
+    assert not [wrong for system in SYSTEMS.values() for wrong in wrong_numbers(system.config_class())]

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from tfrec.config_ranges import wrong_numbers
+
 RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -452,7 +454,7 @@ def parse_config(system: str, layers: list[dict], arguments: list[str], *, parse
         The configuration, and the namespace of all parsed values.
 
     Raises:
-        ConfigError: an unknown or mistyped option, named by its dotted path.
+        ConfigError: an unknown or mistyped option, or a number that it cannot have, named by its dotted path.
     """
     import argparse
 
@@ -466,4 +468,7 @@ def parse_config(system: str, layers: list[dict], arguments: list[str], *, parse
     except (argparse.ArgumentError, TypeError, ValueError, KeyError) as error:
         raise ConfigError(" ".join(str(error).split())) from error  # one line
     cls = SYSTEMS[system].config_class
-    return cls(**{name: parts[name] for name in vars(cls)["__dataclass_fields__"]}), namespace
+    config = cls(**{name: parts[name] for name in vars(cls)["__dataclass_fields__"]})
+    if wrong := list(wrong_numbers(config)):
+        raise ConfigError("; ".join(wrong))
+    return config, namespace

@@ -1,0 +1,54 @@
+"""What numbers the options may have, by their names, which mean the same in every system."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+Rule = tuple[str, Callable[[Any], bool]]
+
+POSITIVE: Rule = "at least 1", lambda value: value >= 1
+NOT_NEGATIVE: Rule = "0 or more", lambda value: value >= 0
+ABOVE_ZERO: Rule = "above 0", lambda value: value > 0
+RATE: Rule = "0 or more and below 1", lambda value: 0 <= value < 1
+SHARE: Rule = "0 to 1", lambda value: 0 <= value <= 1
+HALF: Rule = "0 to 0.5, as no item is to lose both", lambda value: 0 <= value <= 0.5
+SEED: Rule = "0 to 4294967295", lambda value: 0 <= value < 2**32
+
+RULES: dict[str, Rule] = {
+    name: rule
+    for rule, names in {
+        POSITIVE: "accumulate batch_size components depths dim embedding encode_items factors heads hidden hidden_dim k "
+        "keep_layers length min_count neighbors patch per_class pool side size steps vocabulary_size width",
+        NOT_NEGATIVE: "checkpoint_seconds clip_norm contrastive encoder_rate epochs evaluations followers hard_negatives "
+        "layers lora_rank max_eval_users max_rows max_users min_steps mlm negatives operations patience penalty "
+        "recency_days retrieval_weight stage1_epochs stem_convolutions train_blocks variants weight weight_decay",
+        ABOVE_ZERO: "learning_rate ratio temperature",
+        RATE: "dropout field_dropout id_dropout label_smoothing view_dropout",
+        SHARE: "held_share mask_rate test_share warmup",
+        HALF: "modality_dropout",
+        SEED: "seed",
+    }.items()
+    for name in names.split()
+}
+
+
+def wrong_numbers(config: Any) -> Iterator[str]:
+    """What is wrong with the numbers of a configuration: a sentence for each, which names the option and its value."""
+    for path, owner, name, value in _options(config, ""):
+        words, allows = RULES.get(name, ("", lambda value: True))
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        if not all(allows(number) for number in numbers if isinstance(number, (int, float))):
+            yield f"{path}={value} must be {words}"
+        elif name == "heads" and getattr(owner, "enabled", True) and (width := getattr(owner, "dim", 0)) % value:
+            yield f"{path}={value} must divide the width {path.removesuffix('heads')}dim={width}"
+
+
+def _options(config: Any, prefix: str) -> Iterator[tuple[str, Any, str, Any]]:
+    for field in fields(config):
+        value, path = getattr(config, field.name), prefix + field.name
+        if is_dataclass(value):
+            yield from _options(value, f"{path}.")
+        else:
+            yield path, config, field.name, value
