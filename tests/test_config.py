@@ -89,6 +89,20 @@ def test_numbers_that_cannot_be_are_told_by_option_and_value(system, words, says
         parse_config(system, [], words)
 
 
+def test_what_belongs_together_is_told_too():
+    for words, says in [
+        (["--model.item.dim", "50"], "model.query.heads=8 must divide the width model.item.dim=50"),
+        (["--model.item.dim", "24", "--model.query.positions", "rotary"], "a head must be even"),
+        (["--evaluation.k", "[5, 10]"], "training.monitor=recall@20 must be of a length in evaluation.k=[5, 10]"),
+        (["--evaluation.k", "[]"], "evaluation.k=[] must name a length of list"),
+    ]:
+        with pytest.raises(ConfigError, match=re.escape(says)):
+            parse_config("retrieval", [], words)
+    parse_config("retrieval", [], ["--evaluation.k", "[5, 10]", "--training.final", "true"])  # which validates nothing
+    parse_config("metric_learning", [], ["--model.encoder.kind", "resnet", "--model.encoder.dim", "2050"])
+    parse_config("retrieval", [], ["--model.text.weights", "somewhere", "--model.text.dim", "50"])
+
+
 def test_every_rule_is_of_an_option():
     names = {name for system in SYSTEMS.values() for _, _, name, _ in _options(system.config_class(), "")}
     assert set(RULES) <= names

@@ -28,7 +28,7 @@ def head_inputs():
 def test_the_head_starts_as_biased_matrix_factorisation():
     head, inputs = RatingHead(2, 3, mean=3.5, factors=4, hidden=8), head_inputs()
     head(inputs)
-    head.start_from([0.1, -0.2], [0.5, -0.25, 0.125])
+    head.start_from([0.1, -0.2], [0.5, -0.25, 0.125], [True, True])
     rating, squares = head(inputs)
     factors = USER_SCALE * head.user_factors.numpy(), head.item_factors.numpy()
     expected = [3.5 - 0.2 + 0.5 + factors[0][1] @ factors[1][0], 3.5 + 0.125]  # an unknown user adds nothing

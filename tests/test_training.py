@@ -8,14 +8,16 @@ import pytest
 import tensorflow as tf
 
 from tests.layer_checks import global_policy
-from tests.test_models import make_batch, make_model
+from tests.test_models import DIM, make_batch, make_model
 from tfrec.config import TrainingConfig
+from tfrec.fusion import CrossAttentionFusion
 from tfrec.training import (
     History,
     Trainer,
     WarmupCosine,
     automatic_batch_size,
     compute_precision,
+    generators_of,
     restore_weights,
     split_items,
 )
@@ -54,6 +56,31 @@ def test_accumulation_equals_the_whole_batch(tmp_path, parts):
     for a, b in zip(whole, cut, strict=True):
         if a is not None:
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_accumulation_drops_the_same_in_both_passes(tmp_path):
+    batch, model = make_batch(), make_model()
+    fusion = CrossAttentionFusion(DIM, 1, 2, dropout=0.5)
+    model.item_tower.fusion = fusion
+    trainer = make_trainer(tmp_path, model, accumulate=2)
+    generators = generators_of(model.item_tower)
+    assert generators
+    before = [generator.state.numpy() for generator in generators]
+    loss, cut = gradients(trainer, batch)
+    after = [generator.state.numpy() for generator in generators]
+    for generator, state in zip(generators, before, strict=True):
+        generator.state.assign(state)
+    with tf.GradientTape() as tape:
+        parts = split_items(batch["items"], 2)
+        fresh = tf.concat([model.encode({"items": part}, training=True) for part in parts], 0)
+        whole_loss = model.compute_loss(batch, training=True, fresh=fresh)
+    whole = tape.gradient(whole_loss, trainer.variables)
+    assert loss == pytest.approx(float(whole_loss), rel=1e-5)
+    for a, b in zip(whole, cut, strict=True):
+        if a is not None:
+            np.testing.assert_allclose(tf.convert_to_tensor(a), b, rtol=1e-4, atol=1e-4)
+    for generator, state in zip(generators, after, strict=True):
+        np.testing.assert_array_equal(generator.state, state)
 
 
 def test_splitting_keeps_every_item():
@@ -128,12 +155,35 @@ def test_early_stopping_restores_the_best_weights(tmp_path):
         return {"recall@20": next(scores)}
 
     trainer.fit(dataset, evaluate)
-    assert int(trainer.progress.step) == 4
+    again = make_trainer(tmp_path, steps=8, evaluations=8, patience=2, monitor="recall@20")
+    again.fit(dataset, evaluate)  # taken up after it had stopped early: it has nothing left to train
+    assert (int(trainer.progress.step), int(again.progress.step), len(seen)) == (4, 4, 4)
+    np.testing.assert_array_equal(again.model.vectors.item_ids, seen[1])
     np.testing.assert_array_equal(trainer.model.vectors.item_ids, seen[1])
     other = make_model()
     other.compute_loss(make_batch())
     restore_weights(other, tmp_path)
     np.testing.assert_array_equal(other.vectors.item_ids, seen[1])
+
+
+@pytest.mark.parametrize("stopped", [1, 2])
+def test_the_best_weights_outlive_a_kill_in_their_exchange(tmp_path, monkeypatch, stopped):
+    trainer, rename, calls = make_trainer(tmp_path), Path.rename, []
+    trainer.keep_best()
+
+    def stops(self, target):
+        calls.append(self)
+        if len(calls) == stopped:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", stops)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.keep_best()
+    restore_weights(trainer.model, tmp_path)
+    trainer.keep_best()
+    assert sorted(p.name for p in tmp_path.glob("best*")) == ["best"]
 
 
 def test_a_plateau_halves_the_rate(tmp_path):

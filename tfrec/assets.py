@@ -172,6 +172,10 @@ def item_fields(prepared: Prepared, model: ModelConfig):
     fields = list(model.attributes.fields or prepared.fields)
     frame = prepared.items
     if model.attributes.group and "group" in frame:
-        frame = frame.assign(**{"attr.group": frame["group"]})
         fields.append("group")
-    return frame, fields
+    return with_group(frame), fields
+
+
+def with_group(items):
+    """An item table with the product group, where there is one, as an attribute field."""
+    return items.assign(**{"attr.group": items["group"]}) if "group" in items else items

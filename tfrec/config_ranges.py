@@ -36,13 +36,46 @@ RULES: dict[str, Rule] = {
 
 def wrong_numbers(config: Any) -> Iterator[str]:
     """What is wrong with the numbers of a configuration: a sentence for each, which names the option and its value."""
+    yield from _of_the_query(config)
+    yield from _monitor(config)
+    encodes = getattr(getattr(getattr(config, "model", None), "item", None), "deep", True)
     for path, owner, name, value in _options(config, ""):
         words, allows = RULES.get(name, ("", lambda value: True))
         numbers = value if isinstance(value, (list, tuple)) else [value]
         if not all(allows(number) for number in numbers if isinstance(number, (int, float))):
             yield f"{path}={value} must be {words}"
-        elif name == "heads" and getattr(owner, "enabled", True) and (width := getattr(owner, "dim", 0)) % value:
+        elif name == "k" and not numbers:
+            yield f"{path}=[] must name a length of list"
+        elif name == "heads" and encodes and _own_size(owner) and (width := getattr(owner, "dim", 0)) % value:
             yield f"{path}={value} must divide the width {path.removesuffix('heads')}dim={width}"
+
+
+def _own_size(part: Any) -> bool:
+    """Whether a part's width and heads are those of its options: not where weights or another kind bring their own."""
+    given = getattr(part, "weights", None) or getattr(part, "kind", "") == "resnet"
+    return getattr(part, "enabled", True) and not given and getattr(part, "layers", 1) > 0
+
+
+def _of_the_query(config: Any) -> Iterator[str]:
+    model = getattr(config, "model", None)
+    query, item = getattr(model, "query", None), getattr(model, "item", None)
+    if query is None or item is None or query.kind != "history" or query.layers < 1 or query.heads < 1:
+        return
+    if item.dim % query.heads:
+        yield f"model.query.heads={query.heads} must divide the width model.item.dim={item.dim}"
+    elif query.positions == "rotary" and item.dim // query.heads % 2:
+        yield f"model.query.heads={query.heads}: with rotary positions, model.item.dim={item.dim} a head must be even"
+
+
+def _monitor(config: Any) -> Iterator[str]:
+    """A monitor that no evaluation will tell would end the training at its first one."""
+    training: Any = getattr(config, "training", None)
+    evaluation: Any = getattr(config, "evaluation", None)
+    if not hasattr(training, "monitor") or not hasattr(evaluation, "k") or getattr(training, "final", False):
+        return
+    length = training.monitor.partition("@")[2]
+    if length.isdigit() and int(length) not in evaluation.k:
+        yield f"training.monitor={training.monitor} must be of a length in evaluation.k={evaluation.k}"
 
 
 def _options(config: Any, prefix: str) -> Iterator[tuple[str, Any, str, Any]]:

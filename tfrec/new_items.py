@@ -11,6 +11,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from pipelines.prepared import Prepared, open_prepared
+from tfrec.assets import with_group
 from tfrec.runs import Run, RunError, products_of
 from tfrec.serving_model import encode_content
 
@@ -80,7 +81,7 @@ def _photo(prepared: Prepared, keys: list[str]) -> bytes:
 def _attributes(run: Run, items: pd.DataFrame) -> np.ndarray:
     if run.attributes is None:
         return np.zeros((len(items), 0, 1), np.int32)
-    return run.attributes.encode(items)
+    return run.attributes.encode(with_group(items))
 
 
 def _values(items: pd.DataFrame, field: str) -> list[list[str]]:

@@ -56,7 +56,7 @@ class RatingAssembly(RetrievalAssembly):
         assert isinstance(model, RatingTwoTower)
         user, item, prepared = self.purchases.user, self.purchases.item, self.prepared
         _, of_user, of_item = biases(user, item, self.ratings, len(prepared.users), len(prepared.items))
-        model.head.start_from(of_user, of_item)
+        model.head.start_from(of_user, of_item, np.bincount(user, minlength=len(prepared.users)) > 0)
         return model
 
     def further_metrics(self, split, queries_of):

@@ -197,12 +197,18 @@ def evaluate(
 
     Returns:
         The content of metrics.json.
+
+    Raises:
+        ConfigError: the run was trained on the split.
     """
     from tfrec.baselines import run_baselines
+    from tfrec.config import ConfigError, load_config
     from tfrec.examples import sample_examples, write_examples
     from tfrec.metrics import summarize_protocol, write_metrics, write_per_user
     from tfrec.report import write_report
 
+    if split == "val" and load_config(run_dir / "config.yaml").training.final:
+        raise ConfigError(f"--split val: {run_dir} was trained on it (training.final); judge it on test")
     assembly = load_assembly(run_dir)
     config, prepared = assembly.config, assembly.prepared
     ks = sorted(ks or config.evaluation.k)

@@ -15,6 +15,7 @@ from typing import Any
 import tensorflow as tf
 from tqdm import tqdm
 
+from tfrec.attention import ResumableDropout
 from tfrec.config import ConfigError, TrainingConfig
 from tfrec.graphs import on_cpu, skip_rewrites
 from tfrec.optimizers import LazyAdamW
@@ -22,6 +23,7 @@ from tfrec.workers import Workers, add_up, put_together, variables_of
 
 log = logging.getLogger("tfrec")
 
+BEFORE = "best.old"  # the best weights that are about to give way
 LOG_ROWS = 200  # rows of losses in history.csv over a whole training
 
 
@@ -191,14 +193,20 @@ class Trainer:
         return loss, gradients, fresh
 
     def _cached_gradients(self, batch):
-        """Loss, gradients and vectors of a batch whose items are encoded in parts, equal to those of one whole.
+        """Loss, gradients and vectors of a batch whose items are encoded in parts, equal to those of one whole (with
+        dropout: of one whole that drops what the parts do).
 
         Gradient caching (Gao et al. 2021, https://arxiv.org/abs/2101.06983): encode the parts without a tape, take the
         loss's gradient with respect to the vectors, then encode each part again and carry that gradient on. The softmax
         sees the whole batch; only one part's activations are held.
         """
         parts = split_items(batch["items"], self.options.accumulate)
-        own = tf.concat([self.model.encode({"items": part}, training=True) for part in parts], 0)
+        generators, states, encoded = generators_of(self.model.item_tower), [], []
+        for part in parts:
+            states.append([generator.state.read_value() for generator in generators])
+            encoded.append(self.model.encode({"items": part}, training=True))
+        after = [generator.state.read_value() for generator in generators]
+        own = tf.concat(encoded, 0)
         with tf.GradientTape() as tape:
             tape.watch(own)
             fresh = put_together(own)
@@ -206,13 +214,15 @@ class Trainer:
             scaled = self._scale(loss)
         back, *gradients = tape.gradient(scaled, [own, *self.variables])
         back, start = tf.convert_to_tensor(back), 0
-        for part in parts:
+        for part, state in zip(parts, states, strict=True):
+            put_back(generators, state)  # the second time drops what the first one did
             with tf.GradientTape() as tape:
                 vectors = self.model.encode({"items": part}, training=True)
             stop = start + tf.shape(vectors)[0]
             more = tape.gradient(vectors, self.variables, output_gradients=back[start:stop])
             gradients = [add_gradients(a, b) for a, b in zip(gradients, more, strict=True)]
             start = stop
+        put_back(generators, after)
         return loss, gradients, fresh
 
     def _scale(self, loss):
@@ -236,6 +246,8 @@ class Trainer:
         """
         self.resume()
         start, every = int(self.progress.step), max(1, self.steps // max(1, self.options.evaluations))
+        if evaluate and self._stale_for_long:  # stopped early, but not yet done with what follows
+            start = self.steps
         log_every, saved = max(1, self.steps // LOG_ROWS), time.monotonic()
         hidden = None if self.workers.chief else True
         with tqdm(total=self.steps, initial=start, desc="train", unit="step", disable=hidden) as bar:
@@ -305,7 +317,11 @@ class Trainer:
         progress.stale.assign_add(1)
         if self.options.schedule == "plateau":
             progress.rate_cut.assign(progress.rate_cut / 2)
-        return 0 < self.options.patience <= int(progress.stale)
+        return self._stale_for_long
+
+    @property
+    def _stale_for_long(self) -> bool:
+        return 0 < self.options.patience <= int(self.progress.stale)
 
     def _emit(self, step: int, values: dict[str, float]) -> None:
         for sink in self.sinks:
@@ -322,14 +338,20 @@ class Trainer:
         """Write the weights beside the former best, then swap: a kill leaves one of the two whole."""
         if not self.workers.chief:
             return
-        fresh, best = self.run_dir / "best.tmp", self.run_dir / "best"
-        shutil.rmtree(fresh, ignore_errors=True)
+        take_back(self.run_dir)
+        fresh, best, old = (self.run_dir / name for name in ("best.tmp", "best", BEFORE))
+        for folder in (fresh, old):
+            shutil.rmtree(folder, ignore_errors=True)
         tf.train.Checkpoint(model=self.model).write(str(fresh / "weights"))
-        shutil.rmtree(best, ignore_errors=True)
+        if best.exists():
+            best.rename(old)
         fresh.rename(best)
+        shutil.rmtree(old, ignore_errors=True)
 
     def restore_best(self) -> None:
         """Put the best weights back into the model (the last ones where nothing was validated)."""
+        if self.workers.chief:
+            take_back(self.run_dir)
         if int(self.progress.best_step) < 0 or not (self.run_dir / "best").is_dir():
             self.keep_best()
         elif self.workers.chief:
@@ -344,10 +366,17 @@ def restore_weights(model, run_dir: Path) -> None:
     Raises:
         FileNotFoundError: the run has none, because its training did not finish.
     """
+    take_back(run_dir)
     prefix = run_dir / "best" / "weights"
     if not prefix.with_suffix(".index").is_file():
         raise FileNotFoundError(f"{run_dir}: no trained weights (best/); finish its training with --resume")
     tf.train.Checkpoint(model=model).restore(str(prefix)).expect_partial()
+
+
+def take_back(run_dir: Path) -> None:
+    """Put the best weights back that were stopped in giving way to better ones."""
+    if (run_dir / BEFORE).is_dir() and not (run_dir / "best").exists():
+        (run_dir / BEFORE).rename(run_dir / "best")
 
 
 def split_items(items: dict, parts: int) -> list[dict]:
@@ -355,6 +384,18 @@ def split_items(items: dict, parts: int) -> list[dict]:
     count = tf.shape(next(iter(items.values())))[0]
     edges = [count * i // parts for i in range(parts + 1)]
     return [{name: x[a:b] for name, x in items.items()} for a, b in itertools.pairwise(edges)]
+
+
+def generators_of(tower) -> list[tf.random.Generator]:
+    """The random generators of a tower's dropout."""
+    layers = tower.submodules if tower is not None else ()
+    return [layer.generator for layer in layers if isinstance(layer, ResumableDropout)]
+
+
+def put_back(generators: list[tf.random.Generator], states: list[tf.Tensor]) -> None:
+    """Put generators into states that they were in."""
+    for generator, state in zip(generators, states, strict=True):
+        generator.state.assign(state)
 
 
 def add_gradients(a, b):
