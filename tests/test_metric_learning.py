@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from pipelines.__main__ import main as prepare
 from pipelines.compcars_miniature import generate
