@@ -333,3 +333,14 @@ def test_a_port_that_is_taken_ends_with_1(model, capsys, own_logging):
     with running(model) as server:
         assert main(["--model", str(model), "--port", str(server.port), "--no-grpc"]) == 1
     assert "address already in use" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("hard", "soft"), [(1000, 600), (400, 400)])
+def test_as_many_files_may_be_open_as_the_connections_need(hard, soft):
+    code = (
+        "import resource; from tfrec.serve.__main__ import _allow_files; "
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, (300, {hard})); _allow_files(600); "
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == soft

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -24,6 +25,7 @@ TOKEN_VARIABLE = "TFREC_TOKEN"
 SWITCH_SECONDS = (
     0.0005  # that the event loop and a batch may keep each other waiting; Python's own 5 ms are a request's
 )
+OTHER_FILES = 256  # than connections that the server may have open
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -76,8 +78,17 @@ def _serve(options: argparse.Namespace) -> int:
         ),
     )
     sys.setswitchinterval(SWITCH_SECONDS)
+    _allow_files(2 * ServeOptions.max_connections + OTHER_FILES)
     asyncio.run(serve(server))
     return 0
+
+
+def _allow_files(count: int) -> None:
+    """Let the process have so many files open: the usual 1,024 are too few for the connections that it may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _token(file: Path | None) -> str | None:

@@ -40,7 +40,7 @@ class ServeOptions:
     max_request_rows: int = 1024
     max_values: int = 100_000
     max_bytes: int = 8 << 20
-    max_connections: int = 1000
+    max_connections: int = 4000
     head_seconds: float = 30.0
     body_seconds: float = 10.0
     drain_seconds: float = 0.0
