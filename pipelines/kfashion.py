@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from PIL import Image
 
 from pipelines import kfashion_synthetic
 from pipelines.arguments import add_paths
-from pipelines.images import FORMATS, find_photos
+from pipelines.images import PhotoError, find_photos
 from pipelines.kfashion_labels import ATTRIBUTES, CATEGORIES, Garment, Label, read_label
-from pipelines.photo_crops import Shot, store_crops
+from pipelines.photo_crops import Shot, store_crops, upright_size
 from pipelines.prepared import PreparedError, PreparedWriter
 from pipelines.progress import Progress
 from pipelines.ratio_splits import check_shares, random_split
@@ -96,7 +95,7 @@ def crop_box(box: Box, padding: float, declared: tuple[float, float], actual: tu
         box: `(left, top, right, bottom)` in the label's pixels.
         padding: margin on each side, as a share of the box's own width and height.
         declared: width and height of the photo as the label has them; NaN where it does not say.
-        actual: width and height of the photo.
+        actual: width and height of the photo turned upright.
 
     Returns:
         The box in the photo's pixels, cut at its edges.
@@ -162,11 +161,13 @@ def _items_of(
     """The garments of one photo that have a photo and a sound rectangle."""
     if not garments:
         return []
-    size = _photo_size(photo)
-    if photo is None or size is None:
-        reason = "photo is missing" if photo is None else "photo is not a JPEG, PNG or WebP file"
+    try:
+        if photo is None:
+            raise PhotoError("photo is missing")
+        size = upright_size(photo)
+    except PhotoError as error:
         for garment in garments:
-            writer.reject(file=file.name, row=0, field=garment.category, value=label.image_id, reason=reason)
+            writer.reject(file=file.name, row=0, field=garment.category, value=label.image_id, reason=str(error))
         return []
     declared = (label.width, label.height)
     items = []
@@ -182,17 +183,6 @@ def _items_of(
         shot = Shot(item_id, photo, (left + 1, top + 1, right, bottom), file=file.name, row=0)
         items.append(Item(item_id, label.image_id, garment, shot))
     return items
-
-
-def _photo_size(photo: Path | None) -> tuple[int, int] | None:
-    """Width and height from the header alone; None when there is none to read."""
-    if photo is None:
-        return None
-    try:
-        with Image.open(photo, formats=FORMATS) as image:
-            return image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
 
 
 def _items_frame(items: list[Item], args: argparse.Namespace) -> pd.DataFrame:
