@@ -158,8 +158,8 @@ def test_parse_view():
     assert names == ["front", "rear", "unknown", "front", "rear_side", None, None]
 
 
-def _photo(view, year="2010"):
-    return CarPhoto(Path("x.jpg"), "f", 0, "m", "n", year, view, (1, 1, 2, 2), "")
+def _photo(view, year="2010", make="m", model="n"):
+    return CarPhoto(Path("x.jpg"), "f", 0, make, model, year, view, (1, 1, 2, 2), "")
 
 
 def test_a_missing_view_leaves_an_item_with_one_photo():
@@ -170,6 +170,33 @@ def test_a_missing_view_leaves_an_item_with_one_photo():
     years = items_frame(photos, Options(items="years"))
     assert years["images"].tolist() == [["a", "b", "c"], ["d"]]
     assert items_frame(photos, Options(views=("rear",)))["images"].tolist() == [["c"], ["d"]]
+
+
+def test_names_that_would_give_one_id_or_one_label_are_told_apart():
+    names = [("A_B", "C"), ("A", "B_C"), ("Audi", "A4 L"), ("Audi", "A4-L"), ("Benz", "A-Class 2")]
+    photos = {str(row): _photo("front", make=make, model=model) for row, (make, model) in enumerate(names)}
+    items = items_frame(photos, Options()).sort_values("images", key=lambda keys: keys.str[0])
+    assert items["item_id"].tolist() == [
+        "A_B_C~2_2010_0",
+        "A_B_C_2010_0",
+        "Audi_A4-L_2010_0",
+        "Audi_A4-L~2_2010_0",
+        "Benz_A-Class-2_2010_0",
+    ]
+    assert items["label"].tolist() == [
+        "A_B_C~2",
+        "A_B_C",
+        "Audi_A4 L",
+        "Audi_A4-L",
+        "Benz_A-Class 2",
+    ]
+    assert items["group"].is_unique
+
+
+def test_with_a_margin_and_no_usable_photo_the_error_counts_what_was_rejected(tmp_path):
+    write_csv(tmp_path, [["x.jpg", "x.jpg", "2011", "1", "1 1 9 9", "1", "1", "0"]])
+    with pytest.raises(PreparedError, match="none of 1 labelled photos .*'photo is missing': 1"):
+        prepare(tmp_path, tmp_path / "out", Options(margin=0.1))
 
 
 def test_box_outside_the_photo_is_rejected(miniature, tmp_path):
