@@ -50,6 +50,18 @@ def test_miniature_is_deterministic(tmp_path):
     assert content["a"] != content["c"]
 
 
+def test_a_stopped_run_leaves_no_half_of_the_miniature(tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    options = ["--raw", str(tmp_path / "raw"), "--makes", "1", "--photos", "1"]
+    monkeypatch.setattr("pipelines.compcars_miniature._write_attributes", stop)
+    assert main(["compcars_miniature", *options]) == 130
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    assert main(["compcars_miniature", *options]) == 0
+
+
 def test_miniature_models_share_a_front_or_a_rear():
     from pipelines.compcars_drawing import draw_car
 
@@ -275,7 +287,7 @@ def test_errors_say_what_to_do(tmp_path, capsys):
     (tmp_path / "cars.csv").write_text("image_name,make\n")
     with pytest.raises(PreparedError, match="image_path"):
         prepare(tmp_path, tmp_path / "out", Options())
-    with pytest.raises(PreparedError, match="not empty"):
+    with pytest.raises(PreparedError, match="not an empty folder"):
         generate(tmp_path)
     assert not (tmp_path / "out").exists()
 

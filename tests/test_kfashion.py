@@ -188,6 +188,22 @@ def test_synthetic_pairs_depend_on_the_seed_alone(tmp_path):
     assert content["a"] != content["c"]
 
 
+def test_a_stopped_run_leaves_no_half_of_the_synthetic_pairs(tmp_path, monkeypatch, capsys):
+    def draw_two(image_id, rng):
+        if image_id == 100_002:
+            raise KeyboardInterrupt
+        return draw_pair(image_id, rng)
+
+    draw_pair = kfashion_synthetic.draw_pair
+    monkeypatch.setattr(kfashion_synthetic, "draw_pair", draw_two)
+    options = ["--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "prepared"), "--synthetic", "4"]
+    assert main(["kfashion", *options]) == 130
+    assert "unfinished is removed" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    assert len(set(prepare(tmp_path, "--synthetic", "4").items["group"])) == 4
+
+
 def test_synthetic_photos_show_what_their_labels_say(tmp_path):
     """The main colour of a plain garment covers most of its rectangle's centre column."""
     kfashion_synthetic.generate(tmp_path, 80, seed=0)
