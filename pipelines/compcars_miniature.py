@@ -19,6 +19,7 @@ import hashlib
 from contextlib import closing
 from pathlib import Path
 
+from pipelines.arguments import SEED, whole_number
 from pipelines.publish import HiddenFolder
 
 HELP = "generate drawn cars in CompCars's layout into --raw"
@@ -32,9 +33,13 @@ TYPES = (1, 2, 3, 4, 6, 8)  # of CompCars's twelve: MPV, SUV, sedan, hatchback, 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this generator's options."""
     parser.add_argument("--raw", required=True, help="the folder to make, in CompCars's layout")
-    parser.add_argument("--makes", type=int, default=5, help="makes with 4 models each (default 5)")
-    parser.add_argument("--photos", type=int, default=10, help="photos per view, model and year (default 10)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    parser.add_argument(
+        "--makes", type=whole_number(1, MAX_MAKES), default=5, help="makes with 4 models each (default 5)"
+    )
+    parser.add_argument(
+        "--photos", type=whole_number(1), default=10, help="photos per view, model and year (default 10)"
+    )
+    parser.add_argument("--seed", type=SEED, default=0, help="of everything random (default 0)")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipelines import kfashion_synthetic
-from pipelines.arguments import add_paths
+from pipelines.arguments import PHOTO_SIDE, SEED, SHARE, add_paths, number, whole_number
 from pipelines.images import PhotoError, find_photos
 from pipelines.kfashion_labels import ATTRIBUTES, CATEGORIES, Garment, Label, read_label
 from pipelines.photo_crops import Shot, store_crops, upright_size
@@ -48,13 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CATEGORY",
         help="garments to keep: 상의 (top), 하의 (bottom), 아우터 (outerwear), 원피스 (dress); default: all",
     )
-    parser.add_argument("--padding", type=float, default=0.1, help="margin, share of the box (default 0.1)")
-    parser.add_argument("--size", type=int, default=256, help="longest side of a stored photo (default 256)")
-    parser.add_argument("--test-share", type=float, default=0.1, help="of the photos (default 0.1)")
-    parser.add_argument("--val-share", type=float, default=0.1, help="of the photos (default 0.1)")
-    parser.add_argument("--seed", type=int, default=0, help="of the split and of --synthetic (default 0)")
+    parser.add_argument("--padding", type=number(0), default=0.1, help="margin, share of the box (default 0.1)")
+    parser.add_argument("--size", type=PHOTO_SIDE, default=256, help="longest side of a stored photo (default 256)")
+    parser.add_argument("--test-share", type=SHARE, default=0.1, help="of the photos (default 0.1)")
+    parser.add_argument("--val-share", type=SHARE, default=0.1, help="of the photos (default 0.1)")
+    parser.add_argument("--seed", type=SEED, default=0, help="of the split and of --synthetic (default 0)")
     parser.add_argument(
-        "--synthetic", type=int, metavar="N", help="first draw N made-up outfits in this layout into --raw"
+        "--synthetic", type=whole_number(1), metavar="N", help="first draw N made-up outfits in this layout into --raw"
     )
 
 
@@ -65,8 +65,6 @@ def run(args: argparse.Namespace) -> None:
         PreparedError: the folder has no label files, or no garment of them can be used.
     """
     check_shares(args.test_share, args.val_share)
-    if args.padding < 0 or args.size < 1:
-        raise PreparedError(f"--padding {args.padding} must be >= 0 and --size {args.size} >= 1")
     raw = Path(args.raw)
     names = ("categories", "padding", "size", "test_share", "val_share", "seed", "synthetic")
     options = {name: getattr(args, name) for name in names}
