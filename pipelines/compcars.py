@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 
-from pipelines.arguments import add_paths
+from pipelines.arguments import PHOTO_SIDE, SEED, SHARE, add_paths, number
 
 HELP = "CompCars: labelled multi-view photos of cars"
 VIEWS = ("front", "rear", "side", "front_side", "rear_side")
@@ -43,16 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="stratified",
         help="every model in train and test (default), or test models unseen in training",
     )
-    parser.add_argument("--test-share", type=float, default=0.2, help="of items, or of models (default 0.2)")
-    parser.add_argument("--val-share", type=float, default=0.0, help="the same for validation (default 0)")
+    parser.add_argument("--test-share", type=SHARE, default=0.2, help="of items, or of models (default 0.2)")
+    parser.add_argument("--val-share", type=SHARE, default=0.0, help="the same for validation (default 0)")
     parser.add_argument(
         "--margin",
-        type=float,
+        type=number(0),
         default=0.0,
         help="keep this share of a box's sides around it, for training to crop with some play (default 0)",
     )
-    parser.add_argument("--size", type=int, default=256, help="longest side of a stored photo (default 256)")
-    parser.add_argument("--seed", type=int, default=0, help="of the split (default 0)")
+    parser.add_argument("--size", type=PHOTO_SIDE, default=256, help="longest side of a stored photo (default 256)")
+    parser.add_argument("--seed", type=SEED, default=0, help="of the split (default 0)")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -74,13 +74,13 @@ def prepare(
             margin=options.margin,
         )
         frame = items_frame({key: photo for key, photo in shots.items() if key in stored}, options)
-        if options.margin:
-            frame["boxes"] = [[format_box(stored[key]) for key in keys] for keys in frame["images"]]
         if not len(frame):
             raise PreparedError(
                 f"{raw}: none of {len(photos)} labelled photos can be used for the views "
                 f"{list(options.views)}; rejected: {writer.rejected}"
             )
+        if options.margin:
+            frame["boxes"] = [[format_box(stored[key]) for key in keys] for keys in frame["images"]]
         shares: dict[str, Any] = {name: getattr(options, name) for name in ("test_share", "val_share", "seed")}
         frame["split"] = split_labels(frame["label"].to_numpy(), kind=options.split, **shares)
         writer.split = {"kind": options.split, **shares}
@@ -95,27 +95,45 @@ def items_frame(photos: dict[str, CarPhoto], options: Options) -> pd.DataFrame:
         options: `views` and `items` are used.
 
     Returns:
-        The items table without its split; item ids are `make_model_year_n`, labels `make_model`.
+        The items table without its split; item ids are `make_model_year_n` without spaces, labels `make_model`.
+        Models whose labels or ids would be the same text are told apart by `~2`, `~3` ... behind the model.
     """
     cars: dict[tuple[str, str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for key, photo in photos.items():
         cars[photo.make, photo.model, photo.year][photo.view].append(key)
+    models = sorted({(make, model) for make, model, _ in cars})
+    labels = _told_apart([f"{make}_{model}" for make, model in models])
+    stems = _told_apart([label.replace(" ", "-") for label in labels])
+    names = dict(zip(models, zip(labels, stems)))
     rows = []
     for (make, model, year), by_view in sorted(cars.items()):
+        label, stem = names[make, model]
         columns = [by_view.get(view, []) for view in options.views]
         count = max(map(len, columns)) if options.items == "pairs" else 1
         for number in range(count):
             part = slice(number, number + 1) if options.items == "pairs" else slice(None)
             keys = [key for column in columns for key in column[part]]
-            rows.append(_row(f"{make}_{model}", year, number, [(key, photos[key]) for key in keys]))
+            shown = [(key, photos[key]) for key in keys]
+            rows.append({"item_id": f"{stem}_{year}_{number}", **_row(label, year, shown)})
     return pd.DataFrame(rows)
 
 
-def _row(label: str, year: str, number: int, shown: list[tuple[str, CarPhoto]]) -> dict:
-    """One item of the photos `shown`."""
+def _told_apart(names: list[str]) -> list[str]:
+    """The names with `~2`, `~3` ... behind those that stood before; the others stay as they are."""
+    apart: dict[str, None] = {}  # a set that keeps its order
+    for name in names:
+        text, number = name, 1
+        while text in apart:
+            number += 1
+            text = f"{name}~{number}"
+        apart[text] = None
+    return list(apart)
+
+
+def _row(label: str, year: str, shown: list[tuple[str, CarPhoto]]) -> dict:
+    """One item of the photos `shown`, without its id."""
     first, views = shown[0][1], [photo.view for _, photo in shown]
     return {
-        "item_id": f"{label}_{year}_{number}".replace(" ", "-"),
         "title": f"{first.make} {first.model} {year}",
         "images": [key for key, _ in shown],
         "views": views,

@@ -16,7 +16,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+from contextlib import closing
 from pathlib import Path
+
+from pipelines.arguments import SEED, whole_number
+from pipelines.publish import HiddenFolder
 
 HELP = "generate drawn cars in CompCars's layout into --raw"
 YEARS = (2011, 2014)
@@ -29,9 +33,13 @@ TYPES = (1, 2, 3, 4, 6, 8)  # of CompCars's twelve: MPV, SUV, sedan, hatchback, 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this generator's options."""
     parser.add_argument("--raw", required=True, help="the folder to make, in CompCars's layout")
-    parser.add_argument("--makes", type=int, default=5, help="makes with 4 models each (default 5)")
-    parser.add_argument("--photos", type=int, default=10, help="photos per view, model and year (default 10)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    parser.add_argument(
+        "--makes", type=whole_number(1, MAX_MAKES), default=5, help="makes with 4 models each (default 5)"
+    )
+    parser.add_argument(
+        "--photos", type=whole_number(1), default=10, help="photos per view, model and year (default 10)"
+    )
+    parser.add_argument("--seed", type=SEED, default=0, help="of everything random (default 0)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -47,7 +55,7 @@ def generate(raw: str | Path, *, makes: int = 5, photos: int = 10, seed: int = 0
     original, so that a reader's rejections show.
 
     Args:
-        raw: folder to fill; it must be absent or empty.
+        raw: folder to make; it must be absent or empty. It appears whole or not at all.
         makes: how many makes, each with four models.
         photos: photos per view, model and year.
         seed: of everything random.
@@ -56,13 +64,13 @@ def generate(raw: str | Path, *, makes: int = 5, photos: int = 10, seed: int = 0
         How many photos were drawn.
 
     Raises:
-        PreparedError: `raw` is not empty, or a count is out of range.
+        PreparedError: `raw` is not an empty folder, or a count is out of range.
     """
     from pipelines.schema import PreparedError  # here, so that --help need not wait for pandas
 
     raw = Path(raw)
-    if raw.exists() and any(raw.iterdir()):
-        raise PreparedError(f"{raw} is not empty; give --raw a new folder for the miniature")
+    if raw.exists() and (not raw.is_dir() or any(raw.iterdir())):
+        raise PreparedError(f"{raw} is not an empty folder; give --raw a new folder for the miniature")
     if not (1 <= makes <= MAX_MAKES and photos >= 1):
         raise PreparedError(f"--makes {makes} must be 1..{MAX_MAKES} and --photos {photos} at least 1")
     shots = [
@@ -74,10 +82,12 @@ def generate(raw: str | Path, *, makes: int = 5, photos: int = 10, seed: int = 0
         for number in range(photos)
     ]
     shots += [(0, 0, "unknown", viewpoint, 0) for viewpoint in VIEWPOINTS]
-    for shot in shots:
-        _draw_shot(raw, shot, seed)
-    _break_one_box(raw, seed)
-    _write_attributes(raw, makes)
+    with closing(HiddenFolder(raw.absolute())) as folder:
+        for shot in shots:
+            _draw_shot(folder.path, shot, seed)
+        _break_one_box(folder.path)
+        _write_attributes(folder.path, makes)
+        folder.publish()
     return len(shots)
 
 
@@ -100,7 +110,7 @@ def _draw_shot(raw: Path, shot: tuple[int, int, str, int, int], seed: int) -> No
     label.write_text(f"{viewpoint}\n1\n{' '.join(map(str, box))}\n", encoding="ascii")
 
 
-def _break_one_box(raw: Path, seed: int) -> None:
+def _break_one_box(raw: Path) -> None:
     """Turn the corners of the last label's box around."""
     label = sorted((raw / "label").rglob("*.txt"))[-1]
     viewpoint, boxes, box = label.read_text(encoding="ascii").split("\n")[:3]

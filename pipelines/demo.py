@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipelines.arguments import SEED, whole_number
 from pipelines.demo_catalog import Catalog, make_catalog
 from pipelines.demo_customers import Customers, make_customers
 from pipelines.demo_drawing import JPEG_QUALITY, Look, draw_photo
@@ -36,7 +37,7 @@ SIZES = {  # items, customers
     "demo": (2_000, 3_500),
     "large": (100_000, 150_000),
 }
-MOST_ITEMS = 500_000
+FEWEST, MOST_ITEMS, MOST_CUSTOMERS = 10, 500_000, 10_000_000
 _PHOTOS_A_TASK = 50
 _PHOTOS_WORTH_PROCESSES = 2_000  # starting them costs about as much as drawing this many photos
 
@@ -57,9 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=local_path, required=True, metavar="PREPARED", help="folder to make")
     add("--raw", type=Path, metavar="DIR", help="keep the raw files here (default: they are removed)")
     add("--size", choices=list(SIZES), default="demo", help=f"{sizes} (default: demo)")
-    add("--items", type=int, metavar="N", help="number of articles, instead of the size's")
-    add("--customers", type=int, metavar="N", help="number of customers, instead of the size's")
-    add("--seed", type=int, default=0, help="same seed, same bytes (default: 0)")
+    add("--items", type=whole_number(FEWEST, MOST_ITEMS), metavar="N", help="number of articles, instead of the size's")
+    add(
+        "--customers",
+        type=whole_number(FEWEST, MOST_CUSTOMERS),
+        metavar="N",
+        help="number of customers, instead of the size's",
+    )
+    add("--seed", type=SEED, default=0, help="same seed, same bytes (default: 0)")
     add(
         "--split",
         choices=["temporal", "leave-last-out"],
@@ -139,9 +145,9 @@ def generate(raw: str | Path, *, items: int, customers: int, seed: int = 0, over
 
 
 def _check(raw: Path, items: int, customers: int, overwrite: bool) -> None:
-    for name, value, most in (("items", items, MOST_ITEMS), ("customers", customers, 10_000_000)):
-        if not 10 <= value <= most:
-            raise PreparedError(f"--{name} is {value}; give 10 to {most:,}")
+    for name, value, most in (("items", items, MOST_ITEMS), ("customers", customers, MOST_CUSTOMERS)):
+        if not FEWEST <= value <= most:
+            raise PreparedError(f"--{name} is {value}; give {FEWEST} to {most:,}")
     if not raw.exists() or (raw.is_dir() and not any(raw.iterdir())):
         return
     if not overwrite:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from pipelines.arguments import add_paths
+from pipelines.arguments import SEED, SHARE, add_paths
 
 HELP = "Fashion-MNIST: the *-ubyte.gz files"
 
@@ -17,9 +17,9 @@ HELP = "Fashion-MNIST: the *-ubyte.gz files"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this reader's options."""
     add_paths(parser, "folder with the *-ubyte.gz files")
-    parser.add_argument("--test-share", type=float, default=0.2, help="used where t10k-* is absent (default 0.2)")
-    parser.add_argument("--val-share", type=float, default=0.0, help="taken from the training files (default 0)")
-    parser.add_argument("--seed", type=int, default=0, help="of the split (default 0)")
+    parser.add_argument("--test-share", type=SHARE, default=0.2, help="used where t10k-* is absent (default 0.2)")
+    parser.add_argument("--val-share", type=SHARE, default=0.0, help="taken from the training files (default 0)")
+    parser.add_argument("--seed", type=SEED, default=0, help="of the split (default 0)")
 
 
 def run(args: argparse.Namespace) -> None:

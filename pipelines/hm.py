@@ -11,6 +11,7 @@ import datetime
 from collections.abc import Mapping
 from pathlib import Path
 
+from pipelines.arguments import MOST_DAYS, PHOTO_SIDE, SHARE, whole_number
 from pipelines.remote import local_path
 
 HELP = "H&M Personalized Fashion Recommendations: articles, customers, transactions, photos"
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no-images", action="store_true", help="leave all photos out")
     add(
         "--image-size",
-        type=int,
+        type=PHOTO_SIDE,
         default=256,
         metavar="PX",
         help="longer side of stored photos (default: 256)",
@@ -48,26 +49,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="YYYY-MM-DD",
         help="temporal: first day of the test",
     )
-    add("--test-days", type=int, default=7, metavar="N", help="temporal: days from the cutoff on (default: 7)")
+    add(
+        "--test-days",
+        type=whole_number(1, MOST_DAYS),
+        default=7,
+        metavar="N",
+        help="temporal: days from the cutoff on (default: 7)",
+    )
     add(
         "--val-days",
-        type=int,
+        type=whole_number(0, MOST_DAYS),
         help="temporal: days before the cutoff for validation (default: as --test-days)",
     )
     add(
         "--min-items",
-        type=int,
+        type=whole_number(3),
         default=3,
         help="leave-last-out: fewest articles of a split customer (default: 3)",
     )
     add(
         "--max-rejected",
-        type=float,
+        type=SHARE,
         default=0.1,
         metavar="SHARE",
         help="stop when more than this share of a file's rows is unusable (default: 0.1)",
     )
-    add("--threads", type=int, metavar="N", help="photos worked on at once (default: one a core)")
+    add("--threads", type=whole_number(1), metavar="N", help="photos worked on at once (default: one a core)")
 
 
 def run(args: argparse.Namespace, *, extras: Mapping[str, Path] | None = None) -> None:

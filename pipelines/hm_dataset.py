@@ -36,7 +36,8 @@ def prepare(args: argparse.Namespace, *, extras: Mapping[str, Path]) -> None:
     Raises:
         PreparedError: a file or column is missing, too many rows are unusable, or the split leaves nothing.
     """
-    _check(args)
+    if not args.raw.is_dir():
+        raise PreparedError(f"--raw {args.raw} is not a folder")
     files = {kind: _first_existing(args.raw, names) for kind, names in FILES.items()}
     folder = _photo_folder(args)
     source = {"raw": args.raw, **{kind: path.name for kind, path in files.items()}, "images": folder}
@@ -139,15 +140,6 @@ def median_by_item(item: np.ndarray, price: np.ndarray, *, items: int) -> np.nda
     low, high = (first + (counts - 1) // 2)[sold], (first + counts // 2)[sold]
     middle[sold] = (prices[low] + prices[high]) / 2
     return middle
-
-
-def _check(args: argparse.Namespace) -> None:
-    if not args.raw.is_dir():
-        raise PreparedError(f"--raw {args.raw} is not a folder")
-    if args.image_size < 16:
-        raise PreparedError(f"--image-size is {args.image_size}; give at least 16 pixels")
-    if not 0 <= args.max_rejected <= 1:
-        raise PreparedError(f"--max-rejected is {args.max_rejected}; it is a share of rows, 0 to 1")
 
 
 def _first_existing(raw: Path, names: tuple[str, ...]) -> Path:

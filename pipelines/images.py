@@ -8,8 +8,10 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
@@ -30,10 +32,39 @@ UPRIGHT = {  # EXIF orientation -> what turns the photo upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = {UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}  # the turns that swap width and height
 
 
 class PhotoError(ValueError):
     """A photo cannot be used; the message is the reason that the manifest counts by."""
+
+
+@contextmanager
+def checked_photo(source: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """Open a photo for a block that decodes it; the block gets it by its header, before memory is spent on it.
+
+    Args:
+        source: the file, or its bytes as a stream.
+        max_pixels: photos of more pixels are refused.
+
+    Raises:
+        PhotoError: there is no file, it is no photo or a too large one, or the block finds it damaged.
+    """
+    try:
+        with Image.open(source, formats=FORMATS) as photo:
+            if photo.width * photo.height > max_pixels:
+                raise PhotoError(f"photo has more than {max_pixels:,} pixels")
+            yield photo
+    except (FileNotFoundError, IsADirectoryError):
+        raise PhotoError("photo is missing") from None
+    except UnidentifiedImageError as error:
+        raise PhotoError("photo is not a JPEG, PNG or WebP file") from error
+    except Image.DecompressionBombError as error:
+        raise PhotoError(f"photo has more than {max_pixels:,} pixels") from error
+    except PhotoError:
+        raise
+    except Exception as error:  # damaged bytes make decoders raise nearly anything; a run goes on
+        raise PhotoError("photo is truncated or damaged") from error
 
 
 def shrink_photo(data: bytes, *, size: int, quality: int = QUALITY, max_pixels: int = MAX_PIXELS) -> bytes:
@@ -53,19 +84,8 @@ def shrink_photo(data: bytes, *, size: int, quality: int = QUALITY, max_pixels: 
     """
     if not data:
         raise PhotoError("photo is empty")
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as photo:
-            if photo.width * photo.height > max_pixels:
-                raise PhotoError(f"photo has more than {max_pixels:,} pixels")
-            shrunk = _shrink(photo, size)
-    except UnidentifiedImageError as error:
-        raise PhotoError("photo is not a JPEG, PNG or WebP file") from error
-    except Image.DecompressionBombError as error:
-        raise PhotoError(f"photo has more than {max_pixels:,} pixels") from error
-    except PhotoError:
-        raise
-    except Exception as error:  # damaged bytes make decoders raise nearly anything; a run goes on
-        raise PhotoError("photo is truncated or damaged") from error
+    with checked_photo(io.BytesIO(data), max_pixels=max_pixels) as photo:
+        shrunk = _shrink(photo, size)
     out = io.BytesIO()
     shrunk.save(out, "JPEG", quality=quality)
     return out.getvalue()
@@ -113,22 +133,12 @@ def find_photos(folder: Path) -> Iterator[Path]:
                 yield Path(parent, name)
 
 
-def _shrink(photo: Image.Image, size: int) -> Image.Image:
-    """Scale to at most `size` pixels a side, turn upright, convert to RGB."""
-    scale = min(1.0, size / max(photo.size))
-    target = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
-    turn = UPRIGHT.get(photo.getexif().get(EXIF_ORIENTATION, 1))
-    photo.draft("RGB", target)  # lets the JPEG decoder itself scale by 1/2, 1/4 or 1/8, not below the target
-    photo.load()
-    image = _without_palette_or_alpha(photo)
-    if image.size != target:
-        image = image.resize(target, Image.Resampling.BICUBIC)  # antialiased: Pillow widens the kernel to the scale
-    if turn is not None:
-        image = image.transpose(turn)
-    return image if image.mode == "RGB" else image.convert("RGB")
+def upright_turn(photo: Image.Image) -> Image.Transpose | None:
+    """What turns a photo upright by its EXIF note; None where it is stored upright."""
+    return UPRIGHT.get(photo.getexif().get(EXIF_ORIENTATION, 1))
 
 
-def _without_palette_or_alpha(photo: Image.Image) -> Image.Image:
+def without_palette_or_alpha(photo: Image.Image) -> Image.Image:
     """Convert the modes that cannot be scaled as they are; what is transparent becomes white."""
     if photo.mode.startswith(("I", "F")):  # 16 bits of grey
         return photo.point(lambda value: value / 256).convert("L")
@@ -136,6 +146,21 @@ def _without_palette_or_alpha(photo: Image.Image) -> Image.Image:
         rgba = photo.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return photo if photo.mode in ("RGB", "L", "CMYK") else photo.convert("RGB")
+
+
+def _shrink(photo: Image.Image, size: int) -> Image.Image:
+    """Scale to at most `size` pixels a side, turn upright, convert to RGB."""
+    scale = min(1.0, size / max(photo.size))
+    target = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
+    turn = upright_turn(photo)
+    photo.draft("RGB", target)  # lets the JPEG decoder itself scale by 1/2, 1/4 or 1/8, not below the target
+    photo.load()
+    image = without_palette_or_alpha(photo)
+    if image.size != target:
+        image = image.resize(target, Image.Resampling.BICUBIC)  # antialiased: Pillow widens the kernel to the scale
+    if turn is not None:
+        image = image.transpose(turn)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _shrunk_in_order(

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from PIL import Image
 
 from pipelines import kfashion_synthetic
-from pipelines.arguments import add_paths
-from pipelines.images import FORMATS, find_photos
+from pipelines.arguments import PHOTO_SIDE, SEED, SHARE, add_paths, number, whole_number
+from pipelines.images import PhotoError, find_photos
 from pipelines.kfashion_labels import ATTRIBUTES, CATEGORIES, Garment, Label, read_label
-from pipelines.photo_crops import Shot, store_crops
+from pipelines.photo_crops import Shot, store_crops, upright_size
 from pipelines.prepared import PreparedError, PreparedWriter
 from pipelines.progress import Progress
 from pipelines.ratio_splits import check_shares, random_split
@@ -49,13 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CATEGORY",
         help="garments to keep: 상의 (top), 하의 (bottom), 아우터 (outerwear), 원피스 (dress); default: all",
     )
-    parser.add_argument("--padding", type=float, default=0.1, help="margin, share of the box (default 0.1)")
-    parser.add_argument("--size", type=int, default=256, help="longest side of a stored photo (default 256)")
-    parser.add_argument("--test-share", type=float, default=0.1, help="of the photos (default 0.1)")
-    parser.add_argument("--val-share", type=float, default=0.1, help="of the photos (default 0.1)")
-    parser.add_argument("--seed", type=int, default=0, help="of the split and of --synthetic (default 0)")
+    parser.add_argument("--padding", type=number(0), default=0.1, help="margin, share of the box (default 0.1)")
+    parser.add_argument("--size", type=PHOTO_SIDE, default=256, help="longest side of a stored photo (default 256)")
+    parser.add_argument("--test-share", type=SHARE, default=0.1, help="of the photos (default 0.1)")
+    parser.add_argument("--val-share", type=SHARE, default=0.1, help="of the photos (default 0.1)")
+    parser.add_argument("--seed", type=SEED, default=0, help="of the split and of --synthetic (default 0)")
     parser.add_argument(
-        "--synthetic", type=int, metavar="N", help="first draw N made-up outfits in this layout into --raw"
+        "--synthetic", type=whole_number(1), metavar="N", help="first draw N made-up outfits in this layout into --raw"
     )
 
 
@@ -66,8 +65,6 @@ def run(args: argparse.Namespace) -> None:
         PreparedError: the folder has no label files, or no garment of them can be used.
     """
     check_shares(args.test_share, args.val_share)
-    if args.padding < 0 or args.size < 1:
-        raise PreparedError(f"--padding {args.padding} must be >= 0 and --size {args.size} >= 1")
     raw = Path(args.raw)
     names = ("categories", "padding", "size", "test_share", "val_share", "seed", "synthetic")
     options = {name: getattr(args, name) for name in names}
@@ -96,7 +93,7 @@ def crop_box(box: Box, padding: float, declared: tuple[float, float], actual: tu
         box: `(left, top, right, bottom)` in the label's pixels.
         padding: margin on each side, as a share of the box's own width and height.
         declared: width and height of the photo as the label has them; NaN where it does not say.
-        actual: width and height of the photo.
+        actual: width and height of the photo turned upright.
 
     Returns:
         The box in the photo's pixels, cut at its edges.
@@ -162,11 +159,13 @@ def _items_of(
     """The garments of one photo that have a photo and a sound rectangle."""
     if not garments:
         return []
-    size = _photo_size(photo)
-    if photo is None or size is None:
-        reason = "photo is missing" if photo is None else "photo is not a JPEG, PNG or WebP file"
+    try:
+        if photo is None:
+            raise PhotoError("photo is missing")
+        size = upright_size(photo)
+    except PhotoError as error:
         for garment in garments:
-            writer.reject(file=file.name, row=0, field=garment.category, value=label.image_id, reason=reason)
+            writer.reject(file=file.name, row=0, field=garment.category, value=label.image_id, reason=str(error))
         return []
     declared = (label.width, label.height)
     items = []
@@ -182,17 +181,6 @@ def _items_of(
         shot = Shot(item_id, photo, (left + 1, top + 1, right, bottom), file=file.name, row=0)
         items.append(Item(item_id, label.image_id, garment, shot))
     return items
-
-
-def _photo_size(photo: Path | None) -> tuple[int, int] | None:
-    """Width and height from the header alone; None when there is none to read."""
-    if photo is None:
-        return None
-    try:
-        with Image.open(photo, formats=FORMATS) as image:
-            return image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
 
 
 def _items_frame(items: list[Item], args: argparse.Namespace) -> pd.DataFrame:

@@ -6,6 +6,7 @@ The original may not be passed on; with these pairs, tests and newcomers run the
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from pipelines.publish import HiddenFolder
 from pipelines.schema import PreparedError
 
 SIZE = (240, 320)  # width, height
@@ -62,7 +64,7 @@ def generate(raw: str | Path, pairs: int, *, seed: int = 0) -> int:
     """Write `pairs` photos and labels; equal arguments give equal files.
 
     Args:
-        raw: folder to fill; it must be absent or empty.
+        raw: folder to make; it must be absent or empty. It appears whole or not at all.
         pairs: how many outfits; each has one to three garments.
         seed: of everything random.
 
@@ -70,25 +72,19 @@ def generate(raw: str | Path, pairs: int, *, seed: int = 0) -> int:
         How many garments were drawn.
 
     Raises:
-        PreparedError: `raw` is not empty, or `pairs` is below 1.
+        PreparedError: `raw` is not an empty folder, or `pairs` is below 1.
     """
     raw = Path(raw)
     if raw.exists() and (not raw.is_dir() or any(raw.iterdir())):
-        raise PreparedError(f"{raw} is not an empty folder; give --raw a new one for the synthetic pairs")
+        raise PreparedError(
+            f"{raw} is not an empty folder; give --raw a new one for the synthetic "
+            "pairs, or leave --synthetic out to read what is there"
+        )
     if pairs < 1:
         raise PreparedError(f"--synthetic {pairs}: ask for at least 1 pair")
-    for folder in (LABELS_FOLDER, PHOTOS_FOLDER):
-        (raw / folder).mkdir(parents=True)
-    garments = 0
-    for number in range(pairs):
-        rng = np.random.default_rng([seed, number])
-        image_id = 100_000 + number
-        photo, label = draw_pair(image_id, rng)
-        photo.save(raw / PHOTOS_FOLDER / f"{image_id}.jpg", quality=90)
-        text = json.dumps(label, ensure_ascii=False)
-        (raw / LABELS_FOLDER / f"{image_id}.json").write_text(text, encoding="utf-8")
-        boxes = label["데이터셋 정보"]["데이터셋 상세설명"]["렉트좌표"]
-        garments += sum(entry != [{}] for entry in boxes.values())
+    with closing(HiddenFolder(raw.absolute())) as folder:
+        garments = _write_pairs(folder.path, pairs, seed)
+        folder.publish()
     return garments
 
 
@@ -107,6 +103,23 @@ def draw_pair(image_id: int, rng: np.random.Generator) -> tuple[Image.Image, dic
     noise = rng.normal(0, 4, (SIZE[1], SIZE[0], 1))
     pixels = np.clip(np.asarray(photo, np.float64) + noise, 0, 255).astype(np.uint8)
     return Image.fromarray(pixels), _describe(image_id, style, outfit)
+
+
+def _write_pairs(raw: Path, pairs: int, seed: int) -> int:
+    """Fill an empty folder; returns the number of garments."""
+    for folder in (LABELS_FOLDER, PHOTOS_FOLDER):
+        (raw / folder).mkdir()
+    garments = 0
+    for number in range(pairs):
+        rng = np.random.default_rng([seed, number])
+        image_id = 100_000 + number
+        photo, label = draw_pair(image_id, rng)
+        photo.save(raw / PHOTOS_FOLDER / f"{image_id}.jpg", quality=90)
+        text = json.dumps(label, ensure_ascii=False)
+        (raw / LABELS_FOLDER / f"{image_id}.json").write_text(text, encoding="utf-8")
+        boxes = label["데이터셋 정보"]["데이터셋 상세설명"]["렉트좌표"]
+        garments += sum(entry != [{}] for entry in boxes.values())
+    return garments
 
 
 def _garment(category: str, centre: float, top: float, rng: np.random.Generator) -> Drawn:

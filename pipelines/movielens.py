@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from pipelines.arguments import add_paths
+from pipelines.arguments import MOST_DAYS, SEED, SHARE, add_paths, whole_number
 from pipelines.id_index import GrowingIdIndex
 from pipelines.movielens_files import Movie, open_source
 from pipelines.movielens_ratings import Log, keep_core, read_ratings
@@ -41,21 +41,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "random-by-user: drawn within each user, RecBole's default protocol (default: %(default)s)",
     )
     parser.add_argument("--cutoff", type=_date, metavar="YYYY-MM-DD", help="temporal: first day of the test")
-    parser.add_argument("--test-days", type=int, default=7, help="temporal: days tested (default: %(default)s)")
-    parser.add_argument("--val-days", type=int, help="temporal: days validated before the cutoff")
-    parser.add_argument("--test-share", type=float, help="share tested (default: 0.1; time-ratio: 0.2)")
-    parser.add_argument("--val-share", type=float, help="share validated (default: 0.1; time-ratio: 0.08)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random splits (default: %(default)s)")
+    parser.add_argument(
+        "--test-days", type=whole_number(1, MOST_DAYS), default=7, help="temporal: days tested (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--val-days", type=whole_number(0, MOST_DAYS), help="temporal: days validated before the cutoff"
+    )
+    parser.add_argument("--test-share", type=SHARE, help="share tested (default: 0.1; time-ratio: 0.2)")
+    parser.add_argument("--val-share", type=SHARE, help="share validated (default: 0.1; time-ratio: 0.08)")
+    parser.add_argument("--seed", type=SEED, default=0, help="of the random splits (default: %(default)s)")
     parser.add_argument(
         "--min-interactions",
-        type=int,
+        type=whole_number(0),
         default=0,
         metavar="N",
         help="keep the N-core: users and movies with at least N ratings among each other (default: keep all)",
     )
     parser.add_argument(
         "--max-rejected",
-        type=float,
+        type=SHARE,
         default=0.1,
         metavar="SHARE",
         help="give up when more than this share of the ratings is unusable (default: %(default)s)",

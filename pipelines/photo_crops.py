@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from pipelines.images import FORMATS, MAX_PIXELS, QUALITY, PhotoError
+from pipelines.images import QUALITY, SIDEWAYS, PhotoError, checked_photo, upright_turn, without_palette_or_alpha
 from pipelines.prepared_writer import PreparedWriter
 from pipelines.progress import Progress
 
@@ -96,35 +96,37 @@ def crop_photo(path: Path, box: Box, *, size: int, margin: float = 0.0) -> Crop:
 
     Args:
         path: the photo.
-        box: see `Shot`.
+        box: see `Shot`; in the pixels of the photo turned upright.
         size: longest side in pixels.
         margin: keep this share of the box's width and height around it, as far as the photo reaches.
 
     Raises:
         PhotoError: the file is missing, no photo, cut off, too large, or the box lies outside the photo.
     """
-    try:
-        # A small file can claim a picture that fills the memory, so its header is checked before it is
-        # decoded.
-        with Image.open(path, formats=FORMATS) as photo:
-            if photo.width * photo.height > MAX_PIXELS:
-                raise PhotoError(f"photo has more than {MAX_PIXELS:,} pixels")
-            upright = ImageOps.exif_transpose(photo).convert("RGB")
-    except (FileNotFoundError, IsADirectoryError):
-        raise PhotoError("photo is missing") from None
-    except UnidentifiedImageError as error:
-        raise PhotoError("photo is not a JPEG, PNG or WebP file") from error
-    except Image.DecompressionBombError as error:
-        raise PhotoError(f"photo has more than {MAX_PIXELS:,} pixels") from error
-    except (OSError, SyntaxError, EOFError, IndexError, KeyError) as error:
-        raise PhotoError("photo is truncated or damaged") from error
+    with checked_photo(path) as photo:
+        photo.load()
+        turn = upright_turn(photo)
+        upright = without_palette_or_alpha(photo)
+        if turn is not None:
+            upright = upright.transpose(turn)
     inner = _inside(box, upright.size)
     outer = _enlarged(inner, upright.size, margin)
-    crop = upright.crop(outer)
+    crop = upright.crop(outer).convert("RGB")
     crop.thumbnail((size, size), Image.Resampling.BICUBIC)
     encoded = io.BytesIO()
     crop.save(encoded, "JPEG", quality=QUALITY)
     return Crop(encoded.getvalue(), _shares(inner, outer))
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Width and height of a photo turned upright, which is how `crop_photo` cuts it.
+
+    Raises:
+        PhotoError: the file is missing, no photo, damaged, or too large.
+    """
+    with checked_photo(path) as photo:
+        width, height = photo.size
+        return (height, width) if upright_turn(photo) in SIDEWAYS else (width, height)
 
 
 def _enlarged(inner: tuple[int, int, int, int], size: tuple[int, int], margin: float) -> tuple[int, int, int, int]:

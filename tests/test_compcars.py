@@ -2,19 +2,21 @@
 
 import csv
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from pipelines.__main__ import main
 from pipelines.boxes import parse_box as parse_box_shares
 from pipelines.compcars_items import Options, items_frame, prepare
 from pipelines.compcars_labels import CSV_COLUMNS, CarPhoto, parse_box, parse_view
 from pipelines.compcars_miniature import generate
+from pipelines.images import EXIF_ORIENTATION, PhotoError
 from pipelines.label_splits import split_labels
-from pipelines.photo_crops import PhotoError, crop_photo
+from pipelines.photo_crops import crop_photo
 from pipelines.prepared import PreparedError, open_prepared
 
 
@@ -32,6 +34,11 @@ def prepared(miniature, tmp_path_factory):
     return open_prepared(out, verify=True)
 
 
+def write_csv(folder, rows):
+    with open(folder / "cars.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows([CSV_COLUMNS, *rows])
+
+
 def test_miniature_is_deterministic(tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         generate(tmp_path / name, makes=1, photos=1, seed=seed)
@@ -41,6 +48,18 @@ def test_miniature_is_deterministic(tmp_path):
     }
     assert content["a"] == content["b"]
     assert content["a"] != content["c"]
+
+
+def test_a_stopped_run_leaves_no_half_of_the_miniature(tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    options = ["--raw", str(tmp_path / "raw"), "--makes", "1", "--photos", "1"]
+    monkeypatch.setattr("pipelines.compcars_miniature._write_attributes", stop)
+    assert main(["compcars_miniature", *options]) == 130
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    assert main(["compcars_miniature", *options]) == 0
 
 
 def test_miniature_models_share_a_front_or_a_rear():
@@ -151,8 +170,8 @@ def test_parse_view():
     assert names == ["front", "rear", "unknown", "front", "rear_side", None, None]
 
 
-def _photo(view, year="2010"):
-    return CarPhoto(Path("x.jpg"), "f", 0, "m", "n", year, view, (1, 1, 2, 2), "")
+def _photo(view, year="2010", make="m", model="n"):
+    return CarPhoto(Path("x.jpg"), "f", 0, make, model, year, view, (1, 1, 2, 2), "")
 
 
 def test_a_missing_view_leaves_an_item_with_one_photo():
@@ -165,18 +184,44 @@ def test_a_missing_view_leaves_an_item_with_one_photo():
     assert items_frame(photos, Options(views=("rear",)))["images"].tolist() == [["c"], ["d"]]
 
 
+def test_names_that_would_give_one_id_or_one_label_are_told_apart():
+    names = [("A_B", "C"), ("A", "B_C"), ("Audi", "A4 L"), ("Audi", "A4-L"), ("Benz", "A-Class 2")]
+    photos = {str(row): _photo("front", make=make, model=model) for row, (make, model) in enumerate(names)}
+    items = items_frame(photos, Options()).sort_values("images", key=lambda keys: keys.str[0])
+    assert items["item_id"].tolist() == [
+        "A_B_C~2_2010_0",
+        "A_B_C_2010_0",
+        "Audi_A4-L_2010_0",
+        "Audi_A4-L~2_2010_0",
+        "Benz_A-Class-2_2010_0",
+    ]
+    assert items["label"].tolist() == [
+        "A_B_C~2",
+        "A_B_C",
+        "Audi_A4 L",
+        "Audi_A4-L",
+        "Benz_A-Class 2",
+    ]
+    assert items["group"].is_unique
+
+
+def test_with_a_margin_and_no_usable_photo_the_error_counts_what_was_rejected(tmp_path):
+    write_csv(tmp_path, [["x.jpg", "x.jpg", "2011", "1", "1 1 9 9", "1", "1", "0"]])
+    with pytest.raises(PreparedError, match="none of 1 labelled photos .*'photo is missing': 1"):
+        prepare(tmp_path, tmp_path / "out", Options(margin=0.1))
+
+
 def test_box_outside_the_photo_is_rejected(miniature, tmp_path):
     photo = next((miniature / "image").rglob("*.jpg"))
-    table = tmp_path / "cars.csv"
-    rows = [["a.jpg", str(photo), "2011", "1", box, "1", "1", "0"] for box in ("1 1 200 150", "1 1 900 150")]
-    table.write_text("\n".join([",".join(CSV_COLUMNS), *(",".join(row) for row in rows)]) + "\n")
+    boxes = ("1 1 200 150", "1 1 900 150")
+    write_csv(tmp_path, [["a.jpg", str(photo), "2011", "1", box, "1", "1", "0"] for box in boxes])
     prepare(tmp_path, tmp_path / "out", Options())
     made = open_prepared(tmp_path / "out")
     assert made.manifest["rejected"] == {"box lies outside the photo": 1}
     assert len(made.items) == 1
 
 
-def test_crop_photo_checks_before_it_decodes(tmp_path, monkeypatch):
+def test_crop_photo_checks_before_it_decodes(tmp_path):
     (tmp_path / "text.jpg").write_text("no photo")
     Image.new("RGB", (40, 40)).save(tmp_path / "whole.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
@@ -187,9 +232,53 @@ def test_crop_photo_checks_before_it_decodes(tmp_path, monkeypatch):
         15,
         10,
     )
-    monkeypatch.setattr("pipelines.photo_crops.MAX_PIXELS", 1000)
-    with pytest.raises(PhotoError, match="more than 1,000 pixels"):
-        crop_photo(tmp_path / "whole.png", (1, 1, 9, 9), size=32)
+    Image.new("1", (10_000, 5_001)).save(tmp_path / "bomb.png")
+    with pytest.raises(PhotoError, match="more than 50,000,000 pixels"):
+        crop_photo(tmp_path / "bomb.png", (1, 1, 9, 9), size=32)
+
+
+def test_a_damaged_tag_beside_the_orientation_costs_no_photo(tmp_path):
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION], exif[0x011A] = 6, 72.0
+    note = exif.tobytes().replace(b"\x01\x1a\x00\x05", b"\x01\x06\x00\x05")  # a resolution as a whole number's tag
+    Image.new("RGB", (40, 20)).save(tmp_path / "photo.jpg", exif=note)
+    crop = crop_photo(tmp_path / "photo.jpg", (1, 1, 20, 40), size=40)
+    assert Image.open(io.BytesIO(crop.jpeg)).size == (20, 40)
+
+
+@pytest.mark.parametrize("error", [struct.error("unpack requires 4 bytes"), AttributeError("numerator")])
+def test_one_photo_that_its_decoder_stumbles_over_is_rejected_and_the_others_stay(
+    miniature, tmp_path, monkeypatch, error
+):
+    def load(photo):
+        if photo.size == (41, 41):
+            raise error
+        return whole_load(photo)
+
+    whole_load = ImageFile.ImageFile.load
+    Image.new("RGB", (41, 41)).save(tmp_path / "odd.jpg")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    photos = [next((miniature / "image").rglob("*.jpg")), tmp_path / "odd.jpg"]
+    write_csv(tmp_path, [[file.name, str(file), "2011", "1", "1 1 40 40", "1", "1", "0"] for file in photos])
+    prepare(tmp_path, tmp_path / "out", Options())
+    made = open_prepared(tmp_path / "out")
+    assert made.manifest["rejected"] == {"photo is truncated or damaged": 1}
+    assert len(made.items) == 1
+
+
+@pytest.mark.parametrize(
+    ("photo", "expected"),
+    [
+        (Image.new("RGBA", (40, 30), (0, 0, 0, 0)), 255),
+        (Image.new("LA", (40, 30), (0, 0)), 255),
+        (Image.fromarray(np.full((30, 40), 90 * 256, np.uint16)), 90),
+    ],
+)
+def test_crops_of_transparent_and_16_bit_photos_look_as_whole_photos_do(tmp_path, photo, expected):
+    photo.save(tmp_path / "photo.png")
+    crop = Image.open(io.BytesIO(crop_photo(tmp_path / "photo.png", (11, 1, 40, 30), size=32).jpeg))
+    assert (crop.mode, crop.size) == ("RGB", (30, 30))
+    assert np.abs(np.asarray(crop, int) - expected).max() <= 2
 
 
 def test_errors_say_what_to_do(tmp_path, capsys):
@@ -198,7 +287,7 @@ def test_errors_say_what_to_do(tmp_path, capsys):
     (tmp_path / "cars.csv").write_text("image_name,make\n")
     with pytest.raises(PreparedError, match="image_path"):
         prepare(tmp_path, tmp_path / "out", Options())
-    with pytest.raises(PreparedError, match="not empty"):
+    with pytest.raises(PreparedError, match="not an empty folder"):
         generate(tmp_path)
     assert not (tmp_path / "out").exists()
 

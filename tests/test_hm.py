@@ -1,5 +1,7 @@
 """`python -m pipelines hm` on good and bad files: what is kept, what is set aside, and that it adds up."""
 
+import argparse
+import importlib
 import itertools
 import json
 import subprocess
@@ -377,16 +379,57 @@ def test_what_cannot_be_read_is_one_clear_line_and_exit_code_2(tmp_path, capsys,
     ("options", "message"),
     [
         (["--images", "nowhere"], "--images nowhere is not a folder"),
-        (["--image-size", "3"], "--image-size is 3"),
-        (["--max-rejected", "7"], "--max-rejected is 7.0"),
         (["--test-days", "30"], "leaves no day"),
-        (["--split", "leave-last-out", "--min-items", "1"], "--min-items is 1"),
     ],
 )
 def test_options_that_make_no_sense_are_named(tmp_path, capsys, options, message):
     raw = make_raw(tmp_path / "raw")
     assert main(["hm", "--raw", str(raw), "--out", str(tmp_path / "out"), *options]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("dataset", "option", "least", "most"),
+    [
+        ("hm", "--image-size", 16, 65_500),
+        ("hm", "--test-days", 1, 36_500),
+        ("hm", "--val-days", 0, 36_500),
+        ("hm", "--min-items", 3, None),
+        ("hm", "--max-rejected", 0, 1),
+        ("hm", "--threads", 1, None),
+        ("demo", "--items", 10, 500_000),
+        ("demo", "--customers", 10, 10_000_000),
+        ("movielens", "--test-days", 1, 36_500),
+        ("movielens", "--val-days", 0, 36_500),
+        ("movielens", "--min-interactions", 0, None),
+        ("movielens", "--max-rejected", 0, 1),
+        ("compcars", "--size", 16, 65_500),
+        ("compcars", "--margin", 0, None),
+        ("compcars_miniature", "--makes", 1, 8),
+        ("compcars_miniature", "--photos", 1, None),
+        ("fashion_products", "--size", 16, 65_500),
+        ("kfashion", "--size", 16, 65_500),
+        ("kfashion", "--padding", 0, None),
+        ("kfashion", "--synthetic", 1, None),
+        *(
+            (dataset, option, 0, 1)
+            for dataset in ("movielens", "compcars", "fashion_products", "fashion_mnist", "kfashion")
+            for option in ("--test-share", "--val-share")
+        ),
+        *((dataset, "--seed", 0, None) for dataset in DATASETS if dataset not in ("hm", "sequences")),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_by_the_command_line(capsys, dataset, option, least, most):
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"pipelines.{dataset}").add_arguments(parser)
+    needed = ["--raw", "raw"] + ["--out", "out"] * (dataset != "compcars_miniature")
+    for good in {least, least if most is None else most}:
+        parser.parse_args([*needed, option, str(good)])
+    for bad in (str(least - 1), "nan", "inf", "many", *([] if most is None else [str(most + 1)])):
+        with pytest.raises(SystemExit) as refusal:
+            parser.parse_args([*needed, option, bad])
+        assert refusal.value.code == 2
+        assert f"argument {option}: '{bad}' is not a" in capsys.readouterr().err
 
 
 def test_the_command_line_lists_the_datasets_at_once_and_exits_with_2_on_a_wrong_one():

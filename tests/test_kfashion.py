@@ -11,6 +11,7 @@ from PIL import Image
 
 from pipelines import kfashion_synthetic
 from pipelines.__main__ import main
+from pipelines.images import EXIF_ORIENTATION
 from pipelines.kfashion import crop_box
 from pipelines.kfashion_labels import CATEGORIES, read_label
 from pipelines.prepared import open_prepared
@@ -102,6 +103,20 @@ def test_crop_box_pads_scales_and_stays_inside():
     assert crop_box((0, 0, 10, 10), 0.0, (math.nan, math.nan), (50, 60)) == (0, 0, 10, 10)
 
 
+@pytest.mark.parametrize(("orientation", "undo"), [(3, "ROTATE_180"), (6, "ROTATE_90"), (8, "ROTATE_270")])
+def test_garments_are_cut_out_of_photos_that_are_stored_turned(tmp_path, orientation, undo):
+    upright = photo().crop((50, 0, 250, 400))
+    boxes = {"상의": [{**TOP, "X좌표": 50}], "하의": [{**BOTTOM, "X좌표": 50}]}
+    write_pair(tmp_path / "raw", label(size=(200, 400), boxes=boxes))
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    upright.transpose(Image.Transpose[undo]).save(tmp_path / "raw" / "photos" / "7.jpg", quality=95, exif=exif)
+    data = prepare(tmp_path)
+    assert data.manifest["rejected"] == {}
+    for key, colour in (("7_상의", RED), ("7_하의", GREEN)):
+        assert share_of(stored(data, key), colour) == pytest.approx(1 / 1.44, abs=0.05)
+
+
 def test_only_the_wanted_categories_are_kept(tmp_path):
     write_pair(tmp_path / "raw", label(), photo())
     data = prepare(tmp_path, "--categories", "상의", "원피스")
@@ -171,6 +186,22 @@ def test_synthetic_pairs_depend_on_the_seed_alone(tmp_path):
     content = {name: [path.read_bytes() for path in paths] for name, paths in files.items()}
     assert content["a"] == content["b"]
     assert content["a"] != content["c"]
+
+
+def test_a_stopped_run_leaves_no_half_of_the_synthetic_pairs(tmp_path, monkeypatch, capsys):
+    def draw_two(image_id, rng):
+        if image_id == 100_002:
+            raise KeyboardInterrupt
+        return draw_pair(image_id, rng)
+
+    draw_pair = kfashion_synthetic.draw_pair
+    monkeypatch.setattr(kfashion_synthetic, "draw_pair", draw_two)
+    options = ["--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "prepared"), "--synthetic", "4"]
+    assert main(["kfashion", *options]) == 130
+    assert "unfinished is removed" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    assert len(set(prepare(tmp_path, "--synthetic", "4").items["group"])) == 4
 
 
 def test_synthetic_photos_show_what_their_labels_say(tmp_path):
