@@ -134,6 +134,17 @@ def test_bad_rows_are_rejected_with_their_row_and_the_rest_is_kept(tmp_path):
     assert len(data.events()) == len(RATINGS) + 1
 
 
+def test_rows_of_a_file_without_a_header_are_numbered_from_1(tmp_path):
+    def write(raw):
+        write_100k(raw)
+        lines = (raw / "u.data").read_text().splitlines()
+        (raw / "u.data").write_text("\n".join([*lines[:2], "7\t10", "7\t10\t4\tsoon", *lines[2:], "8\t10\t4\tsoon"]))
+
+    data = prepare(tmp_path, "--max-rejected", "0.5", write=write)
+    assert sorted(pd.read_parquet(data.path / "rejected.parquet")["row"]) == [3, 4, 8]
+    assert len(data.events()) == len(RATINGS)
+
+
 def test_the_command_says_what_it_wrote(tmp_path, capsys):
     prepare(tmp_path)
     said = capsys.readouterr().out
