@@ -74,8 +74,8 @@ def run(args: argparse.Namespace) -> None:
         args.out, dataset="movielens", source=str(args.raw), options=options, overwrite=args.overwrite
     ) as writer:
         writer.notes["layout"] = source.layout
-        for file, row, value, reason in source.rejected:
-            writer.reject(file=file, row=row, field="", value=value, reason=reason)
+        for rejected in source.rejected:
+            writer.reject(**rejected)
         user_ids, item_ids = list(source.users), list(source.movies)
         users, items = (GrowingIdIndex(pa.array(ids, pa.string())) for ids in (user_ids, item_ids))
         log = read_ratings(source.ratings, users=users, items=items, writer=writer, max_rejected=args.max_rejected)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pipelines import movielens_files, ratio_splits
 from pipelines.__main__ import main
+from pipelines.csv_lines import UNSPLIT
 from pipelines.movielens_ratings import Log, keep_core
 from pipelines.prepared import open_prepared
 from pipelines.schema import PreparedError
@@ -191,6 +192,31 @@ def test_duplicate_movies_keep_the_first(tmp_path):
     data = prepare(tmp_path, write=write)
     assert data.items["title"].tolist()[0] == "Toy Story"
     assert data.manifest["rejected"] == {"duplicate movie": 1}
+
+
+def test_a_stray_quote_costs_one_movie(tmp_path):
+    def write(raw):
+        write_csv(raw)
+        lines = (raw / "movies.csv").read_text(encoding="utf-8").splitlines()
+        movies = [lines[0], '11,"Stray (1990),Drama', *lines[1:], '12,"Second (1991),Drama']
+        (raw / "movies.csv").write_text("\n".join(movies) + "\n", encoding="utf-8")
+
+    data = prepare(tmp_path, write=write)
+    assert data.items["title"].tolist() == ["Toy Story", "Café Löwe", "unknown"]
+    rejected = pd.read_parquet(data.path / "rejected.parquet")
+    assert rejected[["file", "row", "reason"]].values.tolist() == [
+        ["movies.csv", 2, UNSPLIT],
+        ["movies.csv", 6, UNSPLIT],
+    ]
+
+
+def test_recbole_files_in_latin_1_are_read_as_the_older_sets_are(tmp_path):
+    def write(raw):
+        write_recbole(raw)
+        movies = (raw / "ml.item").read_text(encoding="utf-8")
+        (raw / "ml.item").write_bytes(movies.encode("latin-1"))
+
+    assert prepare(tmp_path, write=write).items["title"][1] == "Café Löwe"
 
 
 @pytest.mark.parametrize(
