@@ -15,6 +15,8 @@ from pipelines.prepared_writer import PreparedWriter
 from pipelines.raw_csv import RawCsv, as_mask
 from pipelines.schema import PreparedError
 
+YEAR_10000 = 253_402_300_800  # seconds since 1970; calendars end before it
+
 
 @dataclass
 class Log:
@@ -92,7 +94,8 @@ def _convert(raw: RawCsv, block: pa.RecordBatch, ratings: Ratings, users: Growin
     checks = [
         (ratings.user, as_mask(pc.not_equal(block[ratings.user], "")), "user id is empty"),
         (ratings.item, as_mask(pc.not_equal(block[ratings.item], "")), "movie id is empty"),
-        (ratings.time, (time >= 0) & (time < 2**62), "timestamp is no time"),  # NaN fails both
+        (ratings.time, np.isfinite(time) & (time >= 0), "timestamp is no time"),
+        (ratings.time, time < YEAR_10000, "timestamp is after the year 9999: looks like milliseconds, give seconds"),
     ]
     rating = None
     if ratings.rating:

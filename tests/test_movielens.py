@@ -135,6 +135,24 @@ def test_bad_rows_are_rejected_with_their_row_and_the_rest_is_kept(tmp_path):
     assert len(data.events()) == len(RATINGS) + 1
 
 
+def test_timestamps_in_milliseconds_are_rejected_as_such(tmp_path, capsys):
+    reason = "timestamp is after the year 9999: looks like milliseconds, give seconds"
+    last_second = 253_402_300_799
+
+    def write(raw):
+        write_csv(raw)
+        with open(raw / "ratings.csv", "a") as file:
+            file.write(f"3,20,4,{last_second}\n3,20,4,{last_second + 1}\n3,20,4,inf\n")
+
+    data = prepare(tmp_path, "--split", "temporal", "--max-rejected", "0.5", write=write)
+    assert data.manifest["rejected"] == {reason: 1, "timestamp is no time": 1}
+    rows = "".join(f"{u},{i},{r},{1_600_000_000_000 + t}\n" for u, i, r, t in RATINGS)
+    (tmp_path / "raw" / "ratings.csv").write_text("userId,movieId,rating,timestamp\n" + rows)
+    words = ["movielens", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out"), "--split", "temporal"]
+    assert main(words) == 2
+    assert reason in capsys.readouterr().err
+
+
 def test_rows_of_a_file_without_a_header_are_numbered_from_1(tmp_path):
     def write(raw):
         write_100k(raw)
