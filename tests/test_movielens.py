@@ -250,6 +250,33 @@ def test_min_interactions_keeps_the_core(tmp_path):
     assert data.items["item_id"].tolist() == ["10", "30"]
     assert data.users["user_id"].tolist() == ["1", "2"]
     assert len(data.events()) == 4
+    assert data.manifest["rejected"] == {"outside the core of --min-interactions": 1}
+    rejected = pd.read_parquet(data.path / "rejected.parquet")
+    assert rejected[["file", "row", "field", "value"]].values.tolist() == [["ratings.csv", 3, "movieId", "20"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "reason"),
+    [
+        (["--split", "leave-last-out"], [9], "repeat of an older rating after a held-out one"),
+        (
+            ["--split", "temporal", "--cutoff", "1970-01-02", "--test-days", "1", "--val-days", "0"],
+            [8],
+            "rating after the last day of the test",
+        ),
+    ],
+)
+def test_ratings_dropped_by_the_split_are_set_aside_by_their_rows(tmp_path, options, rows, reason):
+    def write(raw):
+        write_csv(raw)
+        with open(raw / "ratings.csv", "a") as file:
+            file.write("too,few\n9,10,4,172800\n1,20,3,90000\n")
+
+    data = prepare(tmp_path, *options, "--max-rejected", "0.5", write=write)
+    assert data.manifest["rejected"] == {"wrong number of fields": 1, reason: 1}
+    assert data.manifest["split"]["dropped"] == 1
+    rejected = pd.read_parquet(data.path / "rejected.parquet")
+    assert rejected.loc[rejected["reason"] == reason, "row"].tolist() == rows
 
 
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=80), st.integers(2, 4))
@@ -263,7 +290,7 @@ def test_keep_core_matches_removing_one_by_one(pairs, least):
             break
         left = kept
     user, item = (np.array(column, np.int32) for column in zip(*pairs))
-    log = Log(user, item, np.arange(len(pairs)), None)
+    log = Log(user, item, np.arange(len(pairs)), None, np.arange(len(pairs)))
     if not left:
         with pytest.raises(PreparedError, match="--min-interactions"):
             keep_core(log, least)
@@ -334,4 +361,4 @@ def test_movielens_100k_has_its_published_size(tmp_path, real_data):
     data = open_prepared(out)
     assert len(data.users) == 943
     assert len(data.items) == 1349  # the 5-core
-    assert data.manifest["rejected"] == {}
+    assert data.manifest["rejected"] == {"outside the core of --min-interactions": 100_000 - len(data.events())}
