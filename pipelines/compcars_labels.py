@@ -4,13 +4,14 @@ each row.
 
 from __future__ import annotations
 
-import csv
+import io
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipelines.csv_lines import csv_rows, decode_utf8
 from pipelines.schema import PreparedError
 
 CSV_COLUMNS = ("image_name", "image_path", "released_year", "viewpoint", "bbox", "make", "model", "type")
@@ -120,29 +121,31 @@ def read_csv(file: Path, raw: Path, reject: Reject) -> Iterator[CarPhoto]:
         reject: called with `file, row, field, value, reason` for every row that cannot be used.
 
     Raises:
-        PreparedError: a column is missing.
+        PreparedError: a column is missing, or the file is not UTF-8.
     """
-    with open(file, encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream)
-        missing = [name for name in CSV_COLUMNS if name not in (reader.fieldnames or [])]
-        if missing:
-            raise PreparedError(f"{file} has no column {missing[0]!r}; it needs {','.join(CSV_COLUMNS)}")
-        for row, record in enumerate(reader, start=2):
-            where: dict[str, Any] = {"file": file.name, "row": row}
-            cells = {name: (record[name] or "").strip() for name in CSV_COLUMNS}
-            empty = next((name for name in ("make", "model") if not cells[name]), None)
-            if record.get(None) or empty:  # type: ignore[call-overload]
-                field_name = empty or "type"
-                reject(
-                    **where,
-                    field=field_name,
-                    value=cells[field_name],
-                    reason="wrong number of cells or empty name",
-                )
-            elif parsed := _check(cells, where, reject):
-                path = find_photo(raw, cells["image_path"], cells["image_name"])
-                kind = _kind(cells["type"])
-                yield CarPhoto(path=path, **where, make=cells["make"], model=cells["model"], kind=kind, **parsed)
+    lines = io.StringIO(decode_utf8(file.read_bytes(), file), newline="")
+    rows = csv_rows(lines, file=file.name, reject=reject)
+    _, header = next(rows, (1, []))
+    missing = [name for name in CSV_COLUMNS if name not in header]
+    if missing:
+        raise PreparedError(f"{file} has no column {missing[0]!r}; it needs {','.join(CSV_COLUMNS)}")
+    for row, values in rows:
+        where: dict[str, Any] = {"file": file.name, "row": row}
+        record = dict(zip(header, values))
+        cells = {name: record.get(name, "").strip() for name in CSV_COLUMNS}
+        empty = next((name for name in ("make", "model") if not cells[name]), None)
+        if len(values) > len(header) or empty:
+            field_name = empty or "type"
+            reject(
+                **where,
+                field=field_name,
+                value=cells[field_name],
+                reason="wrong number of cells or empty name",
+            )
+        elif parsed := _check(cells, where, reject):
+            path = find_photo(raw, cells["image_path"], cells["image_name"])
+            kind = _kind(cells["type"])
+            yield CarPhoto(path=path, **where, make=cells["make"], model=cells["model"], kind=kind, **parsed)
 
 
 def find_photo(raw: Path, path: str, name: str) -> Path:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
+from pipelines.csv_lines import csv_rows
 from pipelines.images import store_photos
 from pipelines.label_splits import split_labels
 from pipelines.prepared import PreparedError, PreparedWriter
@@ -15,6 +15,7 @@ from pipelines.prepared import PreparedError, PreparedWriter
 FIELDS = ("gender", "masterCategory", "subCategory", "articleType", "baseColour", "season", "usage")
 COLUMNS = ("id", *FIELDS, "productDisplayName")
 MISSING = frozenset({"", "NA", "nan"})
+WRONG_COUNT = ("productDisplayName", "wrong number of cells")  # Kaggle's file has unquoted commas in some names
 
 
 def prepare(
@@ -51,8 +52,8 @@ def prepare(
 
 
 def read_styles(file: Path, writer: PreparedWriter) -> Iterator[dict]:
-    """Parse `styles.csv`; rows with too many or too few cells, a bad or repeated id or no article type are
-    rejected.
+    """Parse `styles.csv`; rows with too many or too few cells, an open quote, a bad or repeated id or no article
+    type are rejected.
 
     Yields:
         Rows of the items table.
@@ -64,12 +65,14 @@ def read_styles(file: Path, writer: PreparedWriter) -> Iterator[dict]:
         raise PreparedError(f"{file} is missing; --raw must be the folder with styles.csv and images/")
     seen: set[str] = set()
     with open(file, encoding="utf-8-sig", errors="replace", newline="") as stream:
-        reader = csv.DictReader(stream)
-        absent = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
+        rows = csv_rows(stream, file=file.name, reject=writer.reject)
+        _, header = next(rows, (1, []))
+        absent = [name for name in COLUMNS if name not in header]
         if absent:
             raise PreparedError(f"{file} has no column {absent[0]!r}; it needs {', '.join(COLUMNS)}")
-        for number, record in enumerate(reader, start=2):
-            fault = _fault(record, seen)
+        for number, cells in rows:
+            record = dict(zip(header, cells))
+            fault = _fault(record, seen) if len(cells) == len(header) else WRONG_COUNT
             if fault:
                 field, reason = fault
                 writer.reject(file=file.name, row=number, field=field, value=record.get(field), reason=reason)
@@ -80,9 +83,6 @@ def read_styles(file: Path, writer: PreparedWriter) -> Iterator[dict]:
 
 def _fault(record: dict, seen: set[str]) -> tuple[str, str] | None:
     """The column at fault and the reason, or None."""
-    if None in record or None in record.values():
-        # Kaggle's file has unquoted commas in some names.
-        return "productDisplayName", "wrong number of cells"
     identifier = record["id"].strip()
     if not identifier.isdecimal():
         return "id", "id is not a number"

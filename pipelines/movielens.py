@@ -1,6 +1,6 @@
 """MovieLens (100K, 1M, 10M, 20M, 25M, 32M, latest; GroupLens' or RecBole's files) -> prepared dataset.
 
-Ratings are read block by block into flat arrays of 20 bytes a rating, so that 32 million fit a small machine.
+Ratings are read block by block into flat arrays of 24 bytes a rating, so that 32 million fit a small machine.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import datetime
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,16 @@ from pipelines.movielens_files import Movie, open_source
 from pipelines.movielens_ratings import Log, keep_core, read_ratings
 from pipelines.prepared import PreparedWriter
 from pipelines.ratio_splits import check_shares, random_split, random_split_by_user, split_at, time_edges
+from pipelines.raw_csv import RawCsv
 from pipelines.splits import DROPPED, leave_last_out, temporal_window
 from pipelines.summary import print_summary
 
 HELP = "MovieLens ratings, movies and users, in GroupLens' or RecBole's files"
 SPLITS = ("leave-last-out", "temporal", "time-ratio", "random", "random-by-user")
+DROPPED_BY = {  # the other splits drop nothing
+    "leave-last-out": "repeat of an older rating after a held-out one",
+    "temporal": "rating after the last day of the test",
+}
 WRITE_ROWS = 1 << 21
 
 
@@ -78,20 +84,26 @@ def run(args: argparse.Namespace) -> None:
         args.out, dataset="movielens", source=str(args.raw), options=options, overwrite=args.overwrite
     ) as writer:
         writer.notes["layout"] = source.layout
-        for file, row, value, reason in source.rejected:
-            writer.reject(file=file, row=row, field="", value=value, reason=reason)
+        for rejected in source.rejected:
+            writer.reject(**rejected)
         user_ids, item_ids = list(source.users), list(source.movies)
         users, items = (GrowingIdIndex(pa.array(ids, pa.string())) for ids in (user_ids, item_ids))
-        log = read_ratings(source.ratings, users=users, items=items, writer=writer, max_rejected=args.max_rejected)
+        log, raw = read_ratings(source.ratings, users=users, items=items, writer=writer, max_rejected=args.max_rejected)
+        set_aside = partial(_set_aside, field=source.ratings.item, raw=raw, writer=writer)
         user_ids, item_ids = user_ids + users.added, item_ids + items.added
         writer.notes["movies_without_metadata"] = len(items.added)
         if args.min_interactions > 1:
-            log, kept_users, kept_items = keep_core(log, args.min_interactions)
+            core, kept_users, kept_items = keep_core(log, args.min_interactions)
+            outside = log.take(np.isin(log.position, core.position, invert=True))
+            set_aside(outside, item_ids, "outside the core of --min-interactions")
+            log = core
             user_ids = [user_ids[row] for row in kept_users]
             item_ids = [item_ids[row] for row in kept_items]
         log = log.take(np.lexsort((log.time, log.user)))  # stable: ties stay in the order of the file
         split, writer.split = split_log(log, args)
-        writer.split["dropped"] = int((split == DROPPED).sum())  # neither history nor target
+        dropped = log.take(split == DROPPED)  # neither history nor target
+        writer.split["dropped"] = len(dropped.user)
+        set_aside(dropped, item_ids, DROPPED_BY.get(args.split, ""))
         writer.items(_items_frame(item_ids, source.movies))
         writer.users(_users_frame(user_ids, source.users))
         writer.events(_event_frames(log, split))
@@ -133,6 +145,19 @@ def split_log(log: Log, args: argparse.Namespace) -> tuple[np.ndarray, dict[str,
     return random_split_by_user(log.user, **shares, seed=args.seed), entry
 
 
+def _set_aside(
+    ratings: Log, item_ids: list[str], reason: str, *, field: str, raw: RawCsv, writer: PreparedWriter
+) -> None:
+    """Reject ratings that are sound but left out, by their rows in the file."""
+    writer.reject_rows(
+        file=raw.path.name,
+        rows=raw.rows_of_kept(ratings.position),
+        field=field,
+        values=np.array(item_ids, object)[ratings.item],
+        reason=reason,
+    )
+
+
 def _items_frame(item_ids: list[str], movies: dict[str, Movie]) -> pd.DataFrame:
     """One row a movie; a rated movie that the movies file lacks has its id only."""
     rows = [movies.get(item, Movie(item, "", "", [])) for item in item_ids]
@@ -156,7 +181,8 @@ def _event_frames(log: Log, split: np.ndarray) -> Iterator[pd.DataFrame]:
     for start in range(0, len(split), WRITE_ROWS):
         part = slice(start, start + WRITE_ROWS)
         columns = {name: column[part] for name, column in vars(log).items() if column is not None}
-        yield pd.DataFrame({**columns, "split": split[part]})[split[part] != DROPPED]
+        frame = pd.DataFrame({**columns, "split": split[part]})
+        yield frame[split[part] != DROPPED].drop(columns="position")
 
 
 def _date(text: str) -> datetime.date:

@@ -7,13 +7,14 @@ latest (`ratings.csv`, `movies.csv`), Kaggle's copy of 20M (`rating.csv`, `movie
 
 from __future__ import annotations
 
-import csv
 import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from pipelines.csv_lines import csv_rows
 from pipelines.raw_csv import CsvLayout
 from pipelines.schema import PreparedError
 
@@ -57,14 +58,18 @@ class Source:
         ratings: where the ratings are.
         movies: movie id -> row of the movies file, in its order; empty without such a file.
         users: user id -> field -> value ("" = missing); empty without such a file.
-        rejected: `(file, row, value, reason)` of the rows of those two files that could not be used.
+        rejected: the rows of those two files that could not be used, as arguments of `PreparedWriter.reject`.
     """
 
     layout: str
     ratings: Ratings
     movies: dict[str, Movie] = field(default_factory=dict)
     users: dict[str, dict[str, str]] = field(default_factory=dict)
-    rejected: list[tuple[str, int, str, str]] = field(default_factory=list)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+
+    def reject(self, *, file: str, row: int, value: str, reason: str, field: str = "") -> None:
+        """Set a row aside until there is a writer."""
+        self.rejected.append({"file": file, "row": row, "field": field, "value": value, "reason": reason})
 
 
 def open_source(raw: Path) -> Source:
@@ -94,7 +99,7 @@ def _100k(folder: Path) -> Source:
     )
     for row, cells in _rows(folder / "u.item", "|"):
         if len(cells) < 5 + len(GENRES_100K):
-            source.rejected.append(("u.item", row, "|".join(cells), "malformed row"))
+            source.reject(file="u.item", row=row, value="|".join(cells), reason="malformed row")
             continue
         title, year = _title_and_year(cells[1])
         genres = [genre for genre, flag in zip(GENRES_100K, cells[5:]) if flag == "1"]
@@ -121,7 +126,8 @@ def _dat(folder: Path) -> Source:
 def _csv(ratings: Path, movies: Path) -> Source:
     layout = CsvLayout()
     source = Source("csv", Ratings(ratings, layout, "userId", "movieId", "timestamp", "rating"))
-    for row, cells in _rows(movies, ",", quoted=True):
+    lines = io.StringIO(_text(movies), newline="")
+    for row, cells in csv_rows(lines, file=movies.name, reject=source.reject):
         if row > 1:
             _add_listed_movie(source, movies.name, row, cells)
     return source
@@ -164,7 +170,7 @@ LAYOUTS = {
 def _add_listed_movie(source: Source, file: str, row: int, cells: list[str]) -> None:
     """Add a row `id, title (year), genre|genre`."""
     if len(cells) != 3:
-        source.rejected.append((file, row, "::".join(cells), "malformed row"))
+        source.reject(file=file, row=row, value="::".join(cells), reason="malformed row")
         return
     title, year = _title_and_year(cells[1])
     _add_movie(source, file, row, Movie(cells[0], title, year, cells[2].split("|")))
@@ -174,9 +180,9 @@ def _add_movie(source: Source, file: str, row: int, movie: Movie) -> None:
     year = movie.year if re.fullmatch(r"\d{4}", movie.year) else ""
     genres = [genre for genre in movie.genres if genre not in NO_GENRE]
     if not movie.item_id:
-        source.rejected.append((file, row, movie.title, "movie without an id"))
+        source.reject(file=file, row=row, value=movie.title, reason="movie without an id")
     elif movie.item_id in source.movies:
-        source.rejected.append((file, row, movie.item_id, "duplicate movie"))
+        source.reject(file=file, row=row, value=movie.item_id, reason="duplicate movie")
     else:
         source.movies[movie.item_id] = Movie(movie.item_id, movie.title, year, genres)
 
@@ -185,9 +191,9 @@ def _add_user(source: Source, file: str, row: int, cells: list[str], names: tupl
     values = dict(zip(names, cells))
     user = values.get("user_id", "")
     if not user or len(cells) < len(names):
-        source.rejected.append((file, row, "|".join(cells), "malformed row"))
+        source.reject(file=file, row=row, value="|".join(cells), reason="malformed row")
     elif user in source.users:
-        source.rejected.append((file, row, user, "duplicate user"))
+        source.reject(file=file, row=row, value=user, reason="duplicate user")
     else:
         wanted = {name: values[name] for name in ("gender", "occupation") if name in values}
         source.users[user] = wanted | ({"age": age_bracket(values["age"])} if "age" in values else {})
@@ -206,21 +212,16 @@ def _title_and_year(title: str) -> tuple[str, str]:
     return (match[1], match[2]) if match else (title.strip(), "")
 
 
-def _rows(path: Path, delimiter: str, *, quoted: bool = False) -> Iterator[tuple[int, list[str]]]:
-    """Yield `(row, cells)` of a small table; nothing when the file is absent."""
-    if not path.is_file():
-        return
-    text = _text(path)
-    if quoted:
-        cells_by_row: Iterator[list[str]] = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    else:  # not splitlines: in Latin-1 it takes some letters for line ends
-        cells_by_row = (line.rstrip("\r").split(delimiter) for line in text.split("\n"))
+def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield `(row, cells)` of a small table without quotes."""
+    lines = _text(path).split("\n")  # not splitlines: in Latin-1 it takes some letters for line ends
+    cells_by_row = (line.rstrip("\r").split(delimiter) for line in lines)
     yield from ((row, cells) for row, cells in enumerate(cells_by_row, start=1) if any(cells))
 
 
 def _text(path: Path) -> str:
-    """The older sets are Latin-1, the newer ones UTF-8."""
-    data = path.read_bytes()
+    """The text of a small table, "" when the file is absent; the older sets are Latin-1, the newer ones UTF-8."""
+    data = path.read_bytes() if path.is_file() else b""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -229,7 +230,7 @@ def _text(path: Path) -> str:
 
 def _atomic_columns(path: Path) -> dict[str, str]:
     """The columns of a RecBole file: name -> the header as written (`user_id:token`)."""
-    with open(path, encoding="utf-8-sig") as lines:
+    with open(path, encoding="utf-8-sig", errors="replace") as lines:  # it decodes more than the header
         header = lines.readline().rstrip("\r\n").split("\t")
     return {column.split(":")[0]: column for column in header}
 

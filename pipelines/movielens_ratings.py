@@ -15,6 +15,8 @@ from pipelines.prepared_writer import PreparedWriter
 from pipelines.raw_csv import RawCsv, as_mask
 from pipelines.schema import PreparedError
 
+YEAR_10000 = 253_402_300_800  # seconds since 1970; calendars end before it
+
 
 @dataclass
 class Log:
@@ -24,11 +26,12 @@ class Log:
     item: np.ndarray  # int32
     time: np.ndarray  # int64, seconds since 1970
     rating: np.ndarray | None  # float32
+    position: np.ndarray  # int32, its place among the ratings that reading kept
 
     def take(self, rows: np.ndarray) -> Log:
         """Return the rows asked for, by index or by mask."""
         rating = None if self.rating is None else self.rating[rows]
-        return Log(self.user[rows], self.item[rows], self.time[rows], rating)
+        return Log(self.user[rows], self.item[rows], self.time[rows], rating, self.position[rows])
 
 
 def read_ratings(
@@ -38,7 +41,7 @@ def read_ratings(
     items: GrowingIdIndex,
     writer: PreparedWriter,
     max_rejected: float,
-) -> Log:
+) -> tuple[Log, RawCsv]:
     """Read the ratings file. Rows without ids, with a bad time or a bad rating are rejected.
 
     Args:
@@ -47,6 +50,9 @@ def read_ratings(
         items: the same for movies.
         writer: where rejected rows go.
         max_rejected: largest share of rows that may be rejected.
+
+    Returns:
+        The ratings in the file's order, and the file, which knows the rows of what was kept.
 
     Raises:
         PreparedError: no row can be used, or too many can not.
@@ -58,7 +64,7 @@ def read_ratings(
     log = _joined(parts)
     if not len(log.user):
         raise PreparedError(f"{ratings.path} has no usable rating; rejected: {writer.rejected}")
-    return log
+    return log, raw
 
 
 def keep_core(log: Log, least: int) -> tuple[Log, np.ndarray, np.ndarray]:
@@ -92,7 +98,8 @@ def _convert(raw: RawCsv, block: pa.RecordBatch, ratings: Ratings, users: Growin
     checks = [
         (ratings.user, as_mask(pc.not_equal(block[ratings.user], "")), "user id is empty"),
         (ratings.item, as_mask(pc.not_equal(block[ratings.item], "")), "movie id is empty"),
-        (ratings.time, (time >= 0) & (time < 2**62), "timestamp is no time"),  # NaN fails both
+        (ratings.time, np.isfinite(time) & (time >= 0), "timestamp is no time"),
+        (ratings.time, time < YEAR_10000, "timestamp is after the year 9999: looks like milliseconds, give seconds"),
     ]
     rating = None
     if ratings.rating:
@@ -108,6 +115,7 @@ def _convert(raw: RawCsv, block: pa.RecordBatch, ratings: Ratings, users: Growin
         items.rows(block[ratings.item]),
         time[kept].astype(np.int64),
         None if rating is None else rating[kept].astype(np.float32),
+        np.arange(kept.sum(), dtype=np.int32),
     )
 
 
@@ -138,5 +146,6 @@ def _joined(parts: list[Log]) -> Log:
         pieces = [vars(part).pop(name) for part in parts]
         return np.concatenate(pieces)
 
-    has_rating = parts[0].rating is not None
-    return Log(column("user"), column("item"), column("time"), column("rating") if has_rating else None)
+    user, item, time = column("user"), column("item"), column("time")
+    rating = column("rating") if parts[0].rating is not None else None
+    return Log(user, item, time, rating, np.arange(len(user), dtype=np.int32))

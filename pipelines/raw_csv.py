@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Sequence
+import io
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
+from pipelines.csv_lines import UNSPLIT, decode_utf8, split_record
 from pipelines.prepared_writer import PreparedWriter
 from pipelines.progress import Progress
 from pipelines.schema import PreparedError
 
 BLOCK_BYTES = 4 << 20  # larger blocks fall out of the processor's cache
+LONGEST_RECORD = 20  # lines; where cells may hold line breaks, a quote still open after that many is a stray one
+WRONG_COUNT = "wrong number of fields"
 
 
 @dataclass(frozen=True)
@@ -39,22 +43,34 @@ class CsvLayout:
         return 1 if self.names else 2
 
 
+@dataclass(frozen=True)
+class _Malformed:
+    """A row that has no cells to speak of: its 1-based row in the file, its text, and why it is rejected."""
+
+    row: int
+    text: str
+    reason: str
+
+
 class RawCsv:
     """One raw CSV file. Iterating yields blocks of string columns, in the file's order.
+
+    Rows with a wrong number of fields, or with a quote that is never closed, are rejected here; all other faults
+    are the reader's to `reject`.
 
     Args:
         path: the file, in UTF-8.
         columns: the columns to read; others are skipped.
         writer: where rejected rows go.
         layout: how its rows are laid out; comma-separated with a header by default.
-        quoted_newlines: whether a quoted field may hold a line break (slower).
+        quoted_newlines: whether a quoted field may hold line breaks (the file is then read as one block).
 
     Attributes:
         rows: data rows met so far, malformed ones included.
         rejected: how many of them were rejected so far.
 
     Raises:
-        PreparedError: the file or one of its columns is missing, or it cannot be parsed.
+        PreparedError: the file or one of its columns is missing, or it is not UTF-8.
     """
 
     def __init__(
@@ -71,25 +87,22 @@ class RawCsv:
         self._writer, self._quoted_newlines = writer, quoted_newlines
         self._yielded = 0  # well-formed rows in all blocks handed out
         self._block_start = 0
-        self._malformed: list[tuple[int, str]] = []  # 1-based row and text of rows with a wrong number of fields
+        self._parsed = 0  # rows of all blocks parsed so far, malformed ones included
+        self._malformed: list[_Malformed] = []
         self._reported = 0  # of the malformed rows
         self._rejected_rows: list[np.ndarray] = []  # the other rejected ones
-        self._check_header()
+        self._names, self._data_start = self._read_header()
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         size = self.path.stat().st_size
         with Progress(self.path.name, size, unit="B") as progress:
-            try:
-                for batch in self._batches():
-                    self._block_start = self._yielded
-                    self._yielded += len(batch)
-                    self._report_malformed()
-                    yield batch
-                    progress.update(min(BLOCK_BYTES, size))
-                    size -= min(BLOCK_BYTES, size)
-            except pa.ArrowInvalid as error:
-                where = f"{self.path}: after row {self.rows + 1}"
-                raise PreparedError(f"{where}: {error}; mend or remove the row at fault") from error
+            for batch in self._batches():
+                self._block_start = self._yielded
+                self._yielded += len(batch)
+                self._report_malformed()
+                yield batch
+                progress.update(min(BLOCK_BYTES, size))
+                size -= min(BLOCK_BYTES, size)
         self._report_malformed()
 
     def read(self) -> pa.RecordBatch:
@@ -111,8 +124,8 @@ class RawCsv:
         at = np.flatnonzero(mask)
         if len(at):
             self.rejected += len(at)
-            malformed = np.array([number for number, _ in self._malformed], np.int64)  # these are in no block
-            rows = _rows_without(self._block_start + at, malformed)
+            malformed = np.array([row.row for row in self._malformed], np.int64)  # these are in no block
+            rows = self._rows_without(self._block_start + at, malformed)
             shown = values.take(pa.array(at)).to_pylist()
             self._writer.reject_rows(file=self.path.name, rows=rows, field=field, values=shown, reason=reason)
             self._rejected_rows.append(rows)
@@ -137,61 +150,124 @@ class RawCsv:
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         """Parse one block ahead, on a thread of our own: Arrow's own threads would lose the rows' numbers."""
-        reader = pacsv.open_csv(
-            self.path,
-            read_options=pacsv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False, column_names=self.layout.names),
-            parse_options=pacsv.ParseOptions(
-                delimiter=self.layout.delimiter,
-                quote_char='"' if self.layout.quoted else False,
-                newlines_in_values=self._quoted_newlines,
-                invalid_row_handler=self._skip_malformed,
-            ),
-            convert_options=pacsv.ConvertOptions(
-                include_columns=self.columns, column_types={name: pa.string() for name in self.columns}
-            ),
-        )
-        with reader, ThreadPoolExecutor(max_workers=1) as pool:
-            ahead = pool.submit(next, reader, None)
+        with closing(self._parse_blocks()) as blocks, ThreadPoolExecutor(max_workers=1) as pool:
+            ahead = pool.submit(next, blocks, None)
             while (batch := ahead.result()) is not None:
-                ahead = pool.submit(next, reader, None)
+                ahead = pool.submit(next, blocks, None)
                 yield batch
 
-    def _skip_malformed(self, row: pacsv.InvalidRow) -> str:
-        self._malformed.append((row.number, row.text))
-        return "skip"
+    def _parse_blocks(self) -> Generator[pa.RecordBatch, None, None]:
+        """Parse blocks of whole lines, so that no quote reaches from one block into the next."""
+        with open(self.path, "rb") as file:
+            file.seek(self._data_start)
+            while data := file.read(-1 if self._quoted_newlines else BLOCK_BYTES):
+                data += file.readline()
+                first_row = self.layout.first_row + self._parsed
+                batch, malformed = self._parse(data, first_row)
+                if self.layout.quoted and self._has_open_quote(data, len(batch) + len(malformed)):
+                    batch, malformed = self._parse_by_line(data, first_row)
+                self._parsed += len(batch) + len(malformed)
+                self._malformed += malformed
+                yield batch
+
+    def _parse(self, data: bytes, first_row: int) -> tuple[pa.RecordBatch, list[_Malformed]]:
+        malformed = []
+
+        def skip(row: pacsv.InvalidRow) -> str:
+            malformed.append(_Malformed(first_row + row.number - 1, row.text, WRONG_COUNT))
+            return "skip"
+
+        try:
+            table = pacsv.read_csv(
+                pa.BufferReader(data),
+                read_options=pacsv.ReadOptions(block_size=len(data) + 1, use_threads=False, column_names=self._names),
+                parse_options=pacsv.ParseOptions(
+                    delimiter=self.layout.delimiter,
+                    quote_char='"' if self.layout.quoted else False,
+                    invalid_row_handler=skip,
+                ),
+                convert_options=pacsv.ConvertOptions(
+                    include_columns=self.columns, column_types={name: pa.string() for name in self.columns}
+                ),
+            )
+        except pa.ArrowInvalid as error:
+            decode_utf8(data, self.path, first_row=first_row)  # the usual cause; Arrow does not name the row
+            raise PreparedError(
+                f"{self.path}: from row {first_row} on: {error}; mend or remove the row at fault"
+            ) from error
+        columns = [pa.concat_arrays(column.chunks) for column in table.columns]
+        return pa.RecordBatch.from_arrays(columns, names=self.columns), malformed
+
+    def _has_open_quote(self, data: bytes, rows: int) -> bool:
+        """Whether some quoted cell of a block may hold line ends: it has fewer rows than lines.
+
+        Blank lines and proper line breaks also make this true, which costs time only.
+        """
+        if b'"' not in data:
+            return False
+        lines = data.count(b"\n") + (not data.endswith(b"\n"))
+        last = data[data.rfind(b"\n", 0, -1) + 1 :].decode(errors="replace")  # there is no row it could swallow
+        return rows != lines or split_record([last], self.layout.delimiter)[0] is None
+
+    def _parse_by_line(self, data: bytes, first_row: int) -> tuple[pa.RecordBatch, list[_Malformed]]:
+        """Parse a block in which a quote is open: slowly, but the row with the quote is the only one lost."""
+        lines = list(io.StringIO(decode_utf8(data, self.path, first_row=first_row), newline=""))
+        most = LONGEST_RECORD if self._quoted_newlines else 1
+        kept: list[list[str]] = []
+        malformed: list[_Malformed] = []
+        at = 0
+        while at < len(lines):
+            cells, used = split_record(lines[at : at + most], self.layout.delimiter)
+            row, text = first_row + len(kept) + len(malformed), lines[at].rstrip("\r\n")
+            if cells is None or (used > 1 and len(cells) != len(self._names)):
+                malformed.append(_Malformed(row, text, UNSPLIT))
+                used = 1  # the lines after it are rows of their own
+            elif len(cells) == len(self._names):
+                kept.append(cells)
+            elif cells:
+                malformed.append(_Malformed(row, text, WRONG_COUNT))
+            at += used
+        columns = {name: pa.array([cells[at] for cells in kept], pa.string()) for at, name in enumerate(self._names)}
+        return pa.RecordBatch.from_pydict({name: columns[name] for name in self.columns}), malformed
 
     def _report_malformed(self) -> None:
         """Reject the malformed rows met since the last block (on this thread, as the writer has no lock)."""
-        for number, text in self._malformed[self._reported :]:
-            self._writer.reject(file=self.path.name, row=number, field="", value=text, reason="wrong number of fields")
+        for malformed in self._malformed[self._reported :]:
+            self._writer.reject(
+                file=self.path.name, row=malformed.row, field="", value=malformed.text, reason=malformed.reason
+            )
             self._reported += 1
             self.rejected += 1
         self.rows = self._yielded + self._reported
 
     def rows_of_kept(self, positions: np.ndarray) -> np.ndarray:
         """Return the 1-based rows in the file of kept rows, given their places among the kept ones, `[n]` int64."""
-        rejected = np.concatenate([*self._rejected_rows, [number for number, _ in self._malformed]])
-        return _rows_without(positions, np.sort(rejected.astype(np.int64)))
+        rejected = np.concatenate([*self._rejected_rows, [row.row for row in self._malformed]])
+        return self._rows_without(positions, np.sort(rejected.astype(np.int64)))
 
-    def _check_header(self) -> None:
+    def _rows_without(self, positions: np.ndarray, absent: np.ndarray) -> np.ndarray:
+        """Return the 1-based rows at places that do not count the header and the rows `absent`, sorted."""
+        first = self.layout.first_row
+        before = np.searchsorted(absent - first - np.arange(len(absent)), positions, side="right")
+        return positions + before + first
+
+    def _read_header(self) -> tuple[list[str], int]:
+        """Return the names of all columns, and the byte at which the data begin."""
         if not self.path.is_file():
             packed = self.path.with_name(self.path.name + ".zip")
             hint = f"unpack {packed} first" if packed.is_file() else "check --raw"
             raise PreparedError(f"{self.path} is missing; {hint}")
-        with open(self.path, encoding="utf-8-sig", errors="replace", newline="") as file:
-            header = self.layout.names or next(csv.reader(file, delimiter=self.layout.delimiter), [])
+        with open(self.path, "rb") as file:
+            line = b"" if self.layout.names else file.readline()
+        cells, _ = split_record([line.decode("utf-8-sig", errors="replace")], self.layout.delimiter)
+        header = list(self.layout.names or cells or [])
         for column in self.columns:
             if column not in header:
                 raise PreparedError(
                     f"{self.path}: column {column!r} is missing (found {', '.join(header)}); "
                     "restore it from the original file, or add it with empty values where they are unknown"
                 )
-
-
-def _rows_without(positions: np.ndarray, absent: np.ndarray) -> np.ndarray:
-    """Return the 1-based rows of a file at places that do not count the header and the rows `absent`, sorted."""
-    before = np.searchsorted(absent - 2 - np.arange(len(absent)), positions, side="right")
-    return positions + before + 2
+        return header, len(line)
 
 
 def as_mask(booleans: pa.BooleanArray) -> np.ndarray:

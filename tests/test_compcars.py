@@ -14,6 +14,7 @@ from pipelines.boxes import parse_box as parse_box_shares
 from pipelines.compcars_items import Options, items_frame, prepare
 from pipelines.compcars_labels import CSV_COLUMNS, CarPhoto, parse_box, parse_view
 from pipelines.compcars_miniature import generate
+from pipelines.csv_lines import UNSPLIT
 from pipelines.images import EXIF_ORIENTATION, PhotoError
 from pipelines.label_splits import split_labels
 from pipelines.photo_crops import crop_photo
@@ -219,6 +220,25 @@ def test_box_outside_the_photo_is_rejected(miniature, tmp_path):
     made = open_prepared(tmp_path / "out")
     assert made.manifest["rejected"] == {"box lies outside the photo": 1}
     assert len(made.items) == 1
+
+
+def test_a_stray_quote_costs_one_row_of_the_csv(miniature, tmp_path):
+    photo = next((miniature / "image").rglob("*.jpg"))
+    good, stray = f"a.jpg,{photo},2011,1,1 1 200 150,1,1,0", f'a.jpg,{photo},2011,1,1 1 200 150,1,1,"0'
+    (tmp_path / "cars.csv").write_text("\n".join([",".join(CSV_COLUMNS), stray, good, good, stray, good]) + "\n")
+    prepare(tmp_path, tmp_path / "out", Options())
+    made = open_prepared(tmp_path / "out")
+    assert len(made.items) == 3
+    assert made.manifest["rejected"] == {UNSPLIT: 2}
+
+
+def test_a_csv_that_is_not_utf_8_is_an_error_that_says_how_to_convert_it(tmp_path, capsys):
+    lines = [",".join(CSV_COLUMNS), "a.jpg,a.jpg,2011,1,1 1 9 9,Citroën,C3,0"]
+    (tmp_path / "cars.csv").write_bytes("\n".join(lines).encode("latin-1"))
+    assert main(["compcars", "--raw", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "cars.csv: row 2 is not UTF-8" in error
+    assert "iconv -f LATIN1 -t UTF-8 cars.csv" in error
 
 
 def test_crop_photo_checks_before_it_decodes(tmp_path):

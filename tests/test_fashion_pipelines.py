@@ -1,13 +1,16 @@
 """Fashion-MNIST and Fashion Product Images: reading, splits, rejections, broken files."""
 
+import csv
 import gzip
 import io
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from pipelines.__main__ import main
+from pipelines.csv_lines import UNSPLIT
 from pipelines.fashion_mnist_files import CLASSES, read_idx
 from pipelines.prepared import PreparedError, open_prepared
 
@@ -126,6 +129,23 @@ def test_fashion_products(products):
     assert list(first["attr.usage"]) == []
     assert list(first["attr.gender"]) == ["Men"]
     assert np.bincount(data.items["split"]).tolist() == [32, 0, 8]
+
+
+def test_a_stray_quote_costs_one_product(products):
+    """Python's parser reads on to the next quote, however far, and up to its limit for a cell where there is none."""
+    table = products / "styles.csv"
+    header, first, *rest = table.read_text().splitlines()
+    opened, closed = first.replace("0,Men", "80,Men"), first.replace("0,Men", "81,Men")
+    opened = opened.replace("Item 0", '"Stray quote product')
+    rest[20] = rest[20].replace("Item", 'Heel 5"')
+    long = first.replace("Item 0", "x" * (csv.field_size_limit() + 1))
+    table.write_text("\n".join([header, opened, first, *rest, closed.replace("Item", '"Item'), long]) + "\n")
+    assert _run("fashion_products", "--raw", products, "--out", products / "out") == 0
+    data = open_prepared(products / "out", verify=True)
+    assert data.items["item_id"].tolist() == [str(number) for number in range(40)]
+    assert data.items["title"][21] == 'Heel 5" 21'
+    rejected = pd.read_parquet(products / "out" / "rejected.parquet")
+    assert rejected.loc[rejected["reason"] == UNSPLIT, "row"].tolist() == [2, 50, 51]
 
 
 def test_fashion_products_class_disjoint(products):

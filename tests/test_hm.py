@@ -16,6 +16,7 @@ from PIL import Image
 
 from pipelines import hm_transactions, raw_csv
 from pipelines.__main__ import DATASETS, main
+from pipelines.csv_lines import UNSPLIT
 from pipelines.hm_dataset import median_by_item
 from pipelines.hm_tables import ARTICLE_COLUMNS
 from pipelines.hm_transactions import Transactions
@@ -207,6 +208,46 @@ def test_bad_rows_are_set_aside_with_their_row_and_reason_and_the_rest_is_kept(t
         assert value is None or found.loc[row, "value"] == value
 
 
+@pytest.mark.parametrize("block_bytes", [400, 1 << 20])
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_stray_quote_costs_its_own_row_only(tmp_path, monkeypatch, block_bytes, end):
+    """Arrow reads on to the next quote, or to the end of the block, over as many lines as it takes."""
+    monkeypatch.setattr(raw_csv, "BLOCK_BYTES", block_bytes)
+    opened, closed, wrong_count = purchase(1, 0, 0, channel='"2'), purchase(1, 0, 0, channel='2"'), 'too,"few'
+    lines = [*PURCHASES, opened, *PURCHASES, closed, wrong_count, "too,few", *PURCHASES, opened]
+    raw = make_raw(tmp_path / "raw")
+    (raw / "transactions_train.csv").write_text("\n".join([HEADER, *lines]) + end)
+    data, rejected = prepare(raw, tmp_path / "out", "--max-rejected", "0.6")
+    clean, _ = prepare(make_raw(tmp_path / "clean", PURCHASES * 3), tmp_path / "out2")
+    pd.testing.assert_frame_equal(data.events(), clean.events())
+    assert account(data) == {"rows": 29, "kept": 24, "rejected": 5}
+    assert sorted(zip(rejected["row"], rejected["value"], rejected["reason"])) == [
+        (10, opened, UNSPLIT),
+        (19, '2"', "sales_channel_id is not a whole number from 0 to 127"),
+        (20, wrong_count, UNSPLIT),
+        (21, "too,few", "wrong number of fields"),
+        (30, opened, UNSPLIT),
+    ]
+
+
+def test_a_stray_quote_costs_one_article_where_descriptions_may_hold_line_breaks(tmp_path):
+    raw = make_raw(tmp_path / "raw")
+    header, first, rest = (raw / "articles.csv").read_text().split("\n", 2)
+    stray = first.replace("prod_name of 0", '"prod_name of 0').replace(ARTICLES[0], "0000000001")
+    never_closed = stray.replace("0000000001", "0000000002")
+    numbered = [first.replace(ARTICLES[0], f"{number:010d}") for number in range(10, 40)]
+    lines = [header, stray, first, rest.rstrip("\n"), never_closed, *numbered]
+    (raw / "articles.csv").write_text("\n".join(lines) + "\n")
+    data, rejected = prepare(raw, tmp_path / "out")
+    assert data.items["item_id"].tolist() == ARTICLES + [f"{number:010d}" for number in range(10, 40)]
+    assert data.items["text"][2].endswith('Soft, "warm"\nand wide.')
+    assert account(data, "articles.csv") == {"rows": 37, "kept": 35, "rejected": 2}
+    assert rejected[["row", "value", "reason"]].values.tolist() == [
+        [2, stray[:200], UNSPLIT],
+        [8, never_closed[:200], UNSPLIT],
+    ]
+
+
 def test_too_many_bad_rows_are_an_error_unless_allowed(tmp_path, capsys):
     raw = make_raw(tmp_path / "raw", [*PURCHASES, "yesterday,x,y,1,2"])
     assert main(["hm", "--raw", str(raw), "--out", str(tmp_path / "out")]) == 2
@@ -361,7 +402,7 @@ def test_dropped_rows_are_named_by_their_row_in_the_file_also_after_rejected_one
             lambda raw: (raw / "transactions_train.csv").write_bytes(
                 f"{HEADER}\n2020-09-01,\xe9,1,2,3\n".encode("latin-1")
             ),
-            "UTF8",
+            "row 2 is not UTF-8; convert the file",
         ),
     ],
 )

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pipelines import movielens_files, ratio_splits
 from pipelines.__main__ import main
+from pipelines.csv_lines import UNSPLIT
 from pipelines.movielens_ratings import Log, keep_core
 from pipelines.prepared import open_prepared
 from pipelines.schema import PreparedError
@@ -134,6 +135,35 @@ def test_bad_rows_are_rejected_with_their_row_and_the_rest_is_kept(tmp_path):
     assert len(data.events()) == len(RATINGS) + 1
 
 
+def test_timestamps_in_milliseconds_are_rejected_as_such(tmp_path, capsys):
+    reason = "timestamp is after the year 9999: looks like milliseconds, give seconds"
+    last_second = 253_402_300_799
+
+    def write(raw):
+        write_csv(raw)
+        with open(raw / "ratings.csv", "a") as file:
+            file.write(f"3,20,4,{last_second}\n3,20,4,{last_second + 1}\n3,20,4,inf\n")
+
+    data = prepare(tmp_path, "--split", "temporal", "--max-rejected", "0.5", write=write)
+    assert data.manifest["rejected"] == {reason: 1, "timestamp is no time": 1}
+    rows = "".join(f"{u},{i},{r},{1_600_000_000_000 + t}\n" for u, i, r, t in RATINGS)
+    (tmp_path / "raw" / "ratings.csv").write_text("userId,movieId,rating,timestamp\n" + rows)
+    words = ["movielens", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out"), "--split", "temporal"]
+    assert main(words) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_rows_of_a_file_without_a_header_are_numbered_from_1(tmp_path):
+    def write(raw):
+        write_100k(raw)
+        lines = (raw / "u.data").read_text().splitlines()
+        (raw / "u.data").write_text("\n".join([*lines[:2], "7\t10", "7\t10\t4\tsoon", *lines[2:], "8\t10\t4\tsoon"]))
+
+    data = prepare(tmp_path, "--max-rejected", "0.5", write=write)
+    assert sorted(pd.read_parquet(data.path / "rejected.parquet")["row"]) == [3, 4, 8]
+    assert len(data.events()) == len(RATINGS)
+
+
 def test_the_command_says_what_it_wrote(tmp_path, capsys):
     prepare(tmp_path)
     said = capsys.readouterr().out
@@ -182,6 +212,31 @@ def test_duplicate_movies_keep_the_first(tmp_path):
     assert data.manifest["rejected"] == {"duplicate movie": 1}
 
 
+def test_a_stray_quote_costs_one_movie(tmp_path):
+    def write(raw):
+        write_csv(raw)
+        lines = (raw / "movies.csv").read_text(encoding="utf-8").splitlines()
+        movies = [lines[0], '11,"Stray (1990),Drama', *lines[1:], '12,"Second (1991),Drama']
+        (raw / "movies.csv").write_text("\n".join(movies) + "\n", encoding="utf-8")
+
+    data = prepare(tmp_path, write=write)
+    assert data.items["title"].tolist() == ["Toy Story", "Café Löwe", "unknown"]
+    rejected = pd.read_parquet(data.path / "rejected.parquet")
+    assert rejected[["file", "row", "reason"]].values.tolist() == [
+        ["movies.csv", 2, UNSPLIT],
+        ["movies.csv", 6, UNSPLIT],
+    ]
+
+
+def test_recbole_files_in_latin_1_are_read_as_the_older_sets_are(tmp_path):
+    def write(raw):
+        write_recbole(raw)
+        movies = (raw / "ml.item").read_text(encoding="utf-8")
+        (raw / "ml.item").write_bytes(movies.encode("latin-1"))
+
+    assert prepare(tmp_path, write=write).items["title"][1] == "Café Löwe"
+
+
 @pytest.mark.parametrize(
     ("age", "bracket"),
     [("17", "under 18"), ("18", "18-24"), ("49", "45-49"), ("56", "56+"), ("", ""), ("x", "")],
@@ -195,6 +250,33 @@ def test_min_interactions_keeps_the_core(tmp_path):
     assert data.items["item_id"].tolist() == ["10", "30"]
     assert data.users["user_id"].tolist() == ["1", "2"]
     assert len(data.events()) == 4
+    assert data.manifest["rejected"] == {"outside the core of --min-interactions": 1}
+    rejected = pd.read_parquet(data.path / "rejected.parquet")
+    assert rejected[["file", "row", "field", "value"]].values.tolist() == [["ratings.csv", 3, "movieId", "20"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "reason"),
+    [
+        (["--split", "leave-last-out"], [9], "repeat of an older rating after a held-out one"),
+        (
+            ["--split", "temporal", "--cutoff", "1970-01-02", "--test-days", "1", "--val-days", "0"],
+            [8],
+            "rating after the last day of the test",
+        ),
+    ],
+)
+def test_ratings_dropped_by_the_split_are_set_aside_by_their_rows(tmp_path, options, rows, reason):
+    def write(raw):
+        write_csv(raw)
+        with open(raw / "ratings.csv", "a") as file:
+            file.write("too,few\n9,10,4,172800\n1,20,3,90000\n")
+
+    data = prepare(tmp_path, *options, "--max-rejected", "0.5", write=write)
+    assert data.manifest["rejected"] == {"wrong number of fields": 1, reason: 1}
+    assert data.manifest["split"]["dropped"] == 1
+    rejected = pd.read_parquet(data.path / "rejected.parquet")
+    assert rejected.loc[rejected["reason"] == reason, "row"].tolist() == rows
 
 
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=80), st.integers(2, 4))
@@ -208,7 +290,7 @@ def test_keep_core_matches_removing_one_by_one(pairs, least):
             break
         left = kept
     user, item = (np.array(column, np.int32) for column in zip(*pairs))
-    log = Log(user, item, np.arange(len(pairs)), None)
+    log = Log(user, item, np.arange(len(pairs)), None, np.arange(len(pairs)))
     if not left:
         with pytest.raises(PreparedError, match="--min-interactions"):
             keep_core(log, least)
@@ -279,4 +361,4 @@ def test_movielens_100k_has_its_published_size(tmp_path, real_data):
     data = open_prepared(out)
     assert len(data.users) == 943
     assert len(data.items) == 1349  # the 5-core
-    assert data.manifest["rejected"] == {}
+    assert data.manifest["rejected"] == {"outside the core of --min-interactions": 100_000 - len(data.events())}
