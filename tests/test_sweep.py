@@ -11,6 +11,7 @@ import pytest
 from tfrec.analysis import statistics
 from tfrec.analysis.inputs import AnalysisError
 from tfrec.analyze import main as analyze
+from tfrec.metric_names import sign_of
 from tfrec.sweep import SweepError, flatten, main, read_results, read_sweep
 
 # Stands for the training command: its recall is known, and `--fail` makes it fail.
@@ -182,9 +183,9 @@ def test_bootstrap_interval_covers_the_mean():
     assert np.isnan(statistics.bootstrap_interval(np.array([1.0]), rng)[0])
 
 
-def _runs(frame, axes):
+def _runs(frame, axes, metric="m"):
     failed = pd.DataFrame(columns=["last line"])
-    return statistics.Runs(frame, axes, ["m"], failed)
+    return statistics.Runs(frame, axes, [metric], failed)
 
 
 def test_no_difference_is_not_called_one():
@@ -202,3 +203,33 @@ def test_incomplete_pairs_are_left_out():
     table = statistics.paired_tests(runs, "a")
     assert table["pairs"].tolist() == [3]
     assert table["difference"].tolist() == [1.0]
+
+
+@pytest.mark.parametrize("metric", ["metrics.perplexity", "metrics.loss", "test.rating_rmse", "rating_mae"])
+def test_the_smallest_error_is_the_best(metric):
+    rows = [
+        {"a": a, "seed": s, metric: value + s, "seconds": 1.0} for a, value in (("x", 10), ("y", 50)) for s in (0, 1)
+    ]
+    runs = _runs(pd.DataFrame(rows), ["a"], metric)
+    tests = {"a": statistics.paired_tests(runs, "a")}
+    assert statistics.best_runs(runs)["a"].tolist() == ["x", "y"]
+    assert statistics.group_means(runs, "a")["best"].to_dict() == {"x": 10, "y": 50}
+    (row,) = tests["a"].reset_index().to_dict("records")
+    assert (row["better"], row["worse"], row["wins"], row["difference"]) == ("x", "y", 2, 40.0)
+    said = statistics.findings(runs, tests)
+    assert said[0] == f"Best by {metric}: a x with 10.5000 (mean of 2 seeds)."
+    assert "x is best on average" in said[1]
+
+
+def test_the_sign_of_a_metric_is_told_by_its_name():
+    smaller = (
+        "loss",
+        "words_loss",
+        "perplexity",
+        "metrics.rating_rmse",
+        "baselines.mean_rating.rating_mae.high",
+        "rmse",
+    )
+    larger = ("recall@20", "metrics.ndcg@10.low", "accuracy", "losses", "glosses@3", "loss.accuracy")
+    assert {sign_of(name) for name in smaller} == {-1}
+    assert {sign_of(name) for name in larger} == {1}

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from tfrec.analysis.inputs import AnalysisError
+from tfrec.metric_names import sign_of
 
 EXACT_PAIRS = 14  # up to here all 2^n sign flips are tried
 FLIPS = 20_000
@@ -37,7 +38,13 @@ class Runs:
 
     @property
     def main(self) -> str:
+        """The deciding metric."""
         return self.metrics[0]
+
+    @property
+    def smaller_is_better(self) -> bool:
+        """Whether the deciding metric is an error or a loss."""
+        return sign_of(self.main) < 0
 
 
 def read_runs(folder: Path) -> Runs:
@@ -93,16 +100,17 @@ def metric_columns(frame: pd.DataFrame, wanted: Sequence[str], axes: Sequence[st
 
 
 def group_means(runs: Runs, axis: str) -> pd.DataFrame:
-    """Mean, standard deviation, best and number of runs of the deciding metric, by an axis's variants."""
-    table = runs.frame.groupby(axis)[runs.main].agg(["mean", "std", "max", "count"])
-    return table.rename(columns={"max": "best", "count": "runs"}).sort_values("mean", ascending=False)
+    """Mean, standard deviation, best and number of runs of the deciding metric, by an axis's variants, best first."""
+    best = "min" if runs.smaller_is_better else "max"
+    table = runs.frame.groupby(axis)[runs.main].agg(["mean", "std", best, "count"])
+    return table.rename(columns={best: "best", "count": "runs"}).sort_values("mean", ascending=runs.smaller_is_better)
 
 
 def best_runs(runs: Runs, most: int = 10) -> pd.DataFrame:
     """The best settings: metrics averaged over seeds, best first."""
     grouped = runs.frame.groupby(runs.axes)
     table = grouped[[*runs.metrics, "seconds"]].mean().assign(seeds=grouped.size())
-    table = table.sort_values(runs.main, ascending=False).head(most).reset_index()
+    table = table.sort_values(runs.main, ascending=runs.smaller_is_better).head(most).reset_index()
     table.index = pd.RangeIndex(1, len(table) + 1, name="rank")
     return table
 
@@ -127,15 +135,15 @@ def paired_tests(runs: Runs, axis: str, seed: int = 0) -> pd.DataFrame:
         seed: of the random flips and resamples.
 
     Returns:
-        One row a pair of variants, the better one first: `pairs`, `wins`, `difference`, `low`, `high` (95 %),
-        `p`.
+        One row a pair of variants, the better one first: `pairs`, `wins`, `difference` (how much better, 0 or more
+        also where smaller is better), `low`, `high` (95 %), `p`.
     """
     others = [name for name in [*runs.axes, "seed"] if name != axis]
     wide = runs.frame.pivot_table(index=others, columns=axis, values=runs.main, aggfunc="mean")
     rng = np.random.default_rng(seed)
     rows = []
     for first, second in itertools.combinations(wide.columns, 2):
-        differences = (wide[first] - wide[second]).dropna().to_numpy(np.float64)
+        differences = sign_of(runs.main) * (wide[first] - wide[second]).dropna().to_numpy(np.float64)
         if not len(differences):
             continue
         better, worse = (first, second) if differences.mean() >= 0 else (second, first)
