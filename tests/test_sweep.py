@@ -97,7 +97,7 @@ def test_dry_run_prints_and_runs_nothing(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.count("trainer.py") == 12
     assert '--views ["front", "rear"]' in printed
-    assert not (out / "calls.txt").exists()
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
@@ -149,6 +149,27 @@ def test_report_states_what_the_numbers_say(tmp_path):
     assert "front+rear beats front" in page
     for name in ("ranking", "by_loss", "heat_loss_views", "curves"):
         assert (tmp_path / "report" / f"{name}.svg").is_file()
+
+
+def test_runs_of_an_earlier_sweep_file_are_not_averaged_in(tmp_path):
+    out = tmp_path / "runs"
+    file = _sweep_file(tmp_path, ["arcface"])
+    trial = file.read_text()
+    main(["--config", str(file), "--out", str(out)])
+    file.write_text(trial.replace("recipe: compcars", "recipe: compcars, training.epochs: 20"))
+    main(["--config", str(file), "--out", str(out)])
+    assert len(read_results(out)) == 12
+    runs = statistics.read_runs(out)
+    assert len(runs.frame) == 6
+    assert statistics.best_runs(runs)["seeds"].tolist() == [3, 3]
+    file.write_text(trial)
+    main(["--config", str(file), "--out", str(out)])
+    assert len(_calls(out)) == 12
+    assert not set(runs.frame.index) & set(statistics.read_runs(out).frame.index)
+    plan = json.loads((out / "sweep.json").read_text())
+    del plan["trials"]
+    (out / "sweep.json").write_text(json.dumps(plan))
+    assert len(statistics.read_runs(out).frame) == 12
 
 
 def test_report_of_no_sweep(tmp_path, capsys):

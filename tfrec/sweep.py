@@ -16,7 +16,8 @@ The YAML file:
     metrics: [recall@1, map@r, knn_accuracy]                # the first one decides
     command: [python, -m, tfrec.train]                      # the default
 
-Each run gets RUNS/runs/NAME and leaves RUNS/results/TIME_NAME.json; RUNS/results.csv has one row a run.
+Each run gets RUNS/runs/NAME and leaves RUNS/results/TIME_NAME.json; RUNS/results.csv has one row a run. Where several
+sweep files went to the same RUNS, the analysis compares the runs of the last one.
 """
 
 from __future__ import annotations
@@ -140,10 +141,6 @@ def run_sweep(sweep: Sweep, out: str | Path, *, jobs: int = 1, dry_run: bool = F
         How many runs failed.
     """
     out = Path(out)
-    (out / "results").mkdir(parents=True, exist_ok=True)
-    (out / "sweep.json").write_text(
-        json.dumps({"axes": {axis: list(names) for axis, names in sweep.axes.items()}, "metrics": sweep.metrics}) + "\n"
-    )
     done = {result["name"] for result in read_results(out) if result["exit_code"] == 0}
     trials = list(sweep.trials())
     todo = [trial for trial in trials if trial.name not in done]
@@ -152,6 +149,13 @@ def run_sweep(sweep: Sweep, out: str | Path, *, jobs: int = 1, dry_run: bool = F
         for trial in todo:
             print(" ".join(command_of(sweep, trial, out)))
         return 0
+    (out / "results").mkdir(parents=True, exist_ok=True)
+    plan = {
+        "axes": {axis: list(names) for axis, names in sweep.axes.items()},
+        "metrics": sweep.metrics,
+        "trials": [trial.name for trial in trials],
+    }
+    (out / "sweep.json").write_text(json.dumps(plan) + "\n", encoding="utf-8")
     failed = 0
     with ThreadPoolExecutor(jobs) as pool:
         for number, result in enumerate(pool.map(lambda trial: run_trial(sweep, trial, out), todo), start=1):

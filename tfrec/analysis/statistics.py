@@ -50,6 +50,9 @@ class Runs:
 def read_runs(folder: Path) -> Runs:
     """Read `results/*.json` of a sweep, with `sweep.json` beside.
 
+    Results of other sweep files in the same folder are passed over: they may agree in axes and seed and differ in
+    another option. A `sweep.json` without names of trials takes all.
+
     Raises:
         AnalysisError: the folder is no sweep's, or none of its runs succeeded.
     """
@@ -60,7 +63,7 @@ def read_runs(folder: Path) -> Runs:
     if not (folder / "sweep.json").is_file():
         raise AnalysisError(f"{folder} has no sweep.json; give --runs the --out folder of python -m tfrec.sweep")
     plan = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
-    results = read_results(folder)
+    results = [result for result in read_results(folder) if result["name"] in plan.get("trials", [result["name"]])]
     good = [result for result in results if result["exit_code"] == 0]
     if not good:
         raise AnalysisError(f"none of the {len(results)} runs in {folder} succeeded; see `error` in results/*.json")
