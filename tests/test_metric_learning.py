@@ -288,3 +288,12 @@ def test_a_split_without_items_is_an_error_that_says_how_to_get_some(data, train
     prepared.items["split"] = np.int8(0)
     with pytest.raises(ConfigError, match="--test-share"):
         LabelProtocol.build(prepared, vectors(trained)["item_id"], configure(data), "test")
+
+
+def test_items_that_left_the_dataset_are_named(data, trained):
+    from tfrec.metric_protocol import LabelProtocol
+
+    ids = vectors(trained)["item_id"]
+    ids[3] = "gone"
+    with pytest.raises(ConfigError, match=r"1 items of the run are not in .*'gone'"):
+        LabelProtocol.build(open_prepared(data), ids, configure(data), "test")
