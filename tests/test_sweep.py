@@ -108,13 +108,31 @@ def test_dry_run_prints_and_runs_nothing(tmp_path, capsys):
         ("axes: {loss: {a: 3}}", "axis 'loss'"),
         ("axes: {a.loss: [1], b.loss: [2]}", "two axes"),
         ("axes: {loss: [a]}\nsede: 1", "'sede'"),
+        ("axes: {loss: [a]}\n3: 1", "unknown key 3"),
         ("axes: [", "not valid YAML"),
+        ("axes: {loss: [a]}\nseeds: 3", r"sweep.yaml: `seeds` must be a list of whole numbers.*got 3"),
+        ("axes: {loss: [a]}\nseeds: []", "`seeds`"),
+        ("axes: {loss: [a]}\nseeds: [0, true]", "`seeds`"),
+        ("axes: {loss: [a]}\nmetrics: recall@1", r"sweep.yaml: `metrics` must be a list of names.*got 'recall@1'"),
+        ("axes: {loss: [a]}\nmetrics: [1]", "`metrics`"),
+        ("axes: {loss: [a]}\ncommand: python -m tfrec.train", "`command`"),
+        ("axes: {loss: [a]}\ncommand: []", "`command`"),
+        ("axes: {loss: [a]}\noptions: [recipe]", "`options`"),
+        ("axes: {loss: [a]}\ntimeout_minutes: long", "`timeout_minutes`"),
+        ("axes: {loss: [a]}\ntimeout_minutes: 0", "`timeout_minutes`"),
     ],
 )
 def test_broken_sweep_files(tmp_path, text, message):
     (tmp_path / "sweep.yaml").write_text(text)
     with pytest.raises(SweepError, match=message):
         read_sweep(tmp_path / "sweep.yaml")
+
+
+def test_keys_without_a_value_have_their_defaults(tmp_path):
+    (tmp_path / "sweep.yaml").write_text("axes: {loss: [a]}\noptions:\nseeds:\nmetrics:\ntimeout_minutes: 1.5")
+    sweep = read_sweep(tmp_path / "sweep.yaml")
+    assert (sweep.options, sweep.seeds, sweep.metrics, sweep.timeout_minutes) == ({}, [0], [], 1.5)
+    assert sweep.command == ["python", "-m", "tfrec.train"]
 
 
 def test_flatten():
