@@ -8,9 +8,11 @@ import numpy as np
 def balanced_batches(labels: np.ndarray, *, classes: int, per_class: int, epoch: int, seed: int = 0) -> np.ndarray:
     """One epoch of class-balanced batches (Hermans et al., In Defense of the Triplet Loss, 2017).
 
-    Every item stands in the epoch at least once, but for what the last, incomplete batch would hold. A class with fewer
-    than K items, or a rest, is filled up with draws from the same class. The result depends on nothing but the
-    arguments, so the data position of a checkpoint is the epoch and a batch number.
+    Each class is cut into groups of K; one with fewer items, or a rest, is filled up with draws from the same class. An
+    epoch ends when fewer than P classes have a group left. Where no class has more than 1/P of all groups, it holds every
+    item but for less than a batch; a commoner class keeps the rest of its items for other epochs, which shuffle anew (of
+    1,000 items beside nine classes of 8, P = K = 4, an epoch holds 24). The result depends on nothing but the arguments,
+    so the data position of a checkpoint is the epoch and a batch number.
 
     Args:
         labels: `[N]` class of each item, of any type.

@@ -13,9 +13,11 @@ from pipelines.prepared import PreparedWriter
 from tfrec.analysis import charts, photos
 from tfrec.analysis.catalogue_map import spread
 from tfrec.analysis.clustering import ALGORITHMS, best_of, search
-from tfrec.analysis.inputs import AnalysisError, labels_of, read_run
+from tfrec.analysis.inputs import AnalysisError, Catalogue, labels_of, read_run
 from tfrec.analysis.projection import project, reduce
 from tfrec.analysis.report import cell
+from tfrec.analysis.study import analyse
+from tfrec.analysis.study_report import _sheet_rows
 from tfrec.analyze import main
 from tfrec.sampling import sample_rows
 
@@ -271,6 +273,34 @@ def test_missing_labels_are_left_out(run, tmp_path):
     content = json.loads((tmp_path / "analysis.json").read_text())
     assert "1 items have no label" in " ".join(content["notes"])
     assert content["metrics"]["after"]["queries"] == CLASSES * EACH - 1
+
+
+def test_unlabelled_items_neither_make_a_class_nor_answer_for_one():
+    vectors, numbers = _blobs(0.05)
+    labels = np.array([f"kind {number}" for number in numbers])
+    labels[1::2] = ""  # among them the nearest neighbours of labelled items
+    catalogue = Catalogue("blobs", vectors, None, pd.DataFrame({"item_id": np.arange(len(labels)).astype(str)}), None)
+    study = analyse(catalogue, "label", labels, methods=("pca",), clusterings=("agglomerative",))
+    best = {one.params["clusters"]: one for one in search(vectors, labels, methods=("kmeans",))}[5]
+    whole = search(vectors, numbers, methods=("kmeans",))[1]
+    assert best.metrics["purity"] == 1.0
+    assert best.metrics["noise"] == 0.0
+    assert best.metrics["ari"] > 0.9
+    assert best.metrics["silhouette"] == whole.metrics["silhouette"]
+    assert set(study.per_label["recall@1"]) == {1.0}
+    assert "" not in {*study.predicted, *labels[study.queries]}
+    assert len(study.confused) == 0
+    sheet = _sheet_rows(catalogue, study.best, labels)
+    assert all(name.split("\n")[2].startswith("100% kind") for name, _ in sheet)
+    unnamed = _sheet_rows(catalogue, study.best, np.full(len(labels), ""))
+    assert [name.count("\n") for name, _ in unnamed] == [1] * len(unnamed)
+
+
+def test_clusters_of_a_sample_without_labels_are_not_judged():
+    vectors, _ = _blobs()
+    (first, *_) = search(vectors, np.full(len(vectors), ""), methods=("kmeans",))
+    assert "ari" not in first.metrics
+    assert first.metrics["clusters"] == 2
 
 
 def test_attention_overlay_warms_the_attended_corner():

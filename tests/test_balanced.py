@@ -28,6 +28,13 @@ def test_an_epoch_covers_the_items_but_a_last_batch():
     assert len(labels) - len(seen) < 12
 
 
+def test_a_class_commoner_than_all_others_is_spread_over_epochs():
+    labels = np.repeat(np.arange(10), [1000, *[8] * 9])
+    first, second = (set(balanced_batches(labels, classes=4, per_class=4, epoch=e).ravel()) for e in (0, 1))
+    assert [len(first & set(np.flatnonzero(labels == c))) for c in range(10)] == [24, *[8] * 9]
+    assert len({*first, *second} & set(range(1000))) > 40
+
+
 def test_with_equal_classes_every_item_comes_once():
     rows = balanced_batches(np.arange(60) % 6, classes=3, per_class=5, epoch=2).ravel()
     assert sorted(rows) == list(range(60))

@@ -201,19 +201,43 @@ def test_frozen_encoders_keep_their_weights_and_low_rank_updates_are_all_that_tr
 def test_published_weights_are_where_training_starts(data, tmp_path, monkeypatch):
     from tfrec import metric_assembly
     from tfrec.encoders.image import ViTEncoder
+    from tfrec.encoders.sides import ImageSide
 
     asked = {}
 
     def load(source, *, size, layers):
         asked.update(source=source, size=size, layers=layers)
-        return ViTEncoder(size=size, patch=8, dim=8, layers=1, heads=2)
+        return ImageSide(ViTEncoder(size=size, patch=8, dim=8, layers=1, heads=2))
 
-    monkeypatch.setattr(metric_assembly, "load_image_encoder", load)
+    monkeypatch.setattr(metric_assembly, "load_image_side", load)
     options = {"model": {"encoder": {"weights": "some/folder", "keep_layers": 3}}}
     config = configure(data, SMALL, options)
     encoder = metric_assembly.MetricAssembly(config, open_prepared(data)).model.views.encoder
     assert asked == {"source": "some/folder", "size": (16, 16), "layers": 3}
     assert encoder.dim == 8
+    assert encoder.pooling == "mean"  # of the recipe, not the class token of the weights
+
+
+def test_weights_are_pooled_as_the_options_say(tmp_path):
+    from tfrec.encoders.image import ViTEncoder
+    from tfrec.encoders.sides import ImageSide, save_side
+    from tfrec.metric_assembly import build_encoder
+    from tfrec.metric_config import PhotoEncoderConfig
+
+    def save(name, **options):
+        encoder = ViTEncoder(size=16, patch=8, dim=8, layers=2, heads=2, name="image_encoder", **options)
+        encoder.build(None)
+        save_side(ImageSide(encoder), tmp_path / name)
+        return str(tmp_path / name)
+
+    plain, projected = save("plain"), save("projected", projection_dim=5)
+    both = build_encoder(PhotoEncoderConfig(weights=plain, size=(16, 16), pooling="class_mean", keep_layers=1))
+    assert (both.output_dim, len(both.blocks)) == (16, 1)
+    tokens = both(np.zeros((1, 16, 16, 3), np.float32))
+    np.testing.assert_allclose(both.pooled(tokens)[0, 8:], tf.reduce_mean(tokens[0, 1:], axis=0), atol=1e-6)
+    assert build_encoder(PhotoEncoderConfig(weights=projected, size=(16, 16))).output_dim == 5
+    with pytest.raises(ConfigError, match=r"model\.encoder\.pooling mean: .* set model\.encoder\.pooling to class"):
+        build_encoder(PhotoEncoderConfig(weights=projected, size=(16, 16), pooling="mean"))
 
 
 def test_batches_are_balanced_and_a_function_of_the_step(data):
@@ -288,3 +312,12 @@ def test_a_split_without_items_is_an_error_that_says_how_to_get_some(data, train
     prepared.items["split"] = np.int8(0)
     with pytest.raises(ConfigError, match="--test-share"):
         LabelProtocol.build(prepared, vectors(trained)["item_id"], configure(data), "test")
+
+
+def test_items_that_left_the_dataset_are_named(data, trained):
+    from tfrec.metric_protocol import LabelProtocol
+
+    ids = vectors(trained)["item_id"]
+    ids[3] = "gone"
+    with pytest.raises(ConfigError, match=r"1 items of the run are not in .*'gone'"):
+        LabelProtocol.build(open_prepared(data), ids, configure(data), "test")

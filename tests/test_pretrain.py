@@ -10,9 +10,12 @@ import tensorflow as tf
 from tests.small_encoders import make_shop
 from tfrec import layer_study, pretrain, text_model
 from tfrec.config import SYSTEMS, parse_config, read_yaml, recipe_path, save_config
+from tfrec.encoders.checkpoints import CheckpointError
 from tfrec.encoders.sides import load_image_side, load_text_side, sides_of
 from tfrec.encoders.text import WordPiece
 from tfrec.encoders.wordpiece import SPECIAL_TOKENS
+from tfrec.metric_assembly import build_encoder
+from tfrec.metric_config import PhotoEncoderConfig
 from tfrec.pretrain_data import draw_moves, hide_words, move_photos
 
 TINY = [
@@ -61,6 +64,15 @@ def test_a_run_leaves_encoders_that_other_recipes_load(run):
     assert np.linalg.norm(vectors) == pytest.approx(1.0, abs=1e-4)
     assert set(metrics["metrics"]) >= {"words_loss", "photo_mrr", "text_top@5"}
     assert metrics["baselines"]["chance"]["photo_mrr"]["value"] < 1
+
+
+def test_a_run_is_where_metric_learning_starts(run):
+    encoder = build_encoder(PhotoEncoderConfig(weights=str(run[0]), size=(32, 24), pooling="mean"))
+    side = load_image_side(run[0])
+    np.testing.assert_array_equal(encoder.projection.kernel, side.encoder.projection.kernel)
+    assert encoder.trainable_variables
+    with pytest.raises(CheckpointError, match=r"model\.encoder\.size"):
+        build_encoder(PhotoEncoderConfig(weights=str(run[0]), pooling="mean"))
 
 
 def test_first_layers_of_a_saved_encoder(run):

@@ -11,6 +11,7 @@ import pytest
 from tfrec.analysis import statistics
 from tfrec.analysis.inputs import AnalysisError
 from tfrec.analyze import main as analyze
+from tfrec.metric_names import sign_of
 from tfrec.sweep import SweepError, flatten, main, read_results, read_sweep
 
 # Stands for the training command: its recall is known, and `--fail` makes it fail.
@@ -96,7 +97,7 @@ def test_dry_run_prints_and_runs_nothing(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.count("trainer.py") == 12
     assert '--views ["front", "rear"]' in printed
-    assert not (out / "calls.txt").exists()
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
@@ -107,13 +108,31 @@ def test_dry_run_prints_and_runs_nothing(tmp_path, capsys):
         ("axes: {loss: {a: 3}}", "axis 'loss'"),
         ("axes: {a.loss: [1], b.loss: [2]}", "two axes"),
         ("axes: {loss: [a]}\nsede: 1", "'sede'"),
+        ("axes: {loss: [a]}\n3: 1", "unknown key 3"),
         ("axes: [", "not valid YAML"),
+        ("axes: {loss: [a]}\nseeds: 3", r"sweep.yaml: `seeds` must be a list of whole numbers.*got 3"),
+        ("axes: {loss: [a]}\nseeds: []", "`seeds`"),
+        ("axes: {loss: [a]}\nseeds: [0, true]", "`seeds`"),
+        ("axes: {loss: [a]}\nmetrics: recall@1", r"sweep.yaml: `metrics` must be a list of names.*got 'recall@1'"),
+        ("axes: {loss: [a]}\nmetrics: [1]", "`metrics`"),
+        ("axes: {loss: [a]}\ncommand: python -m tfrec.train", "`command`"),
+        ("axes: {loss: [a]}\ncommand: []", "`command`"),
+        ("axes: {loss: [a]}\noptions: [recipe]", "`options`"),
+        ("axes: {loss: [a]}\ntimeout_minutes: long", "`timeout_minutes`"),
+        ("axes: {loss: [a]}\ntimeout_minutes: 0", "`timeout_minutes`"),
     ],
 )
 def test_broken_sweep_files(tmp_path, text, message):
     (tmp_path / "sweep.yaml").write_text(text)
     with pytest.raises(SweepError, match=message):
         read_sweep(tmp_path / "sweep.yaml")
+
+
+def test_keys_without_a_value_have_their_defaults(tmp_path):
+    (tmp_path / "sweep.yaml").write_text("axes: {loss: [a]}\noptions:\nseeds:\nmetrics:\ntimeout_minutes: 1.5")
+    sweep = read_sweep(tmp_path / "sweep.yaml")
+    assert (sweep.options, sweep.seeds, sweep.metrics, sweep.timeout_minutes) == ({}, [0], [], 1.5)
+    assert sweep.command == ["python", "-m", "tfrec.train"]
 
 
 def test_flatten():
@@ -150,6 +169,27 @@ def test_report_states_what_the_numbers_say(tmp_path):
         assert (tmp_path / "report" / f"{name}.svg").is_file()
 
 
+def test_runs_of_an_earlier_sweep_file_are_not_averaged_in(tmp_path):
+    out = tmp_path / "runs"
+    file = _sweep_file(tmp_path, ["arcface"])
+    trial = file.read_text()
+    main(["--config", str(file), "--out", str(out)])
+    file.write_text(trial.replace("recipe: compcars", "recipe: compcars, training.epochs: 20"))
+    main(["--config", str(file), "--out", str(out)])
+    assert len(read_results(out)) == 12
+    runs = statistics.read_runs(out)
+    assert len(runs.frame) == 6
+    assert statistics.best_runs(runs)["seeds"].tolist() == [3, 3]
+    file.write_text(trial)
+    main(["--config", str(file), "--out", str(out)])
+    assert len(_calls(out)) == 12
+    assert not set(runs.frame.index) & set(statistics.read_runs(out).frame.index)
+    plan = json.loads((out / "sweep.json").read_text())
+    del plan["trials"]
+    (out / "sweep.json").write_text(json.dumps(plan))
+    assert len(statistics.read_runs(out).frame) == 12
+
+
 def test_report_of_no_sweep(tmp_path, capsys):
     assert analyze(["--runs", str(tmp_path), "--out", str(tmp_path / "report")]) == 2
     assert "tfrec.sweep" in capsys.readouterr().err
@@ -182,9 +222,9 @@ def test_bootstrap_interval_covers_the_mean():
     assert np.isnan(statistics.bootstrap_interval(np.array([1.0]), rng)[0])
 
 
-def _runs(frame, axes):
+def _runs(frame, axes, metric="m"):
     failed = pd.DataFrame(columns=["last line"])
-    return statistics.Runs(frame, axes, ["m"], failed)
+    return statistics.Runs(frame, axes, [metric], failed)
 
 
 def test_no_difference_is_not_called_one():
@@ -202,3 +242,33 @@ def test_incomplete_pairs_are_left_out():
     table = statistics.paired_tests(runs, "a")
     assert table["pairs"].tolist() == [3]
     assert table["difference"].tolist() == [1.0]
+
+
+@pytest.mark.parametrize("metric", ["metrics.perplexity", "metrics.loss", "test.rating_rmse", "rating_mae"])
+def test_the_smallest_error_is_the_best(metric):
+    rows = [
+        {"a": a, "seed": s, metric: value + s, "seconds": 1.0} for a, value in (("x", 10), ("y", 50)) for s in (0, 1)
+    ]
+    runs = _runs(pd.DataFrame(rows), ["a"], metric)
+    tests = {"a": statistics.paired_tests(runs, "a")}
+    assert statistics.best_runs(runs)["a"].tolist() == ["x", "y"]
+    assert statistics.group_means(runs, "a")["best"].to_dict() == {"x": 10, "y": 50}
+    (row,) = tests["a"].reset_index().to_dict("records")
+    assert (row["better"], row["worse"], row["wins"], row["difference"]) == ("x", "y", 2, 40.0)
+    said = statistics.findings(runs, tests)
+    assert said[0] == f"Best by {metric}: a x with 10.5000 (mean of 2 seeds)."
+    assert "x is best on average" in said[1]
+
+
+def test_the_sign_of_a_metric_is_told_by_its_name():
+    smaller = (
+        "loss",
+        "words_loss",
+        "perplexity",
+        "metrics.rating_rmse",
+        "baselines.mean_rating.rating_mae.high",
+        "rmse",
+    )
+    larger = ("recall@20", "metrics.ndcg@10.low", "accuracy", "losses", "glosses@3", "loss.accuracy")
+    assert {sign_of(name) for name in smaller} == {-1}
+    assert {sign_of(name) for name in larger} == {1}

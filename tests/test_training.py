@@ -166,6 +166,13 @@ def test_early_stopping_restores_the_best_weights(tmp_path):
     np.testing.assert_array_equal(other.vectors.item_ids, seen[1])
 
 
+def test_the_smallest_perplexity_is_the_best(tmp_path):
+    trainer = make_trainer(tmp_path, monitor="perplexity")
+    for step, value in enumerate((50.0, 10.0, 30.0), start=1):
+        trainer._validate(step, {"perplexity": value})
+    assert int(trainer.progress.best_step) == 2
+
+
 @pytest.mark.parametrize("stopped", [1, 2])
 def test_the_best_weights_outlive_a_kill_in_their_exchange(tmp_path, monkeypatch, stopped):
     trainer, rename, calls = make_trainer(tmp_path), Path.rename, []

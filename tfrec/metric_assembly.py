@@ -13,9 +13,9 @@ from pipelines.photo_views import read_views
 from pipelines.prepared import Prepared
 from pipelines.schema import SPLIT_CODES
 from tfrec.config import ConfigError, plain
-from tfrec.encoders.checkpoints import load_image_encoder
 from tfrec.encoders.checkpoints.clip import CLIP_MEAN, CLIP_STD
 from tfrec.encoders.resnet import ResNetEncoder
+from tfrec.encoders.sides import load_image_side
 from tfrec.encoders.tuning import add_lora, freeze
 from tfrec.encoders.untrained import untrained_vit
 from tfrec.labels import item_labels, item_splits
@@ -170,11 +170,13 @@ def build_loss(task: MetricTask, classes: int) -> MetricLoss:
 
 
 def build_encoder(options: PhotoEncoderConfig) -> tf.keras.layers.Layer:
-    """The photo encoder, with random or published weights, and as much of it trainable as asked for."""
-    if options.weights:
-        encoder = load_image_encoder(options.weights, size=options.size, layers=options.keep_layers)
-    else:
-        encoder = random_encoder(options)
+    """The photo encoder, with random, published or pretrained weights, and as much of it trainable as asked for.
+
+    Raises:
+        ConfigError: an option does not fit the encoder.
+        CheckpointError: weights that cannot be had or do not fit.
+    """
+    encoder = loaded_encoder(options) if options.weights else random_encoder(options)
     if options.lora_rank:
         if options.kind == "resnet" or not hasattr(encoder, "heads"):
             raise ConfigError("model.encoder.lora_rank: a ResNet has no attention; leave it at 0")
@@ -186,6 +188,26 @@ def build_encoder(options: PhotoEncoderConfig) -> tf.keras.layers.Layer:
                 f"model.encoder.train_blocks {options.train_blocks}: the encoder has {len(encoder.blocks)} blocks"
             )
         freeze(encoder, options.train_blocks)
+    return encoder
+
+
+def loaded_encoder(options: PhotoEncoderConfig) -> tf.keras.layers.Layer:
+    """The encoder of `options.weights`, pooled as the options say.
+
+    Raises:
+        ConfigError: the weights have a projection that was learned behind another pooling.
+        CheckpointError: they cannot be had or do not fit.
+    """
+    assert options.weights is not None
+    encoder = load_image_side(options.weights, size=options.size, layers=options.keep_layers).encoder
+    if isinstance(encoder, ResNetEncoder) or encoder.pooling == options.pooling:
+        return encoder
+    if encoder.projection is not None:
+        raise ConfigError(
+            f"model.encoder.pooling {options.pooling}: {options.weights} projects its {encoder.pooling} pooling; set "
+            f"model.encoder.pooling to {encoder.pooling}"
+        )
+    encoder.pooling = options.pooling
     return encoder
 
 

@@ -13,8 +13,8 @@ class PhotoEncoderConfig:
     Args:
         kind: `vit` (Dosovitskiy et al. 2020), `clip` (CLIP's photo tower: normalised before its blocks, quick GELU, its
             own colour statistics), or `resnet` with bottleneck blocks (ResNet-50 by its default depths and width).
-        weights: published weights: a folder, `hf://ORG/NAME`, or `keras://resnet50`; they bring kind, patch, dim,
-            layers and heads along. None: random weights.
+        weights: published weights (a folder, `hf://ORG/NAME`, or `keras://resnet50`) or a run of recipe pretrain; they
+            bring kind, patch, dim, layers and heads along, and a stem. None: random weights.
         size: height and width that photos are resized to, in pixels.
         patch: side of a square patch in pixels.
         stem_convolutions: of a ViT from random weights: convolutions of stride 2 before the patches, which learn faster
@@ -23,7 +23,8 @@ class PhotoEncoderConfig:
         dim: token width.
         layers: transformer blocks.
         heads: attention heads.
-        pooling: from tokens to one vector: the class token, the mean of the patches, or both end to end.
+        pooling: from tokens to one vector: the class token, the mean of the patches, or both end to end; weights with a
+            projection behind it (CLIP, a run of pretrain) must be pooled as they were. A ResNet takes the mean.
         depths: blocks of each stage of a ResNet.
         width: channels of a ResNet's stem; its stages have 4, 8, 16 and 32 times as many.
         keep_layers: keep only the first so many blocks of published weights; None: all.

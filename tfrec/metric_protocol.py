@@ -50,9 +50,15 @@ class LabelProtocol:
             split: `val` (training items vote) or `test` (all others vote).
 
         Raises:
-            ConfigError: the split has fewer than 3 items, or fewer than 2 classes.
+            ConfigError: an id is not in the dataset, or the split has fewer than 3 items or 2 classes.
         """
         rows = pd.Index(prepared.items["item_id"]).get_indexer(ids)
+        unknown = ids[rows < 0]
+        if len(unknown):
+            raise ConfigError(
+                f"{len(unknown)} items of the run are not in {prepared.path}, the first is {str(unknown[0])!r}; put the "
+                "dataset that the run was trained on back to `data` of its config.yaml, or train again"
+            )
         labels = item_labels(prepared, config.task.label)[rows]
         splits = item_splits(prepared.items)[rows]
         held = splits == SPLIT_CODES[split]

@@ -16,6 +16,7 @@ import pandas as pd
 
 from tfrec import charts
 from tfrec.examples import EXAMPLES_FILE
+from tfrec.metric_names import sign_of
 from tfrec.report_customers import customers_page
 
 if TYPE_CHECKING:
@@ -23,11 +24,10 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parent / "templates"
 HEADLINE = ("recall@20", "recall@12", "recall@10", "mrr")  # the first of these that was measured leads
-ERRORS = ("rating_rmse", "rating_mae")  # smaller is better
 MAIN_METRICS = (
     *("recall@12", "recall@20", "precision@5", "hit_rate@10"),
     *("ndcg@10", "map@12", "mrr", "coverage@20", "diversity@20"),
-    *ERRORS,
+    *("rating_rmse", "rating_mae"),
 )
 KEY_FIGURES = ("recall@12", "recall@20", "ndcg@10", "map@12", "coverage@20")
 BASELINE_NAMES = {
@@ -254,7 +254,7 @@ def _reachable(metrics: dict[str, Any], oracle: dict[str, float]) -> list[dict[s
 def _table_row(name: str, columns: dict[str, Any]) -> dict[str, Any]:
     """A metric's row: a cell for each model or rule, the best value marked."""
     measured = [_value(entry[name]) for entry in columns.values() if name in entry]
-    best = min(measured) if _kind(name) in ERRORS else max(measured)
+    best = max(measured, key=lambda value: sign_of(name) * value)
     cells = [
         _cell(entry[name], best) if name in entry else {"value": "–", "interval": "", "best": False}
         for entry in columns.values()

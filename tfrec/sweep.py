@@ -16,7 +16,8 @@ The YAML file:
     metrics: [recall@1, map@r, knn_accuracy]                # the first one decides
     command: [python, -m, tfrec.train]                      # the default
 
-Each run gets RUNS/runs/NAME and leaves RUNS/results/TIME_NAME.json; RUNS/results.csv has one row a run.
+Each run gets RUNS/runs/NAME and leaves RUNS/results/TIME_NAME.json; RUNS/results.csv has one row a run. Where several
+sweep files went to the same RUNS, the analysis compares the runs of the last one.
 """
 
 from __future__ import annotations
@@ -30,14 +31,23 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-KEYS = {"options", "axes", "seeds", "metrics", "command", "timeout_minutes"}
+KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of a sweep file's keys, beside `axes`
+    "options": ("options with their values, such as {recipe: compcars}", lambda value: isinstance(value, dict)),
+    "seeds": ("a list of whole numbers, such as [0, 1, 2]", lambda value: bool(value) and _is_list(value, int)),
+    "metrics": ("a list of names, such as [recall@1]", lambda value: _is_list(value, str)),
+    "command": (
+        "a list of words, such as [python, -m, tfrec.train]",
+        lambda value: bool(value) and _is_list(value, str),
+    ),
+    "timeout_minutes": ("a number above 0", lambda value: type(value) in (int, float) and value > 0),
+}
 TAIL = 4_000  # characters of a failed run's output that its result keeps
 
 
@@ -99,7 +109,7 @@ class Sweep:
 
 
 def read_sweep(file: str | Path) -> Sweep:
-    """Parse a sweep file.
+    """Parse a sweep file; a key without a value has its default.
 
     Raises:
         SweepError: the file is missing, no YAML, or a key is unknown, missing or of the wrong kind.
@@ -115,16 +125,21 @@ def read_sweep(file: str | Path) -> Sweep:
         raise SweepError(f"{file} is not valid YAML: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("axes"), dict) or not content["axes"]:
         raise SweepError(f"{file} has no `axes`; give at least one, such as `axes: {{task.loss: [arcface, triplet]}}`")
-    unknown = sorted(set(content) - KEYS)
+    unknown = sorted(set(content) - {"axes", *KINDS}, key=str)
     if unknown:
-        raise SweepError(f"{file}: unknown key {unknown[0]!r}; known are {', '.join(sorted(KEYS))}")
+        raise SweepError(f"{file}: unknown key {unknown[0]!r}; known are {', '.join(sorted(['axes', *KINDS]))}")
+    given = {key: value for key, value in content.items() if key != "axes" and value is not None}
+    for key, value in given.items():
+        words, fits = KINDS[key]
+        if not fits(value):
+            raise SweepError(f"{file}: `{key}` must be {words}; got {value!r}")
     axes: dict[str, dict[str, dict[str, Any]]] = {}
     for name, variants in content["axes"].items():
         short = str(name).rsplit(".", 1)[-1] if isinstance(variants, list) else str(name)
         if short in axes:
             raise SweepError(f"{file}: two axes are called {short!r}; name one by variants instead of a list")
         axes[short] = _variants(file, name, variants)
-    return Sweep(**{**content, "axes": axes, "options": dict(content.get("options") or {})})
+    return Sweep(**{"options": {}, **given}, axes=axes)
 
 
 def run_sweep(sweep: Sweep, out: str | Path, *, jobs: int = 1, dry_run: bool = False) -> int:
@@ -140,10 +155,6 @@ def run_sweep(sweep: Sweep, out: str | Path, *, jobs: int = 1, dry_run: bool = F
         How many runs failed.
     """
     out = Path(out)
-    (out / "results").mkdir(parents=True, exist_ok=True)
-    (out / "sweep.json").write_text(
-        json.dumps({"axes": {axis: list(names) for axis, names in sweep.axes.items()}, "metrics": sweep.metrics}) + "\n"
-    )
     done = {result["name"] for result in read_results(out) if result["exit_code"] == 0}
     trials = list(sweep.trials())
     todo = [trial for trial in trials if trial.name not in done]
@@ -152,6 +163,13 @@ def run_sweep(sweep: Sweep, out: str | Path, *, jobs: int = 1, dry_run: bool = F
         for trial in todo:
             print(" ".join(command_of(sweep, trial, out)))
         return 0
+    (out / "results").mkdir(parents=True, exist_ok=True)
+    plan = {
+        "axes": {axis: list(names) for axis, names in sweep.axes.items()},
+        "metrics": sweep.metrics,
+        "trials": [trial.name for trial in trials],
+    }
+    (out / "sweep.json").write_text(json.dumps(plan) + "\n", encoding="utf-8")
     failed = 0
     with ThreadPoolExecutor(jobs) as pool:
         for number, result in enumerate(pool.map(lambda trial: run_trial(sweep, trial, out), todo), start=1):
@@ -273,6 +291,10 @@ def _run(args: argparse.Namespace) -> int:
     if args.data:
         sweep.options["data"] = args.data
     return min(1, run_sweep(sweep, args.out, jobs=args.jobs, dry_run=args.dry_run))
+
+
+def _is_list(value: object, kind: type) -> bool:
+    return isinstance(value, list) and all(type(one) is kind for one in value)  # of numbers, True is none
 
 
 def _variants(file: Path, name: object, variants: object) -> dict[str, dict[str, Any]]:

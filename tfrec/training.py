@@ -18,6 +18,7 @@ from tqdm import tqdm
 from tfrec.attention import ResumableDropout
 from tfrec.config import ConfigError, TrainingConfig
 from tfrec.graphs import on_cpu, skip_rewrites
+from tfrec.metric_names import sign_of
 from tfrec.optimizers import LazyAdamW
 from tfrec.workers import Workers, add_up, put_together, variables_of
 
@@ -307,7 +308,7 @@ class Trainer:
         value = metrics[self.options.monitor]
         self._emit(step, {f"val_{name}": v for name, v in metrics.items()})
         log.info("step %d: %s", step, "  ".join(f"{name} {v:.4f}" for name, v in metrics.items()))
-        progress, sign = self.progress, -1.0 if self.options.monitor in ("loss", "rmse", "mae") else 1.0
+        progress, sign = self.progress, sign_of(self.options.monitor)
         if sign * value > float(progress.best):
             progress.best.assign(sign * value)
             progress.best_step.assign(step)

@@ -34,7 +34,7 @@ class Clustering:
         rows: `[n]` rows of the vectors that were clustered, ascending.
         clusters: `[n]` cluster of each; -1 is noise.
         metrics: `silhouette` (of the clustered rows), `score` (the same with noise as 0), `clusters`,
-            `noise`, `seconds`, and with labels `ari`, `nmi`, `purity`, `pure_clusters`.
+            `noise`, `seconds`, and where rows have labels, of those rows, `ari`, `nmi`, `purity`, `pure_clusters`.
         chosen: whether it is its algorithm's best by silhouette.
     """
 
@@ -58,7 +58,7 @@ def search(
 
     Args:
         vectors: `[N, D]`.
-        labels: `[N]` or None; used to judge, not to choose.
+        labels: `[N]`, "" for none, or None; used to judge, not to choose.
         methods: names of `ALGORITHMS`; all when None.
         limits: rows an algorithm may use, over `LIMITS`.
         seed: of samples and random starts.
@@ -103,10 +103,16 @@ def _rank(one: Clustering) -> float:
 def _judge(reduced: np.ndarray, clusters: np.ndarray, labels: np.ndarray | None, seed: int) -> dict[str, float]:
     clustered = clusters != NOISE
     score = silhouette(reduced, clusters, max_rows=SILHOUETTE_ROWS, seed=seed)
-    metrics = {"silhouette": score, "score": -1.0 if np.isnan(score) else score * float(clustered.mean())}
-    if labels is not None:
-        return {**metrics, **clustering_metrics(labels, clusters)}
-    return {**metrics, "clusters": len(np.unique(clusters[clustered])), "noise": float(1 - clustered.mean())}
+    metrics = {
+        "silhouette": score,
+        "score": -1.0 if np.isnan(score) else score * float(clustered.mean()),
+        "clusters": len(np.unique(clusters[clustered])),
+        "noise": float(1 - clustered.mean()),
+    }
+    if labels is not None and (known := labels.astype(str) != "").any():
+        judged = clustering_metrics(labels[known], clusters[known])
+        metrics |= {name: judged[name] for name in ("ari", "nmi", "purity", "pure_clusters")}
+    return metrics
 
 
 def _counts(reduced: np.ndarray) -> list[int]:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from tfrec.analysis.inputs import AnalysisError
+from tfrec.metric_names import sign_of
 
 EXACT_PAIRS = 14  # up to here all 2^n sign flips are tried
 FLIPS = 20_000
@@ -37,11 +38,20 @@ class Runs:
 
     @property
     def main(self) -> str:
+        """The deciding metric."""
         return self.metrics[0]
+
+    @property
+    def smaller_is_better(self) -> bool:
+        """Whether the deciding metric is an error or a loss."""
+        return sign_of(self.main) < 0
 
 
 def read_runs(folder: Path) -> Runs:
     """Read `results/*.json` of a sweep, with `sweep.json` beside.
+
+    Results of other sweep files in the same folder are passed over: they may agree in axes and seed and differ in
+    another option. A `sweep.json` without names of trials takes all.
 
     Raises:
         AnalysisError: the folder is no sweep's, or none of its runs succeeded.
@@ -53,7 +63,7 @@ def read_runs(folder: Path) -> Runs:
     if not (folder / "sweep.json").is_file():
         raise AnalysisError(f"{folder} has no sweep.json; give --runs the --out folder of python -m tfrec.sweep")
     plan = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
-    results = read_results(folder)
+    results = [result for result in read_results(folder) if result["name"] in plan.get("trials", [result["name"]])]
     good = [result for result in results if result["exit_code"] == 0]
     if not good:
         raise AnalysisError(f"none of the {len(results)} runs in {folder} succeeded; see `error` in results/*.json")
@@ -93,16 +103,17 @@ def metric_columns(frame: pd.DataFrame, wanted: Sequence[str], axes: Sequence[st
 
 
 def group_means(runs: Runs, axis: str) -> pd.DataFrame:
-    """Mean, standard deviation, best and number of runs of the deciding metric, by an axis's variants."""
-    table = runs.frame.groupby(axis)[runs.main].agg(["mean", "std", "max", "count"])
-    return table.rename(columns={"max": "best", "count": "runs"}).sort_values("mean", ascending=False)
+    """Mean, standard deviation, best and number of runs of the deciding metric, by an axis's variants, best first."""
+    best = "min" if runs.smaller_is_better else "max"
+    table = runs.frame.groupby(axis)[runs.main].agg(["mean", "std", best, "count"])
+    return table.rename(columns={best: "best", "count": "runs"}).sort_values("mean", ascending=runs.smaller_is_better)
 
 
 def best_runs(runs: Runs, most: int = 10) -> pd.DataFrame:
     """The best settings: metrics averaged over seeds, best first."""
     grouped = runs.frame.groupby(runs.axes)
     table = grouped[[*runs.metrics, "seconds"]].mean().assign(seeds=grouped.size())
-    table = table.sort_values(runs.main, ascending=False).head(most).reset_index()
+    table = table.sort_values(runs.main, ascending=runs.smaller_is_better).head(most).reset_index()
     table.index = pd.RangeIndex(1, len(table) + 1, name="rank")
     return table
 
@@ -127,15 +138,15 @@ def paired_tests(runs: Runs, axis: str, seed: int = 0) -> pd.DataFrame:
         seed: of the random flips and resamples.
 
     Returns:
-        One row a pair of variants, the better one first: `pairs`, `wins`, `difference`, `low`, `high` (95 %),
-        `p`.
+        One row a pair of variants, the better one first: `pairs`, `wins`, `difference` (how much better, 0 or more
+        also where smaller is better), `low`, `high` (95 %), `p`.
     """
     others = [name for name in [*runs.axes, "seed"] if name != axis]
     wide = runs.frame.pivot_table(index=others, columns=axis, values=runs.main, aggfunc="mean")
     rng = np.random.default_rng(seed)
     rows = []
     for first, second in itertools.combinations(wide.columns, 2):
-        differences = (wide[first] - wide[second]).dropna().to_numpy(np.float64)
+        differences = sign_of(runs.main) * (wide[first] - wide[second]).dropna().to_numpy(np.float64)
         if not len(differences):
             continue
         better, worse = (first, second) if differences.mean() >= 0 else (second, first)

@@ -47,8 +47,8 @@ class Study:
         projections: stage -> projections.
         clusterings: of the `after` vectors, every setting tried.
         best: the best of them.
-        queries: `[Q]` rows whose neighbours were looked up.
-        neighbours: `[Q, k]` their nearest rows.
+        queries: `[Q]` rows whose neighbours were looked up, labelled ones where there are labels.
+        neighbours: `[Q, k]` their nearest rows, of the labelled ones where there are labels.
         predicted: `[Q]` label of the nearest row, or None.
         per_label: label -> recall@1 and count, worst first, or None.
         confused: the commonest wrong pairs, or None.
@@ -108,7 +108,8 @@ def analyse(
         for method, rows in {one.method: len(one.rows) for one in tried}.items()
         if rows < len(catalogue)
     ]
-    queries, neighbours = _neighbours(catalogue, limits.neighbours, seed)
+    rows = np.arange(len(catalogue)) if labels is None else np.flatnonzero(labels != "")
+    queries, neighbours = _neighbours(catalogue.vectors, rows, limits.neighbours, seed)
     study = Study(
         by=by,
         labels=labels,
@@ -149,22 +150,22 @@ def _metrics(
     return embedding_metrics(vectors[rows], labels[rows], **gallery, max_rows=limits.metrics, seed=seed)
 
 
-def _neighbours(catalogue: Catalogue, limit: int, seed: int, k: int = 8) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest rows of a sample of queries, by cosine among all rows."""
-    unit = unit_rows(catalogue.vectors)
+def _neighbours(
+    vectors: np.ndarray, rows: np.ndarray, limit: int, seed: int, k: int = 8
+) -> tuple[np.ndarray, np.ndarray]:
+    """A sample of `rows` of vectors `[N, D]`, and the k nearest of each by cosine among all `rows`."""
+    unit = unit_rows(vectors[rows])
     queries = sample_rows(len(unit), limit, seed)
     found = [block for _, block, _ in nearest(unit[queries], unit, k, itself=queries)]
-    return queries, np.concatenate(found)
+    return rows[queries], rows[np.concatenate(found)]
 
 
 def _judge_neighbours(study: Study, labels: np.ndarray) -> None:
     """Fill in what the nearest neighbour's label says: predictions, recall@1 by label, the commonest
     confusions.
     """
-    known = labels[study.queries] != ""
-    true, predicted = labels[study.queries], labels[study.neighbours[:, 0]]
-    study.predicted = predicted
-    frame = pd.DataFrame({"label": true[known], "predicted": predicted[known]})
+    study.predicted = labels[study.neighbours[:, 0]]
+    frame = pd.DataFrame({"label": labels[study.queries], "predicted": study.predicted})
     frame["right"] = frame["label"] == frame["predicted"]
     grouped = (
         frame.groupby("label")["right"].agg(["mean", "size"]).rename(columns={"mean": "recall@1", "size": "items"})
@@ -177,14 +178,15 @@ def _judge_neighbours(study: Study, labels: np.ndarray) -> None:
 def _notes(catalogue: Catalogue, labels: np.ndarray | None, limits: Limits) -> list[str]:
     """What the reader must know about samples."""
     total, notes = len(catalogue), []
+    labelled = total if labels is None else int((labels != "").sum())
     if total > limits.projection:
         notes.append(f"Projections show a seeded sample of {limits.projection:,} of {total:,} items.")
-    if total > limits.neighbours:
+    if labelled > limits.neighbours:
         notes.append(
-            f"Confusions and neighbours come from {limits.neighbours:,} queries, searching all {total:,} items."
+            f"Confusions and neighbours come from {limits.neighbours:,} queries, searching all {labelled:,} items."
         )
-    if labels is not None and (labels == "").any():
-        notes.append(f"{int((labels == '').sum()):,} items have no label and are left out where labels count.")
+    if labelled < total:
+        notes.append(f"{total - labelled:,} items have no label and are left out where labels count.")
     if labels is not None and (item_splits(catalogue.items) == TEST).any():
         notes.append(
             "Label metrics are those of the test items; k-NN accuracy asks the other items, where they share labels."

@@ -150,15 +150,18 @@ def _clusterings(catalogue: Catalogue, study: Study, out: Path) -> Section:
 def _sheet_rows(
     catalogue: Catalogue, best: Clustering, labels: np.ndarray | None, most: int = 12
 ) -> list[tuple[str, np.ndarray]]:
-    """Names of the largest clusters, and their rows, those nearest to the middle first."""
+    """Names of the largest clusters, with the share of their commonest label among the labelled rows, and their rows,
+    those nearest to the middle first.
+    """
     numbers, counts = np.unique(best.clusters[best.clusters >= 0], return_counts=True)
     groups = []
     for number in numbers[np.argsort(-counts, kind="stable")][:most]:
         rows = best.rows[best.clusters == number]
         name = f"cluster {number}\n{len(rows)} items"
-        if labels is not None:
-            names, sizes = np.unique(labels[rows], return_counts=True)
-            name += f"\n{sizes.max() / len(rows):.0%} {names[sizes.argmax()]}"
+        known = [] if labels is None else [label for label in labels[rows] if label]
+        if known:
+            names, sizes = np.unique(known, return_counts=True)
+            name += f"\n{sizes.max() / len(known):.0%} {names[sizes.argmax()]}"
         unit = unit_rows(catalogue.vectors[rows])
         groups.append((name, rows[np.argsort(-unit @ unit.mean(axis=0), kind="stable")]))
     return groups
@@ -167,10 +170,8 @@ def _sheet_rows(
 def _confusions(study: Study, out: Path) -> list[Section]:
     if study.predicted is None or study.labels is None or study.per_label is None or study.confused is None:
         return []
-    true = study.labels[study.queries]
-    known = true != ""
     worst = study.per_label[study.per_label["items"] >= 3].head(20)
-    pictures = [Picture(charts.confusion(true[known], study.predicted[known], out / "confusion"))]
+    pictures = [Picture(charts.confusion(list(study.labels[study.queries]), list(study.predicted), out / "confusion"))]
     if len(worst):
         title = "recall@1 of the hardest labels"
         pictures.append(

@@ -47,6 +47,7 @@ def write_comparison(folder: Path, out: Path) -> None:
         *_failures(runs),
     ]
     subtitle = f"{len(runs.frame)} runs over {', '.join(runs.axes)}; judged by {runs.main}"
+    subtitle += " (smaller is better)" if runs.smaller_is_better else ""
     write_report(out / "report.html", f"Comparison of runs: {folder.resolve().name}", sections, subtitle=subtitle)
     runs.frame.to_csv(out / "results.csv")
     content = {
@@ -64,8 +65,8 @@ def write_comparison(folder: Path, out: Path) -> None:
 
 def _ranking(runs: Runs, out: Path, most: int = 30) -> Picture:
     """Every setting's deciding metric, with its spread over seeds."""
-    grouped = runs.frame.groupby(runs.axes)[runs.main].agg(["mean", "std"]).sort_values("mean", ascending=False)
-    grouped = grouped.head(most)
+    grouped = runs.frame.groupby(runs.axes)[runs.main].agg(["mean", "std"])
+    grouped = grouped.sort_values("mean", ascending=runs.smaller_is_better).head(most)
     names = [", ".join(map(str, key if isinstance(key, tuple) else (key,))) for key in grouped.index]
     errors = grouped["std"].fillna(0.0).tolist()
     file = charts.ranking(names, grouped["mean"].tolist(), runs.main, out / "ranking", errors=errors)

@@ -149,8 +149,8 @@ def load_image_side(
         wanted = side.encoder.size if size is None else (size, size) if isinstance(size, int) else tuple(size)
         if side.encoder.size != wanted:
             raise CheckpointError(
-                f"{source}: was trained on photos of {side.encoder.size} pixels, asked for {wanted}; set "
-                "model.image.size to it."
+                f"{source}: was trained on photos of {side.encoder.size} pixels, asked for {wanted}; set the photos' size "
+                "(model.image.size, model.encoder.size in metric learning) to it."
             )
         return side
     return ImageSide(load_image_encoder(source, size=size, layers=layers, dropout=0.0), str(source))
