@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrec import sanity_check, train
+from tests.small_encoders import make_shop, make_sides
+from tfrec import alignment, sanity_check, train
 from tfrec.alignment import drop_fields
+from tfrec.alignment_config import AlignmentConfig
 from tfrec.alignment_metrics import (
     alignment_metrics,
     chance,
@@ -20,6 +22,8 @@ from tfrec.alignment_metrics import (
 )
 from tfrec.contrastive import AlignmentModel, info_nce, same_rows
 from tfrec.encoders.attributes import AttributeEncoder
+from tfrec.feature_writer import FeatureWriter
+from tfrec.features import FeatureError
 
 
 def random_units(count, dim=8, seed=0):
@@ -111,6 +115,23 @@ def test_only_what_is_not_frozen_trains():
         losses.append(float(loss))
     assert losses[-1] < 0.5 * losses[0]
     assert len(model.trainable_variables) == 7  # table, two layers and the projection: no image encoder is in the model
+
+
+def test_the_feature_store_must_be_of_the_runs_encoder_and_of_photos(tmp_path):
+    shop = make_shop(tmp_path / "data")
+    text, image = make_sides(shop.items["text"])
+    config = AlignmentConfig(data=str(shop.path), features=str(tmp_path / "store"))
+    FeatureWriter(text, shop, tmp_path / "store").write()
+    with pytest.raises(FeatureError, match="holds features of texts alone"):
+        alignment.image_side(config)
+    FeatureWriter(image, shop, tmp_path / "store").write()
+    side = alignment.image_side(config)
+    assert alignment.photo_vectors(config, shop, side, tmp_path / "run").shape == (len(shop.items), side.vector_dim)
+    image.encoder.layer_norm.beta.assign_add(tf.ones([16]))
+    image.__dict__.pop("digest")
+    FeatureWriter(image, shop, tmp_path / "store").write()  # as wide as before
+    with pytest.raises(FeatureError, match="made by another encoder"):
+        alignment.photo_vectors(config, shop, side, tmp_path / "run")
 
 
 @pytest.mark.slow

@@ -233,16 +233,20 @@ def save_assets(config: AlignmentConfig, prepared, folder: Path) -> None:
 
 
 def image_side(config: AlignmentConfig):
-    """The frozen image encoder: published, or of random weights in the configured size."""
+    """The frozen image encoder: the feature store's, published, or of random weights in the configured size.
+
+    Raises:
+        FeatureError: the store holds no photos' features.
+        CheckpointError: weights that cannot be had or do not fit.
+    """
     import tensorflow as tf
 
     from tfrec.encoders.sides import ImageSide, load_image_side, read_side
     from tfrec.encoders.untrained import untrained_vit
-    from tfrec.features import stored_sides
 
     image = config.model.image
     if config.features:
-        return read_side(stored_sides(Path(config.features))["image"].encoder)
+        return read_side(image_store(config).encoder)
     if image.weights is not None:
         return load_image_side(image.weights, size=image.size)
     tf.keras.utils.set_random_seed(config.seed)
@@ -258,13 +262,36 @@ def load_side(assets: Path):
     return read_side(assets / "image")
 
 
+def image_store(config: AlignmentConfig):
+    """The photos' side of the feature store that the configuration names.
+
+    Raises:
+        FeatureError: there is none.
+    """
+    from tfrec.features import FeatureError, stored_sides
+
+    stores = stored_sides(Path(config.features))
+    if "image" not in stores:
+        raise FeatureError(
+            f"{config.features} holds features of texts alone; alignment reads photos: run tfrec.encode with an image "
+            "encoder, or leave out --features"
+        )
+    return stores["image"]
+
+
 def photo_vectors(config: AlignmentConfig, prepared, side, run_dir: Path) -> np.ndarray:
-    """The frozen encoder's vector of every item's first photo, float32 `[N, P]`, from the store that is given or made."""
+    """The frozen encoder's vector of every item's first photo, float32 `[N, P]`, from the store that is given or made.
+
+    Raises:
+        FeatureError: the store is of another encoder, or lacks items.
+    """
     from tfrec.feature_writer import FeatureWriter
-    from tfrec.features import SideStore, content_keys
+    from tfrec.features import content_keys
+    from tfrec.frozen import check_store
 
     if config.features:
-        store = SideStore(Path(config.features) / "image")
+        store = image_store(config)
+        check_store(store, side, pool=None)  # vectors do not depend on how patches are pooled
     else:
         store = FeatureWriter(side, prepared, run_dir / "features").write()
     return store.features(content_keys("image", prepared), pooled=True, data=prepared.path).vectors
