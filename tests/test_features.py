@@ -15,7 +15,7 @@ from tests.small_encoders import make_shop, make_sides, save_sides
 from tfrec import encode, feature_writer
 from tfrec.assembly import tokenize
 from tfrec.feature_blocks import PhotoBlocks, TextBlocks
-from tfrec.feature_writer import FeatureWriter
+from tfrec.feature_writer import FeatureWriter, kept_and_fresh
 from tfrec.features import FeatureError, SideStore, content_keys, stored_sides
 
 
@@ -181,6 +181,41 @@ def test_a_store_that_lacks_items_or_is_broken_says_so(shop, sides, tmp_path):
         SideStore(store.folder)
     with pytest.raises(FeatureError, match="no feature store"):
         SideStore(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        (["--batch", "-1"], "--batch: -1 must be at least 1"),
+        (["--pool", "0"], "--pool: 0 must be at least 1"),
+        (["--length", "1"], "--length: 1 must be at least 2"),
+        (["--size", "32", "0"], "--size: 0 must be at least 1"),
+        (["--part", "none"], "--part: invalid number value: 'none'"),
+    ],
+)
+def test_numbers_that_cannot_be_are_told_before_anything_is_read(option, says, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        encode.main(["--weights", "nothing", "--data", "nowhere", "--out", "out", *option])
+    assert says in capsys.readouterr().err
+
+
+def test_a_store_that_is_not_filled_is_not_published(shop, sides, tmp_path):
+    with pytest.raises(FeatureError, match=r"0 of \d+ texts were encoded"):
+        FeatureWriter(sides["text"], shop, tmp_path, batch=-1).write()
+    assert not (tmp_path / "text").exists()
+
+
+def test_new_contents_are_found_in_one_pass_over_the_keys():
+    class Key(str):
+        looked_up = 0
+
+        def __hash__(self):
+            Key.looked_up += 1
+            return str.__hash__(self)
+
+    stored, wanted = ([Key(n) for n in numbers] for numbers in (range(100), range(1, 102)))
+    assert kept_and_fresh(stored, wanted) == (stored[1:], ["100", "101"])
+    assert Key.looked_up <= 2 * (len(stored) + len(wanted))
 
 
 def test_the_command_encodes_both_sides(tmp_path):

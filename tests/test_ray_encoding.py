@@ -103,8 +103,9 @@ def test_a_killed_worker_loses_and_doubles_nothing(shop, tmp_path):
 def test_wrong_engines_are_told(shop, tmp_path, capsys, monkeypatch):
     weights = save_sides(shop.items["text"], tmp_path / "weights")
     words = ["--weights", str(weights), "--data", str(shop.path), "--out", str(tmp_path / "out"), "--engine", "ray"]
-    assert command.main([*words, "--workers", "0"]) == 2
-    assert "--workers 0 must be at least 1" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        command.main([*words, "--workers", "0"])
+    assert "--workers: 0 must be at least 1" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "ray", None)
     assert command.main(words) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "error: --engine ray needs Ray: pip install '.[ray]'"

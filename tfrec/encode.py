@@ -16,6 +16,7 @@ import sys
 from functools import partial
 
 from pipelines.remote import local_path, location
+from tfrec.command import at_least, run_command
 
 log = logging.getLogger("tfrec")
 
@@ -26,8 +27,6 @@ class EncodeError(ValueError):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit code: 0 done, 1 failed, 2 wrong options or data."""
-    from tfrec.command import run_command
-
     options = _parser().parse_args(arguments)
     return run_command(lambda: run(options))
 
@@ -40,9 +39,6 @@ def run(options: argparse.Namespace) -> int:
     from tfrec.feature_writer import FeatureWriter
     from tfrec.training import compute_precision
 
-    for name in ("workers", "part"):
-        if getattr(options, name) < 1:
-            raise EncodeError(f"--{name} {getattr(options, name)} must be at least 1")
     prepared, make = open_prepared(options.data), None
     if options.engine == "ray":
         from tfrec.ray_encoding import import_ray, parts_on_ray
@@ -102,10 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", type=location, required=True, metavar="PREPARED", help="prepared dataset")
     add("--out", type=local_path, required=True, metavar="FEATURES", help="the store: made, or brought up to date")
     add("--side", choices=("both", "text", "image"), default="both", help="of weights with both (CLIP): which to use")
-    add("--length", type=int, default=64, help="ids per text (default: %(default)s)")
+    add("--length", type=at_least(2), default=64, help="ids per text (default: %(default)s)")
     add(
         "--size",
-        type=int,
+        type=at_least(1),
         nargs="+",
         metavar="PIXELS",
         help="side, or height and width, of photos (default: as published)",
@@ -117,8 +113,14 @@ def _parser() -> argparse.ArgumentParser:
             default=default,
             help="keep the tokens beside one vector each, or the vector alone (default: %(default)s)",
         )
-    add("--pool", type=int, default=1, metavar="SIDE", help="average patch tokens over squares of so many (default: 1)")
-    add("--batch", type=int, help="texts or photos encoded at a time (default: 64 texts, 32 photos)")
+    add(
+        "--pool",
+        type=at_least(1),
+        default=1,
+        metavar="SIDE",
+        help="average patch tokens over squares of so many (default: 1)",
+    )
+    add("--batch", type=at_least(1), help="texts or photos encoded at a time (default: 64 texts, 32 photos)")
     add(
         "--precision",
         choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
@@ -126,10 +128,10 @@ def _parser() -> argparse.ArgumentParser:
         help="compute type (default: %(default)s)",
     )
     add("--engine", choices=("local", "ray"), default="local", help="who encodes (default: %(default)s)")
-    add("--workers", type=int, default=2, help="processes of --engine ray (default: %(default)s)")
+    add("--workers", type=at_least(1), default=2, help="processes of --engine ray (default: %(default)s)")
     add(
         "--part",
-        type=int,
+        type=at_least(1),
         default=2048,
         help="texts or photos that one of them encodes at a time (default: %(default)s)",
     )

@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -80,8 +80,7 @@ class FeatureWriter:
         if old is not None and set(wanted) <= set(old.keys):
             log.info("%s: nothing new to encode (%d %ss)", self.folder, len(wanted), self.side.kind)
             return old
-        kept = [key for key in (old.keys if old else []) if key in self.first]
-        fresh = [key for key in wanted if key not in set(kept)]
+        kept, fresh = kept_and_fresh(old.keys if old else [], wanted)
         arrays, done = self._open_work(plan, len(kept) + len(fresh), old, kept)
         items = np.array([self.first[key] for key in fresh], np.int64)
         if make is None:
@@ -170,7 +169,11 @@ class FeatureWriter:
         return arrays, done or 0
 
     def _fill(self, arrays: dict, items: np.ndarray, offset: int, done: int) -> None:
-        """Encode the contents of `items` `[M]`, the first `done` of them aside, into the arrays behind `offset`."""
+        """Encode the contents of `items` `[M]`, the first `done` of them aside, into the arrays behind `offset`.
+
+        Raises:
+            FeatureError: the encoder's blocks held fewer contents: the rest of the arrays would be zeros.
+        """
         started = saved = time.monotonic()
         before, unit = done, UNITS[self.side.kind]
         with tqdm(total=len(items), initial=done, desc=f"encode {unit}s", unit=unit, disable=None) as bar:
@@ -182,6 +185,11 @@ class FeatureWriter:
                 if time.monotonic() - saved > SAVE_SECONDS:
                     self._save(arrays, done)
                     saved = time.monotonic()
+        if done != len(items):
+            raise FeatureError(
+                f"{self.work}: {done} of {len(items)} {unit}s were encoded in blocks of batch={self.batch}; give a batch of "
+                "at least 1, and run tfrec.encode again"
+            )
         if done > before:
             seconds = time.monotonic() - started
             log.info("encoded %d %ss in %.0f s, %.1f a second", done - before, unit, seconds, (done - before) / seconds)
@@ -233,3 +241,9 @@ class FeatureWriter:
         temporary = self.work / "progress.tmp"
         temporary.write_text(json.dumps({**self._header, "done": done}), encoding="utf-8")
         temporary.replace(self.work / "progress.json")
+
+
+def kept_and_fresh(stored: Sequence[str], wanted: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The keys of contents that a store has and is to keep, in its order, and those of contents to be encoded."""
+    here, there = set(stored), set(wanted)
+    return [key for key in stored if key in there], [key for key in wanted if key not in here]
