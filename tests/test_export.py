@@ -85,6 +85,32 @@ def test_the_command_publishes_pairs_and_keeps_the_newest(tmp_path, monkeypatch,
     assert "no recommend_user: 5 customers" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("option", ["--keep", "--max-k", "--leaves"])
+@pytest.mark.parametrize("number", ["0", "-1"])
+def test_numbers_that_cannot_be_are_told_before_anything_is_published(tmp_path, capsys, option, number):
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["--run", str(tmp_path), "--name", "shop", "--root", str(tmp_path), option, number])
+    assert f"{option}: {number} must be at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("published", [0, 1, 2])
+def test_an_export_that_is_stopped_says_what_was_published(tmp_path, monkeypatch, capsys, published):
+    folders = [tmp_path / "models" / name for name in ("shop", "shop_scann")]
+
+    def stopped(*_, **__):
+        for folder in folders[:published]:
+            (folder / "3").mkdir()
+        raise KeyboardInterrupt
+
+    for folder in folders:
+        (folder / "2").mkdir(parents=True)
+    monkeypatch.setattr(runs, "load_run", lambda folder: make_run(ITEMS))
+    monkeypatch.setattr(command, "export_run", stopped)
+    assert command.main(["--run", str(tmp_path), "--name", "shop", "--root", str(tmp_path / "models")]) == 130
+    named = " and ".join(str(folder / "3") for folder in folders[:published])
+    assert capsys.readouterr().err == f"stopped; published: {named or 'nothing'}\n"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.remote import local_path, location
-from tfrec.publish import PublishError, check_name, keep_last, next_version, publish_version
+from tfrec.command import at_least
+from tfrec.publish import PublishError, check_name, keep_last, next_version, publish_version, versions
 
 if TYPE_CHECKING:
     from tfrec.index import ExactIndex, ScannIndex
@@ -110,7 +111,7 @@ def user_field_values(run: Run) -> dict[str, list[str]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Export; 0 on success, 2 when the run, the data or an option is at fault, 1 on any other failure."""
+    """Export; 0 on success, 2 when the run, the data or an option is at fault, 130 when stopped, 1 on any other failure."""
     options = _parser().parse_args(arguments)
     try:
         return _export(options)
@@ -120,13 +121,22 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("stopped; nothing was published", file=sys.stderr)
-        return 130
 
 
 def _export(options: argparse.Namespace) -> int:
-    check_name(options.name)
+    folders = [options.root / check_name(options.name), options.root / f"{options.name}_scann"]
+    version = next_version(*folders)
+    try:
+        _publish(options, folders)
+    except KeyboardInterrupt:
+        published = [str(folder / str(version)) for folder in folders if version in versions(folder)]
+        print(f"stopped; published: {' and '.join(published) or 'nothing'}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _publish(options: argparse.Namespace, folders: list[Path]) -> None:
+    """Publish the run into the two models' `folders`, then delete old versions."""
     if not options.run.is_dir():
         raise PublishError(f"{options.run} is not a run's folder; train first (python -m tfrec.train --help)")
     from tfrec.runs import load_run
@@ -140,10 +150,9 @@ def _export(options: argparse.Namespace) -> int:
         print(f"no recommend_user: {len(run.users.ids)} customers, over --max-users {options.max_users}")
         run.users = None
     export_run(run, options.name, options.root, max_k=options.max_k, recall=options.recall, leaves=options.leaves)
-    if options.keep:
-        for folder in (options.root / options.name, options.root / f"{options.name}_scann"):
+    if options.keep is not None:
+        for folder in folders:
             keep_last(folder, options.keep)
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -158,16 +167,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PREPARED",
         help="a prepared dataset with further items, which are encoded with the run's towers",
     )
-    add("--max-k", type=int, default=500, help="largest k that is answered (default: %(default)s)")
+    add("--max-k", type=at_least(1), default=500, help="largest k that is answered (default: %(default)s)")
     add("--recall", type=float, default=0.98, help="recall@12 to tune ScaNN to (default: %(default)s)")
-    add("--leaves", type=int, help="partitions of ScaNN (default: by the number of items)")
+    add("--leaves", type=at_least(1), help="partitions of ScaNN (default: by the number of items)")
     add(
         "--max-users",
         type=int,
         default=200_000,
         help="up to so many customers, keep their histories for recommend_user (default: %(default)s)",
     )
-    add("--keep", type=int, metavar="N", help="delete all but the newest N versions afterwards")
+    add("--keep", type=at_least(1), metavar="N", help="delete all but the newest N versions afterwards")
     return parser
 
 
