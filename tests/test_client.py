@@ -3,7 +3,10 @@
 import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 
 # isort: split
+import contextlib
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -83,6 +86,65 @@ def test_what_is_wrong_is_one_line(server, capsys, words, message):
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert message in error
+
+
+@contextlib.contextmanager
+def answering(content: bytes = b"", *, location: str | None = None):
+    """A server that is none of models: its address, and the headers of what it was asked."""
+    asked = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append(self.headers)
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(307 if location else 200)
+            if location:
+                self.send_header("Location", location)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST
+
+        def log_message(self, *_):
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{}", "answered no predictions; is it a model server?"),
+        (b"[]", "answered no predictions; is it a model server?"),
+        (b'{"predictions": []}', "answered no predictions; is it a model server?"),
+        (b'{"predictions": [[0.5]]}', "signature 'similar' answered no item_id and score"),
+        (b"<html>", "answered no JSON; is it a model server?"),
+    ],
+)
+def test_an_answer_that_is_none_of_a_model_is_told(capsys, content, message):
+    with answering(content) as (url, _):
+        assert command.main(["--url", url, "--model", "shop", "similar", "--item", "001"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_list_of_models_that_is_none_is_told(capsys):
+    with answering(b'{"status": "ok"}') as (url, _):
+        assert command.main(["--url", url, "similar", "--item", "001"]) == 2
+    assert "/v1/models answered no models" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", [[], ["--model", "shop"]])
+def test_the_token_does_not_follow_a_redirect(capsys, monkeypatch, model):
+    monkeypatch.setenv("TFREC_TOKEN", "secret")
+    with answering(b"{}") as (other, asked), answering(location=f"{other}/elsewhere") as (url, first):
+        assert command.main(["--url", url, *model, "similar", "--item", "001"]) == 2
+    assert [headers["Authorization"] for headers in first] == ["Bearer secret"]
+    assert not asked
+    assert f"307: redirected to {other}/elsewhere" in capsys.readouterr().err
 
 
 def test_the_token_comes_from_the_environment(models, capsys, monkeypatch):

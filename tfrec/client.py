@@ -66,13 +66,21 @@ class Client:
             ClientError: the server cannot be reached, or refused the request.
         """
         body = {"signature_name": signature, "instances": [inputs]}
-        return self._ask(f"{self._place}:predict", body)["predictions"][0]
+        path = f"{self._place}:predict"
+        answer = self._ask(path, body)
+        try:
+            return answer["predictions"][0]
+        except (KeyError, IndexError, TypeError):
+            raise self._unlike(path, "predictions") from None
 
     def _only_model(self) -> str:
+        path = "/v1/models"
         try:
-            names = [model["name"] for model in self._ask("/v1/models")["models"]]
+            names = [model["name"] for model in self._ask(path)["models"]]
         except ClientError as error:
             raise ClientError(f"{error}; name the model with --model") from error
+        except (KeyError, TypeError):
+            raise self._unlike(path, "models") from None
         if len(names) != 1:
             raise ClientError(f"{self._url} serves {names}; choose one with --model")
         return names[0]
@@ -84,17 +92,32 @@ class Client:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self._url + path, data, headers)
         try:
-            with urllib.request.urlopen(request, timeout=self._timeout) as response:
+            with OPENER.open(request, timeout=self._timeout) as response:
                 return json.load(response)
         except urllib.error.HTTPError as error:
             raise ClientError(f"the server answered {error.code}: {_reason(error)}") from error
         except (OSError, http.client.HTTPException) as error:
             raise ClientError(f"{self._url} cannot be reached: {getattr(error, 'reason', error)}") from error
         except ValueError as error:
-            raise ClientError(f"{self._url}{path} answered no JSON; is it a model server?") from error
+            raise self._unlike(path, "JSON") from error
+
+    def _unlike(self, path: str, missing: str) -> ClientError:
+        return ClientError(f"{self._url}{path} answered no {missing}; is it a model server?")
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Leaves redirects as the errors that they are: urllib would hand the token on to whatever server they name."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+OPENER = urllib.request.build_opener(_NoRedirects)
 
 
 def _reason(error: urllib.error.HTTPError) -> str:
+    if place := error.headers.get("Location"):
+        return f"redirected to {place}, which is not followed; if you trust that server, name it with --url"
     content = error.read(2000)
     try:
         return str(json.loads(content)["error"])
@@ -117,6 +140,10 @@ def _run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(answer, ensure_ascii=False))
         return 0
+    if not isinstance(answer, dict) or not {"item_id", "score"} <= answer.keys():
+        raise ClientError(
+            f"signature {signature!r} answered no item_id and score: it is not of a model that tfrec exported"
+        )
     for rank, (item, score) in enumerate(zip(answer["item_id"], answer["score"], strict=True), 1):
         if score > NOTHING:
             print(f"{rank}\t{item}\t{score:.6g}")
