@@ -233,6 +233,18 @@ def test_a_text_model_is_no_image_encoder(bert_folder):
         load_image_encoder(bert_folder[0])
 
 
+def test_a_photo_size_that_cannot_be_is_told_with_the_source(vit_folder):
+    folder, _, _ = vit_folder
+    with pytest.raises(CheckpointError, match=rf"{folder.name}: size=\(33, 33\) is not a multiple of patch=8"):
+        load_image_encoder(folder, size=33)
+
+
+def test_a_length_that_cannot_be_is_told_with_the_source(bert_folder):
+    folder, _, _ = bert_folder
+    with pytest.raises(CheckpointError, match=rf"{folder.name}: sequence_length=1 leaves no room"):
+        load_text_encoder(folder, sequence_length=1)
+
+
 def test_broken_files_are_named(bert_folder):
     folder, *_ = bert_folder
     whole = (folder / "model.safetensors").read_bytes()

@@ -76,6 +76,7 @@ def test_print_config_prints_yaml_that_config_reads(tmp_path, capsys):
         ("retrieval", ["--task.temperature", "0"], "task.temperature=0.0 must be above 0"),
         ("retrieval", ["--evaluation.k", "[12, 0]"], "evaluation.k=[12, 0] must be at least 1"),
         ("retrieval", ["--model.fusion.modality_dropout", "0.6"], "modality_dropout=0.6 must be 0 to 0.5"),
+        ("retrieval", ["--model.text.length", "1"], "model.text.length=1 must be at least 2"),
         ("retrieval", ["--model.fusion.heads", "7"], "model.fusion.heads=7 must divide the width model.fusion.dim=768"),
         (
             "metric_learning",

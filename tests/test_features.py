@@ -14,6 +14,8 @@ from pipelines.pixels import decode_photos
 from tests.small_encoders import make_shop, make_sides, save_sides
 from tfrec import encode, feature_writer
 from tfrec.assembly import tokenize
+from tfrec.encoders.checkpoints import CheckpointError
+from tfrec.encoders.sides import read_side, save_side
 from tfrec.feature_blocks import PhotoBlocks, TextBlocks
 from tfrec.feature_writer import FeatureWriter, kept_and_fresh
 from tfrec.features import FeatureError, SideStore, content_keys, stored_sides
@@ -227,6 +229,28 @@ def test_the_command_encodes_both_sides(tmp_path):
     assert {name: store.holds_tokens for name, store in stores.items()} == {"text": True, "image": False}
     assert encode.main(["--weights", str(weights), str(weights), *command[2:]]) == 2
     assert encode.main(["--weights", str(tmp_path / "nothing"), *command[2:]]) == 2
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("weights.index", "its weights cannot be read"),
+        ("weights.data-00000-of-00001", "its weights cannot be read"),
+        ("vocab.txt", "its tokenizer cannot be made"),
+        ("encoder.json", "save the encoder again"),
+    ],
+)
+def test_an_encoder_that_is_not_whole_says_so(sides, tmp_path, file, says):
+    save_side(sides["text"], tmp_path / "side")
+    (tmp_path / "side" / file).unlink()
+    with pytest.raises(CheckpointError, match=f"side.*{says}"):
+        read_side(tmp_path / "side")
+
+
+def test_a_length_that_an_encoder_cannot_have_is_told_with_its_folder(sides, tmp_path):
+    save_side(sides["text"], tmp_path / "side")
+    with pytest.raises(CheckpointError, match="side.*sequence_length=1 leaves no room"):
+        read_side(tmp_path / "side", length=1)
 
 
 def test_a_store_can_be_analysed(shop, sides, tmp_path, monkeypatch):

@@ -8,10 +8,13 @@ import pytest
 import tensorflow as tf
 
 from tests.layer_checks import check_layer
+from tfrec.config import ConfigError, ImageConfig
 from tfrec.encoders.blocks import named_variables
+from tfrec.encoders.errors import EncoderError
 from tfrec.encoders.image import ViTEncoder, pool_grid
 from tfrec.encoders.resnet import ResNetEncoder
 from tfrec.encoders.tuning import add_lora, freeze, merge_lora
+from tfrec.encoders.untrained import untrained_vit
 
 
 def photos(height=16, width=24, count=2, seed=0):
@@ -158,8 +161,15 @@ def test_layer_tokens_end_where_the_call_ends():
     ],
 )
 def test_wrong_arguments_are_named(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(EncoderError, match=message):
         small_vit(**options)
+
+
+@pytest.mark.parametrize("option", ["model.image", "model.encoder"])
+def test_sizes_of_a_configuration_that_do_not_fit_are_its_errors(option):
+    sizes = ImageConfig(size=(50, 50), patch=12)
+    with pytest.raises(ConfigError, match=rf"{option}: size=\(50, 50\) is not a multiple of patch=12"):
+        untrained_vit(sizes, option=option)
 
 
 def test_photos_of_another_size_are_refused_with_both_sizes():
@@ -177,7 +187,7 @@ def test_freezing_leaves_only_the_last_blocks_to_train():
     assert len(encoder.trainable_weights) == 2 * per_block + final
     freeze(encoder, train_last=None)
     assert len(encoder.trainable_weights) == len(encoder.weights)
-    with pytest.raises(ValueError, match=r"train_last=4.*3 blocks"):
+    with pytest.raises(EncoderError, match=r"train_last=4.*3 blocks"):
         freeze(encoder, train_last=4)
 
 

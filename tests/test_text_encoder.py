@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tests.layer_checks import check_layer
 from tfrec.encoders.clip_tokenizer import END, START, byte_symbols
+from tfrec.encoders.errors import EncoderError
 from tfrec.encoders.text import (
     BertEncoder,
     ClipTextEncoder,
@@ -95,7 +96,7 @@ def test_layer_tokens_end_where_the_call_ends():
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(ValueError, match="heads=5"):
+    with pytest.raises(EncoderError, match="heads=5"):
         small_bert(heads=5)
     with pytest.raises(ValueError, match="kind='median'"):
         SentencePooling("median")
@@ -143,8 +144,13 @@ def test_a_vocabulary_file_keeps_every_token_in_its_line(tmp_path):
 
 
 def test_a_vocabulary_without_special_tokens_is_refused():
-    with pytest.raises(ValueError, match=r"\['\[CLS\]'\]"):
+    with pytest.raises(EncoderError, match=r"\['\[CLS\]'\]"):
         WordPiece(["[PAD]", "[UNK]", "[SEP]"])
+
+
+def test_a_length_without_room_for_a_word_is_refused():
+    with pytest.raises(EncoderError, match="sequence_length=1 leaves no room"):
+        WordPiece(SPECIAL_TOKENS, sequence_length=1)
 
 
 def test_words_are_counted_as_they_are_tokenized():

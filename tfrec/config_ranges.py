@@ -46,6 +46,8 @@ def wrong_numbers(config: Any) -> Iterator[str]:
             yield f"{path}={value} must be {words}"
         elif name == "k" and not numbers:
             yield f"{path}=[] must name a length of list"
+        elif path == "model.text.length" and getattr(owner, "enabled", True) and value < 2:
+            yield f"{path}={value} must be at least 2: a text's first and last id are [CLS] and [SEP]"
         elif name == "heads" and encodes and _own_size(owner) and (width := getattr(owner, "dim", 0)) % value:
             yield f"{path}={value} must divide the width {path.removesuffix('heads')}dim={width}"
 

@@ -219,12 +219,10 @@ def random_encoder(options: PhotoEncoderConfig) -> tf.keras.layers.Layer:
             size=options.size, depths=options.depths, widths=widths, stem_width=options.width, name="image_encoder"
         )
     clip = {"pre_norm": True, "activation": "quick_gelu", "mean": CLIP_MEAN, "std": CLIP_STD, "epsilon": 1e-5}
-    try:
-        return untrained_vit(
-            options,
-            pooling=options.pooling,
-            stem_pooling=options.stem_pooling,
-            **(clip if options.kind == "clip" else {}),
-        )
-    except ValueError as error:
-        raise ConfigError(f"model.encoder: {error}") from error
+    return untrained_vit(
+        options,
+        option="model.encoder",
+        pooling=options.pooling,
+        stem_pooling=options.stem_pooling,
+        **(clip if options.kind == "clip" else {}),
+    )

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from tfrec.encoders.errors import EncoderError
+
 Activation = Callable[[tf.Tensor], tf.Tensor]
 
 
@@ -32,8 +34,8 @@ def activation(name: str) -> Activation:
     """Return the activation called `name`.
 
     Raises:
-        ValueError: No activation has this name.
+        EncoderError: No activation has this name.
     """
     if name not in ACTIVATIONS:
-        raise ValueError(f"activation={name!r} is not known; choose one of {sorted(ACTIVATIONS)}.")
+        raise EncoderError(f"activation={name!r} is not known; choose one of {sorted(ACTIVATIONS)}.")
     return ACTIVATIONS[name]

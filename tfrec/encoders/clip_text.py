@@ -5,6 +5,7 @@ import tensorflow as tf
 from pipelines import keras_packages
 from tfrec.encoders.activations import activation as activation_named
 from tfrec.encoders.blocks import bert_initializer, build, build_block
+from tfrec.encoders.errors import EncoderError
 
 ARGUMENTS = (
     "vocabulary_size",
@@ -57,7 +58,7 @@ class ClipTextEncoder(tf.keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         if dim % heads:
-            raise ValueError(f"dim={dim} is not a multiple of heads={heads}; change one of them.")
+            raise EncoderError(f"dim={dim} is not a multiple of heads={heads}; change one of them.")
         self.vocabulary_size, self.dim, self.layers, self.heads = vocabulary_size, dim, layers, heads
         self.mlp_dim, self.max_length, self.end_id = mlp_dim or 4 * dim, max_length, end_id
         self.dropout, self.activation, self.epsilon = dropout, activation, epsilon

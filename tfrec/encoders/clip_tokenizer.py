@@ -10,6 +10,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_text as tf_text
 
+from tfrec.encoders.errors import EncoderError
+
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 SPACES = r"[\s\x{B}\x{85}\p{Z}]+"
@@ -38,7 +40,7 @@ class ClipTokenizer:
     ):
         missing = [token for token in (START, END) if token not in vocabulary]
         if missing:
-            raise ValueError(f"vocabulary has no {missing}; CLIP's vocab.json holds {START!r} and {END!r}.")
+            raise EncoderError(f"vocabulary has no {missing}; CLIP's vocab.json holds {START!r} and {END!r}.")
         self.vocabulary, self.merges, self.sequence_length = dict(vocabulary), list(merges), sequence_length
         self.start_id, self.end_id = self.vocabulary[START], self.vocabulary[END]
         self.pad_id = self.end_id if pad_id is None else pad_id

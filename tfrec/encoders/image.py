@@ -13,6 +13,7 @@ import tensorflow as tf
 from pipelines import keras_packages
 from tfrec.encoders.activations import activation as activation_named
 from tfrec.encoders.blocks import build, build_block
+from tfrec.encoders.errors import EncoderError
 from tfrec.encoders.stem import ConvolutionStem
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -103,17 +104,17 @@ class ViTEncoder(tf.keras.layers.Layer):
         self._add_bricks()
 
     def _check(self) -> None:
-        """Refuse sizes that the bricks would accept and get wrong."""
+        """Refuse sizes that the bricks would accept and get wrong (EncoderError)."""
         if self.size[0] % self.patch or self.size[1] % self.patch:
-            raise ValueError(f"size={self.size} is not a multiple of patch={self.patch}; change one of them.")
+            raise EncoderError(f"size={self.size} is not a multiple of patch={self.patch}; change one of them.")
         if self.patch % 2**self.stem_convolutions:
-            raise ValueError(
+            raise EncoderError(
                 f"stem_convolutions={self.stem_convolutions} halve patch={self.patch} too often; lower them, or raise patch."
             )
         if self.dim % self.heads:
-            raise ValueError(f"dim={self.dim} is not a multiple of heads={self.heads}; change one of them.")
+            raise EncoderError(f"dim={self.dim} is not a multiple of heads={self.heads}; change one of them.")
         if self.pooling not in POOLINGS:
-            raise ValueError(f"pooling={self.pooling!r} is not known; choose one of {POOLINGS}.")
+            raise EncoderError(f"pooling={self.pooling!r} is not known; choose one of {POOLINGS}.")
 
     def _add_bricks(self) -> None:
         """Create the KerasCV layers, unbuilt."""

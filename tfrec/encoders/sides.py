@@ -209,15 +209,21 @@ def read_side(folder: Path, *, length: int | None = None, layers: int | None = N
         most = config["max_length"]
         if length is not None and length > most:
             raise CheckpointError(f"{folder}: {length} ids per text, but the encoder reaches {most}.")
-        tokenizer = _load_tokenizer(folder, about["tokenizer"], length)
+        try:
+            tokenizer = _load_tokenizer(folder, about["tokenizer"], length)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{folder}: its tokenizer cannot be made ({error}).") from None
         pooling = SentencePooling(**about["pooling"], name="text_pooling")
         pooling.build((None, None, encoder.dim))
         side = TextSide(encoder, tokenizer, pooling, about["source"])
-    status = _objects(side).read(str(folder / "weights"))
     try:
-        status.assert_existing_objects_matched()
+        _objects(side).read(str(folder / "weights")).assert_existing_objects_matched()
     except AssertionError as error:
         raise CheckpointError(f"{folder}: its weights do not fit its {DESCRIPTION} ({error}).") from None
+    except tf.errors.OpError as error:
+        raise CheckpointError(
+            f"{folder}: its weights cannot be read ({error.message}); copy the whole folder, or save the encoder again."
+        ) from None
     if layers is not None:
         keep_layers(encoder, layers, str(folder))
     return side

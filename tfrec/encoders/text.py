@@ -10,6 +10,7 @@ from tfrec.encoders.activations import activation as activation_named
 from tfrec.encoders.blocks import bert_initializer, build, build_block
 from tfrec.encoders.clip_text import ClipTextEncoder
 from tfrec.encoders.clip_tokenizer import ClipTokenizer
+from tfrec.encoders.errors import EncoderError
 from tfrec.encoders.pooling import SentencePooling
 from tfrec.encoders.wordpiece import WordPiece, read_vocabulary, train_vocabulary
 
@@ -74,7 +75,7 @@ class BertEncoder(tf.keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         if dim % heads:
-            raise ValueError(f"dim={dim} is not a multiple of heads={heads}; change one of them.")
+            raise EncoderError(f"dim={dim} is not a multiple of heads={heads}; change one of them.")
         self.vocabulary_size, self.dim, self.layers, self.heads = vocabulary_size, dim, layers, heads
         self.mlp_dim, self.max_length = mlp_dim or 4 * dim, max_length
         self.dropout, self.activation, self.epsilon = dropout, activation, epsilon

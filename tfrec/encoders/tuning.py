@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 
 from tfrec.encoders.blocks import parts_of, projections_of
+from tfrec.encoders.errors import EncoderError
 
 
 def freeze(encoder: tf.keras.layers.Layer, train_last: int | None = 0) -> None:
@@ -19,11 +20,11 @@ def freeze(encoder: tf.keras.layers.Layer, train_last: int | None = 0) -> None:
             them; 0 freezes everything, None nothing.
 
     Raises:
-        ValueError: The encoder has fewer blocks.
+        EncoderError: The encoder has fewer blocks.
     """
     blocks = len(encoder.blocks)
     if train_last is not None and not 0 <= train_last <= blocks:
-        raise ValueError(
+        raise EncoderError(
             f"train_last={train_last}, but {encoder.name} has {blocks} blocks; give 0 to {blocks} or None."
         )
     encoder.trainable = train_last != 0

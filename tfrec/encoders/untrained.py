@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from tfrec.config import ConfigError
+from tfrec.encoders.errors import EncoderError
 from tfrec.encoders.image import ViTEncoder
 from tfrec.encoders.text import BertEncoder, ClipTokenizer, WordPiece
 
@@ -30,29 +32,32 @@ class TextSizes(TransformerSizes, Protocol):
     length: int
 
 
-def untrained_vit(sizes: PhotoSizes, **options) -> ViTEncoder:
+def untrained_vit(sizes: PhotoSizes, *, option: str = "model.image", **options) -> ViTEncoder:
     """A ViT; `options` are further arguments of `ViTEncoder`.
 
     Raises:
-        ValueError: the sizes do not fit together.
+        ConfigError: the sizes, which stand under `option` in the configuration, do not fit together.
     """
-    return ViTEncoder(
-        size=sizes.size,
-        patch=sizes.patch,
-        dim=sizes.dim,
-        layers=sizes.layers,
-        heads=sizes.heads,
-        stem_convolutions=sizes.stem_convolutions,
-        name="image_encoder",
-        **options,
-    )
+    try:
+        return ViTEncoder(
+            size=sizes.size,
+            patch=sizes.patch,
+            dim=sizes.dim,
+            layers=sizes.layers,
+            heads=sizes.heads,
+            stem_convolutions=sizes.stem_convolutions,
+            name="image_encoder",
+            **options,
+        )
+    except EncoderError as error:
+        raise ConfigError(f"{option}: {error}") from None
 
 
 def untrained_bert(sizes: TextSizes, tokenizer: WordPiece | ClipTokenizer) -> BertEncoder:
     """A BERT over the ids of `tokenizer`.
 
     Raises:
-        ValueError: the sizes do not fit together.
+        EncoderError: the sizes do not fit together.
     """
     return BertEncoder(
         vocabulary_size=len(tokenizer),

@@ -15,6 +15,8 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 from tensorflow_text.tools.wordpiece_vocab import wordpiece_tokenizer_learner_lib as learner
 
+from tfrec.encoders.errors import EncoderError
+
 PAD, UNKNOWN, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL_TOKENS = (PAD, UNKNOWN, CLS, SEP, MASK)
 MAX_WORD = 100  # characters; BERT maps longer words to [UNK]
@@ -42,6 +44,9 @@ class WordPiece:
         lowercase: Lower case, as uncased models do.
         strip_accents: Drop accents; by default when `lowercase`, as BERT does.
         split_cjk: Treat each Chinese character as a word, as BERT does.
+
+    Raises:
+        EncoderError: The vocabulary lacks a special token, or the length leaves no room for them.
     """
 
     def __init__(
@@ -55,9 +60,9 @@ class WordPiece:
     ):
         missing = [token for token in SPECIAL_TOKENS[:4] if token not in vocabulary]
         if missing:
-            raise ValueError(f"vocabulary has no {missing}; a WordPiece vocabulary holds {SPECIAL_TOKENS[:4]}.")
+            raise EncoderError(f"vocabulary has no {missing}; a WordPiece vocabulary holds {SPECIAL_TOKENS[:4]}.")
         if sequence_length < 2:
-            raise ValueError(f"sequence_length={sequence_length} leaves no room for [CLS] and [SEP]; give 2 or more.")
+            raise EncoderError(f"sequence_length={sequence_length} leaves no room for [CLS] and [SEP]; give 2 or more.")
         self.vocabulary = tuple(vocabulary)
         self.sequence_length, self.lowercase, self.split_cjk = sequence_length, lowercase, split_cjk
         self.strip_accents = lowercase if strip_accents is None else strip_accents

@@ -15,6 +15,7 @@ from tfrec.encoders.checkpoints.sentences import load_sentence_pooling
 from tfrec.encoders.checkpoints.source import Checkpoint, CheckpointError, open_checkpoint
 from tfrec.encoders.checkpoints.tokenizers import load_clip_tokenizer, load_wordpiece
 from tfrec.encoders.checkpoints.vit import load_vit
+from tfrec.encoders.errors import EncoderError
 from tfrec.encoders.pooling import SentencePooling
 from tfrec.encoders.text import BertEncoder, ClipTextEncoder, ClipTokenizer, WordPiece
 
@@ -51,7 +52,10 @@ def load_image_encoder(
         return load_keras_resnet50(source, size=size, layers=layers, dropout=dropout)
     checkpoint = open_checkpoint(source)
     family = _family(checkpoint, IMAGE_FAMILIES, "image")
-    return IMAGE_FAMILIES[family](checkpoint, size=size, layers=layers, dropout=dropout)
+    try:
+        return IMAGE_FAMILIES[family](checkpoint, size=size, layers=layers, dropout=dropout)
+    except EncoderError as error:
+        raise CheckpointError(f"{source}: {error}") from None
 
 
 def load_text_encoder(
@@ -77,9 +81,17 @@ def load_text_encoder(
     Raises:
         CheckpointError: The weights cannot be had, or do not fit: the message names the tensors.
     """
-    if is_preset(source):
-        return load_bert_preset(source, sequence_length=sequence_length, layers=layers, dropout=dropout)
-    checkpoint = open_checkpoint(source)
+    try:
+        if is_preset(source):
+            return load_bert_preset(source, sequence_length=sequence_length, layers=layers, dropout=dropout)
+        return _load_text(open_checkpoint(source), sequence_length, layers=layers, dropout=dropout)
+    except EncoderError as error:
+        raise CheckpointError(f"{source}: {error}") from None
+
+
+def _load_text(
+    checkpoint: Checkpoint, sequence_length: int | None, *, layers: int | None, dropout: float | None
+) -> LoadedText:
     family = _family(checkpoint, (*BERT, *CLIP_TEXT), "text")
     length = _sequence_length(checkpoint, sequence_length)
     if family in CLIP_TEXT:
