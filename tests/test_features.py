@@ -201,6 +201,19 @@ def test_numbers_that_cannot_be_are_told_before_anything_is_read(option, says, c
     assert says in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("kind", "unit"), [("text", "text"), ("image", "photo")])
+def test_data_without_the_content_say_what_to_set(shop, sides, tmp_path, monkeypatch, kind, unit):
+    full = FeatureWriter(sides[kind], shop, tmp_path / "full").write()
+    monkeypatch.setattr(shop, "items", shop.items.assign(text=""))
+    monkeypatch.setattr(shop, "images", None)
+    says = f"no item has a {unit} for the frozen {kind} encoder; train with model.{kind}.enabled=false"
+    with pytest.raises(FeatureError, match=says):
+        FeatureWriter(sides[kind], shop, tmp_path / "empty").write()
+    assert not (tmp_path / "empty").exists()
+    with pytest.raises(FeatureError, match=says):
+        full.features(content_keys(kind, shop), pooled=True, data=shop.path)
+
+
 def test_a_store_that_is_not_filled_is_not_published(shop, sides, tmp_path):
     with pytest.raises(FeatureError, match=r"0 of \d+ texts were encoded"):
         FeatureWriter(sides["text"], shop, tmp_path, batch=-1).write()

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tests.small_encoders import make_shop
 from tfrec import layer_study, pretrain, text_model
-from tfrec.config import SYSTEMS, parse_config, read_yaml, recipe_path, save_config
+from tfrec.config import SYSTEMS, ConfigError, parse_config, read_yaml, recipe_path, save_config
 from tfrec.encoders.checkpoints import CheckpointError
 from tfrec.encoders.sides import load_image_side, load_text_side, sides_of
 from tfrec.encoders.text import WordPiece
@@ -146,6 +146,19 @@ def test_the_text_model_reads_left_to_right_and_learns(shop, tmp_path):
     changed[:, 4:] = 5
     np.testing.assert_allclose(model(words)[:, :4], model(changed)[:, :4], atol=1e-5)
     assert np.abs(model(words)[:, 5] - model(changed)[:, 5]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("", "no training item has a text"), ("red dress", "no test item has a text that no training item has")],
+)
+def test_data_that_a_text_model_cannot_learn_from_are_told(shop, tmp_path, monkeypatch, text, says):
+    same = shop.items.assign(text=text)
+    monkeypatch.setattr("pipelines.prepared.open_prepared", lambda path: shop)
+    monkeypatch.setattr(shop, "items", same)
+    with pytest.raises(ConfigError, match=says):
+        trained(shop, tmp_path / "run", "text-model", [])
+    assert not (tmp_path / "run" / "assets").exists()
 
 
 def test_words_of_texts_become_rows_with_start_end_and_unknown():

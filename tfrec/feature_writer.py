@@ -21,12 +21,11 @@ from tqdm import tqdm
 from pipelines.prepared import Prepared
 from tfrec.encoders.sides import Side, TextSide, save_side
 from tfrec.feature_blocks import IMAGE_BATCH, TEXT_BATCH, PhotoBlocks, TextBlocks, blocks_of, checked
-from tfrec.features import FORMAT, MANIFEST, FeatureError, SideStore, content_keys
+from tfrec.features import FORMAT, MANIFEST, UNITS, FeatureError, SideStore, content_keys
 
 log = logging.getLogger("tfrec")
 
 SAVE_SECONDS = 20.0
-UNITS = {"text": "text", "image": "photo"}
 
 
 @dataclass
@@ -71,6 +70,9 @@ class FeatureWriter:
 
         Returns:
             The store's side, which then holds every content of the dataset.
+
+        Raises:
+            FeatureError: the dataset has no content of the side, or the encoder gave what cannot be stored.
         """
         if self.aside.exists() and not self.folder.exists():  # stopped while one took the other's place
             self.aside.rename(self.folder)

@@ -19,6 +19,7 @@ from pipelines.prepared import Prepared
 FORMAT = "tfrec-features-1"
 MANIFEST = "manifest.json"
 SIDES = ("text", "image")
+UNITS = {"text": "text", "image": "photo"}  # what a side's contents are called
 
 
 class FeatureError(ValueError):
@@ -140,10 +141,22 @@ def stored_sides(store: Path) -> dict[str, SideStore]:
 
 
 def content_keys(kind: str, prepared: Prepared) -> list[str]:
-    """A hash of each item's text or first photo; `""` where it has none."""
+    """A hash of each item's text or first photo; `""` where it has none.
+
+    Raises:
+        FeatureError: no item has one.
+    """
     if kind == "text":
-        return [hashlib.sha256(text.encode()).hexdigest() if text else "" for text in prepared.items["text"]]
-    if prepared.images is None:
-        return [""] * len(prepared.items)
-    read = prepared.images.read
-    return [hashlib.sha256(read(keys[0])).hexdigest() if len(keys) else "" for keys in prepared.items["images"]]
+        found = [hashlib.sha256(text.encode()).hexdigest() if text else "" for text in prepared.items["text"]]
+    elif prepared.images is None:
+        found = []
+    else:
+        read = prepared.images.read
+        found = [hashlib.sha256(read(keys[0])).hexdigest() if len(keys) else "" for keys in prepared.items["images"]]
+    if not any(found):
+        other = {"text": "image", "image": "text"}[kind]
+        raise FeatureError(
+            f"{prepared.path}: no item has a {UNITS[kind]} for the frozen {kind} encoder; train with "
+            f"model.{kind}.enabled=false, encode with --side {other}"
+        )
+    return found

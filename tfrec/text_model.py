@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from pipelines.schema import TEST, TRAIN
 from tfrec.attention import ResumableDropout
+from tfrec.config import ConfigError
 from tfrec.encoders.wordpiece import count_words, split_words
 from tfrec.labels import item_splits
 from tfrec.text_model_config import CausalTextConfig
@@ -121,7 +122,11 @@ def train(config: CausalTextConfig, run_dir: Path) -> None:
 
 
 def assemble(config: CausalTextConfig, run_dir: Path):
-    """Model, training rows, held-out rows and vocabulary; what is learnt is kept in `RUN/assets`."""
+    """Model, training rows, held-out rows and vocabulary; what is learnt is kept in `RUN/assets`.
+
+    Raises:
+        ConfigError: the dataset has no texts to train on, or none to judge by.
+    """
     from pipelines.prepared import open_prepared
 
     prepared, path = open_prepared(config.data), run_dir / "assets" / "words.json"
@@ -131,7 +136,15 @@ def assemble(config: CausalTextConfig, run_dir: Path):
         order = np.random.default_rng([config.seed, 2]).permutation(len(texts))
         part = np.full(len(texts), TRAIN, np.int8)
         part[order[: max(1, round(len(texts) * config.task.test_share))]] = TEST
-    seen = [text for text, p in zip(texts, part) if text and p == TRAIN]
+    seen, held = [text for text, p in zip(texts, part) if text and p == TRAIN], held_texts(texts, part)
+    if not seen:
+        raise ConfigError(f"--data {config.data}: no training item has a text; this recipe learns from texts alone")
+    if not held:
+        raise ConfigError(
+            f"--data {config.data}: no test item has a text that no training item has, so there is nothing to judge by; "
+            "prepare the data with another split, or (where their items have none) raise "
+            f"task.test_share={config.task.test_share}"
+        )
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(
@@ -150,7 +163,7 @@ def assemble(config: CausalTextConfig, run_dir: Path):
         label_smoothing=config.task.label_smoothing,
     )
     model(np.ones((1, options.length), np.int32))
-    rows = [to_rows(chosen, vocabulary, options.length) for chosen in (seen, held_texts(texts, part))]
+    rows = [to_rows(chosen, vocabulary, options.length) for chosen in (seen, held)]
     return model, *rows, vocabulary
 
 
