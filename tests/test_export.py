@@ -90,7 +90,7 @@ def test_the_command_publishes_pairs_and_keeps_the_newest(tmp_path, monkeypatch,
 def test_numbers_that_cannot_be_are_told_before_anything_is_published(tmp_path, capsys, option, number):
     with pytest.raises(SystemExit, match="2"):
         command.main(["--run", str(tmp_path), "--name", "shop", "--root", str(tmp_path), option, number])
-    assert f"{option}: {number} must be at least 1" in capsys.readouterr().err
+    assert f"{option}: {number!r} is not a whole number of at least 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("published", [0, 1, 2])

@@ -189,11 +189,11 @@ def test_a_store_that_lacks_items_or_is_broken_says_so(shop, sides, tmp_path):
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        (["--batch", "-1"], "--batch: -1 must be at least 1"),
-        (["--pool", "0"], "--pool: 0 must be at least 1"),
-        (["--length", "1"], "--length: 1 must be at least 2"),
-        (["--size", "32", "0"], "--size: 0 must be at least 1"),
-        (["--part", "none"], "--part: invalid number value: 'none'"),
+        (["--batch", "-1"], "--batch: '-1' is not a whole number of at least 1"),
+        (["--pool", "0"], "--pool: '0' is not a whole number of at least 1"),
+        (["--length", "1"], "--length: '1' is not a whole number of at least 2"),
+        (["--size", "32", "0"], "--size: '0' is not a whole number of at least 1"),
+        (["--part", "none"], "--part: 'none' is not a whole number of at least 1"),
     ],
 )
 def test_numbers_that_cannot_be_are_told_before_anything_is_read(option, says, capsys):

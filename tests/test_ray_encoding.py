@@ -105,7 +105,7 @@ def test_wrong_engines_are_told(shop, tmp_path, capsys, monkeypatch):
     words = ["--weights", str(weights), "--data", str(shop.path), "--out", str(tmp_path / "out"), "--engine", "ray"]
     with pytest.raises(SystemExit, match="2"):
         command.main([*words, "--workers", "0"])
-    assert "--workers: 0 must be at least 1" in capsys.readouterr().err
+    assert "--workers: '0' is not a whole number of at least 1" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "ray", None)
     assert command.main(words) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "error: --engine ray needs Ray: pip install '.[ray]'"

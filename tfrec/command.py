@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from collections.abc import Callable
@@ -49,18 +48,6 @@ def is_users(error: BaseException) -> bool:
     """Whether an error speaks to the user: tfrec's own (`ConfigError`, `PreparedError` ...) or the file system's."""
     own = type(error).__module__.split(".")[0] in ("tfrec", "pipelines")
     return own or isinstance(error, OSError)
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """The `type` of an option of an argument parser that is a whole number of `least` or more."""
-
-    def number(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value} must be at least {least}")
-        return value
-
-    return number
 
 
 def log_to(path: Path) -> None:

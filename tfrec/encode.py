@@ -15,8 +15,9 @@ import logging
 import sys
 from functools import partial
 
+from pipelines.arguments import whole_number
 from pipelines.remote import local_path, location
-from tfrec.command import at_least, run_command
+from tfrec.command import run_command
 
 log = logging.getLogger("tfrec")
 
@@ -98,10 +99,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", type=location, required=True, metavar="PREPARED", help="prepared dataset")
     add("--out", type=local_path, required=True, metavar="FEATURES", help="the store: made, or brought up to date")
     add("--side", choices=("both", "text", "image"), default="both", help="of weights with both (CLIP): which to use")
-    add("--length", type=at_least(2), default=64, help="ids per text (default: %(default)s)")
+    add("--length", type=whole_number(2), default=64, help="ids per text (default: %(default)s)")
     add(
         "--size",
-        type=at_least(1),
+        type=whole_number(1),
         nargs="+",
         metavar="PIXELS",
         help="side, or height and width, of photos (default: as published)",
@@ -115,12 +116,12 @@ def _parser() -> argparse.ArgumentParser:
         )
     add(
         "--pool",
-        type=at_least(1),
+        type=whole_number(1),
         default=1,
         metavar="SIDE",
         help="average patch tokens over squares of so many (default: 1)",
     )
-    add("--batch", type=at_least(1), help="texts or photos encoded at a time (default: 64 texts, 32 photos)")
+    add("--batch", type=whole_number(1), help="texts or photos encoded at a time (default: 64 texts, 32 photos)")
     add(
         "--precision",
         choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
@@ -128,10 +129,10 @@ def _parser() -> argparse.ArgumentParser:
         help="compute type (default: %(default)s)",
     )
     add("--engine", choices=("local", "ray"), default="local", help="who encodes (default: %(default)s)")
-    add("--workers", type=at_least(1), default=2, help="processes of --engine ray (default: %(default)s)")
+    add("--workers", type=whole_number(1), default=2, help="processes of --engine ray (default: %(default)s)")
     add(
         "--part",
-        type=at_least(1),
+        type=whole_number(1),
         default=2048,
         help="texts or photos that one of them encodes at a time (default: %(default)s)",
     )

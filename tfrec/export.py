@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.arguments import whole_number
 from pipelines.remote import local_path, location
-from tfrec.command import at_least
 from tfrec.publish import PublishError, check_name, keep_last, next_version, publish_version, versions
 
 if TYPE_CHECKING:
@@ -167,16 +167,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PREPARED",
         help="a prepared dataset with further items, which are encoded with the run's towers",
     )
-    add("--max-k", type=at_least(1), default=500, help="largest k that is answered (default: %(default)s)")
+    add("--max-k", type=whole_number(1), default=500, help="largest k that is answered (default: %(default)s)")
     add("--recall", type=float, default=0.98, help="recall@12 to tune ScaNN to (default: %(default)s)")
-    add("--leaves", type=at_least(1), help="partitions of ScaNN (default: by the number of items)")
+    add("--leaves", type=whole_number(1), help="partitions of ScaNN (default: by the number of items)")
     add(
         "--max-users",
         type=int,
         default=200_000,
         help="up to so many customers, keep their histories for recommend_user (default: %(default)s)",
     )
-    add("--keep", type=at_least(1), metavar="N", help="delete all but the newest N versions afterwards")
+    add("--keep", type=whole_number(1), metavar="N", help="delete all but the newest N versions afterwards")
     return parser
 
 
