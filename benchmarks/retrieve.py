@@ -229,8 +229,8 @@ def item_names(items: int) -> list[str]:
     return [f"{row:010d}" for row in range(items)]
 
 
-def make_towers(items: int):
-    """A history tower over a table of item vectors, with random weights, as export wants it."""
+def make_towers(items: int, length: int = LENGTH):
+    """A tower of histories of `length` over a table of item vectors, with random weights, as export wants it."""
     import tensorflow as tf
 
     from tfrec.towers import HistoryTower
@@ -241,7 +241,7 @@ def make_towers(items: int):
         def __init__(self):
             super().__init__()
             self.table = tf.Variable(item_vectors(items), trainable=False)
-            self.tower = HistoryTower(DIM, LENGTH, layers=LAYERS, heads=4)
+            self.tower = HistoryTower(DIM, length, layers=LAYERS, heads=4)
 
         def query(self, history, days_ago, user_fields):
             del user_fields
@@ -265,28 +265,29 @@ def item_vectors(items: int) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def model_folder(items: int) -> Path:
-    """The ScaNN model of a catalogue."""
-    return FOLDER / "models" / f"items{items}_scann"
+def model_folder(items: int, length: int = LENGTH) -> Path:
+    """The ScaNN model of a catalogue, for histories of `length`."""
+    return FOLDER / "models" / f"items{items}x{length}_scann"
 
 
-def publish_model(items: int) -> None:
+def publish_model(items: int, length: int = LENGTH) -> None:
     """Export a run with random weights, unless it is there."""
-    if model_folder(items).exists():
+    folder = model_folder(items, length)
+    if folder.exists():
         return
     from tfrec.export import export_run
     from tfrec.runs import Run
 
     run = Run(
         name="benchmark",
-        towers=make_towers(items),
+        towers=make_towers(items, length),
         item_ids=item_names(items),
         item_vectors=item_vectors(items),
         popularity=np.arange(items, 0, -1, dtype=np.float32),
-        history_length=LENGTH,
+        history_length=length,
         config={},
     )
-    export_run(run, f"items{items}", model_folder(items).parent)
+    export_run(run, folder.name.removesuffix("_scann"), folder.parent)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
 python -m benchmarks.serving                                    a made-up shop with H&M's 105,000 items
 python -m benchmarks.serving --model saved_models/hm_scann --only swap,overload
 
-The server, the publisher of new versions and the clients are a process each. The made-up shop has `hm-small`'s towers
-with random weights. The saturation is the most that any number of clients in `CLIENTS` gets answered. What is measured,
-each printed with its criterion:
+The server, the publisher of new versions and the clients are a process each. The made-up shop reads histories of 50 with
+two blocks of 128 dimensions, of random weights. The saturation is the most that any number of clients in `CLIENTS` gets
+answered. What is measured, each printed with its criterion:
 
 first     the first request after a start (<= 2 of the 99th percentile of those that follow)
 half      two minutes at half saturation (p99/p50 <= 3, no errors)
@@ -39,8 +39,9 @@ from tfrec.publish import find_version
 
 CLIENTS = (32, 64, 128)  # that each wait for their answer: fewer leave the model idle, more wait for each other
 FOLLOWING_SECONDS = 2.0  # of requests that the first one is compared with
-ITEMS = 105_000  # of the made-up shop
-MADE_UP = model_folder(ITEMS)
+ITEMS, HISTORY = 105_000, 50  # of the made-up shop
+PURCHASES = 23  # of a customer, on average; the newest `HISTORY` are sent
+MADE_UP = model_folder(ITEMS, HISTORY)
 SETTLED = 5  # swaps after which memory is settled: the first ones fill caches that every later one finds
 SWAP_LIMIT = 120.0  # seconds that a swap may take
 
@@ -178,7 +179,7 @@ NAMES = ["first", *MEASUREMENTS]
 def measure(options: argparse.Namespace, say: Callable[[str], object] = print) -> dict[str, Finding]:
     """Run the measurements that the options name, print each, and return what they found."""
     if options.model == MADE_UP:
-        publish_model(ITEMS)
+        publish_model(ITEMS, HISTORY)
     source = find_version(options.model)
     bodies, found = bodies_of(source), {}
     say(f"{source} on {machine()}")
@@ -226,14 +227,15 @@ def server(model: Path, options: Sequence[str]) -> Iterator[tuple[str, int]]:
 
 
 def bodies_of(version: Path) -> list[bytes]:
-    """Requests for twelve items with one to eight purchases, of the items that the version's warm-up names."""
+    """Requests for twelve items with as many purchases as H&M's customers have, of the items that the warm-up names."""
     from tfrec.warmup import read_warmup
 
     requests = dict(read_warmup(version))
     named = [*requests["recommend"]["history"].flat, *requests["similar"]["item_id"].flat]
     items = sorted({item.decode() for item in named} - {""})
     random = np.random.default_rng(0)
-    histories = (random.choice(items, random.integers(1, 9)).tolist() for _ in range(500))
+    lengths = np.minimum(random.geometric(1 / PURCHASES, 500), HISTORY)
+    histories = (random.choice(items, length).tolist() for length in lengths)
     return [json.dumps({"inputs": {"history": [history], "k": [12]}}).encode() for history in histories]
 
 

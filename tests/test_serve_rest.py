@@ -10,12 +10,17 @@ import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from tests.serving_fakes import make_run
 from tests.serving_server import ask, large_shop, republish, running
 from tests.test_serving_model import best, mean_of, photo_bytes, popular
+from tfrec.serve.tensors_json import encode
 
 ITEMS = 1200
 
@@ -311,3 +316,36 @@ def test_what_one_turn_of_the_loop_logs_is_written_at_once_and_errors_immediatel
     asyncio.run(turns())
     logger.info("four")
     assert [line for written in stream.writes[2:] for line in written] == ["four"]
+
+
+FLOATS = st.floats(width=32) | st.sampled_from([np.nan, np.inf, -np.inf])
+
+
+@given(
+    scores=arrays(np.float32, st.tuples(st.integers(1, 3), st.integers(1, 4)), elements=FLOATS),
+    named=st.lists(st.binary(max_size=8), min_size=1, max_size=3),
+    rows=st.booleans(),
+)
+def test_an_answer_holds_what_the_model_said(scores, named, rows):
+    """Read back by a parser that knows NaN, as TensorFlow Serving's clients must."""
+    names = np.array(named, object)
+    names, scores = names[: len(scores)], scores[: len(names)]
+    outputs = {"score": scores, "item_id": names, "count": np.arange(len(names))}
+    answer = json.loads(encode(outputs, rows=rows))
+    if rows:
+        found = {name: [row[name] for row in answer["predictions"]] for name in outputs}
+    else:
+        found = answer["outputs"]
+    np.testing.assert_array_equal(np.array(found["score"], np.float32), scores)
+    assert found["count"] == list(range(len(names)))
+    said = [base64.b64decode(one["b64"]) if isinstance(one, dict) else one.encode() for one in found["item_id"]]
+    assert said == list(names)
+
+
+@pytest.mark.parametrize("odd", [2**70, "\ud800", b"bytes"])
+def test_a_log_line_takes_whatever_a_client_sends(odd):
+    from tfrec.serve.logs import JsonLines
+
+    record = logging.LogRecord("tfrec.serve", logging.INFO, "", 0, "request", None, None)
+    record.fields = {"path": odd}
+    assert "path" in json.loads(JsonLines().format(record))

@@ -8,9 +8,16 @@ import logging
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import Any, TextIO
 
-ENCODE = json.JSONEncoder(ensure_ascii=False, default=str).encode  # `json.dumps` would make one for each line
+import orjson
+
+
+def _encode(line: dict[str, Any]) -> str:
+    try:
+        return orjson.dumps(line, default=str).decode()
+    except TypeError:  # numbers beyond 64 bits, text that is not Unicode: which clients may send
+        return json.dumps(line, default=str)
 
 
 class JsonLines(logging.Formatter):
@@ -26,7 +33,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return ENCODE(line)
+        return _encode(line)
 
 
 class TurnHandler(logging.StreamHandler):

@@ -55,7 +55,7 @@ class RestApi:
             return found
 
         outputs = await self._service.predict(_address(request), name, arrays, request[CALLED])
-        return web.json_response(encode(outputs, rows=in_rows))
+        return web.Response(body=encode(outputs, rows=in_rows), content_type="application/json", charset="utf-8")
 
     async def _list(self, request: web.Request) -> web.Response:
         """The models that are served: an addition to TensorFlow Serving's interface."""

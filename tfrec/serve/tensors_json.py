@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import orjson
 
 from tfrec.serve.errors import ServeError, invalid, shown
 from tfrec.serve.signatures import Arrays, InputSpec, Signature
@@ -68,17 +69,23 @@ def decode(body: Mapping[str, Any], signature: Signature, *, max_values: int) ->
 def request_body(signature: str, inputs: Arrays) -> bytes:
     """A predict request in columns."""
     columns = {name: _plain(array) for name, array in inputs.items()}
-    return json.dumps({"signature_name": signature, "inputs": columns}).encode()
+    return json.dumps({"signature_name": signature, "inputs": columns}, default=_listed).encode()
 
 
-def encode(outputs: Arrays, *, rows: bool) -> dict[str, Any]:
-    """Outputs as TensorFlow Serving writes them: `predictions` for rows, `outputs` for columns."""
-    listed = {name: _plain(array) for name, array in outputs.items()}
+def encode(outputs: Arrays, *, rows: bool) -> bytes:
+    """Outputs as TensorFlow Serving writes them: `predictions` for rows, `outputs` for columns; NaN as `NaN`."""
+    answer = _answer({name: _plain(array) for name, array in outputs.items()}, rows)
+    if all(array.dtype == object or np.isfinite(array).all() for array in outputs.values()):
+        return orjson.dumps(answer, default=_listed, option=orjson.OPT_SERIALIZE_NUMPY)
+    return json.dumps(answer, default=_listed).encode()  # orjson would write null
+
+
+def _answer(outputs: dict[str, Any], rows: bool) -> dict[str, Any]:
     if not rows:
-        return {"outputs": next(iter(listed.values())) if len(listed) == 1 else listed}
-    if len(listed) == 1:
-        return {"predictions": next(iter(listed.values()))}
-    return {"predictions": [dict(zip(listed, values, strict=True)) for values in zip(*listed.values(), strict=True)]}
+        return {"outputs": next(iter(outputs.values())) if len(outputs) == 1 else outputs}
+    if len(outputs) == 1:
+        return {"predictions": next(iter(outputs.values()))}
+    return {"predictions": [dict(zip(outputs, values, strict=True)) for values in zip(*outputs.values(), strict=True)]}
 
 
 def _columns(instances: Any, signature: Signature) -> dict[str, Any]:
@@ -155,10 +162,16 @@ def _bytes(value: Any) -> bytes:
     raise TypeError
 
 
-def _plain(array: np.ndarray) -> list[Any]:
+def _plain(array: np.ndarray) -> np.ndarray | list[Any]:
+    """Numbers as they are, which orjson writes as short as float32 is; bytes as text."""
     if array.dtype != object:
-        return array.tolist()
+        return np.ascontiguousarray(array)
     return [_text(value) if isinstance(value, bytes) else _plain(value) for value in array]
+
+
+def _listed(value: Any) -> Any:
+    """NumPy's arrays and numbers for encoders that do not know them."""
+    return value.tolist()
 
 
 def _text(value: bytes) -> str | dict[str, str]:
