@@ -18,19 +18,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from benchmarks.measure import Ratio, add_json, machine, write_ratios
 from tfrec.index import ScannIndex, partition_training
-from tfrec.index_tuning import recall_against
+from tfrec.index_tuning import REORDER, leaf_counts, recall_against
 from tfrec.search import exact_top_k
 
 K = 12
 BATCHES = (1, 256, 1024, 4096)
-LEAVES = (0.001, 0.002, 0.003, 0.006, 0.012, 0.025, 0.05, 0.1, 0.2, 0.4)
-REORDER = (36, 75, 150, 300, 600)
+REORDERED = (2, 4, 8)  # times K, by faiss's IVF-PQ
 SEARCH_DEPTHS = (16, 32, 64, 128, 256, 512, 1024)  # of a graph, or lists probed
 
 Search = Callable[[np.ndarray], np.ndarray]
@@ -109,14 +109,17 @@ def peers(vectors: np.ndarray) -> dict[str, Callable[[int], Search]]:
         hnsw = faiss.IndexHNSWFlat(dim, 32, faiss.METRIC_INNER_PRODUCT)
         hnsw.hnsw.efConstruction = 200
         hnsw.add(vectors)
-        found["faiss HNSW"] = lambda depth: faiss_search(hnsw, depth, "efSearch", hnsw.hnsw)
+        found["faiss HNSW"] = lambda depth: faiss_search(hnsw, (hnsw.hnsw, "efSearch", depth))
         lists = max(16, round(4 * len(vectors) ** 0.5))
         ivf = faiss.index_factory(dim, f"IVF{lists},PQ{dim // 2}x4fs,RFlat", faiss.METRIC_INNER_PRODUCT)
         ivf.train(vectors)
         ivf.add(vectors)
-        ivf.k_factor = 8
         base = faiss.extract_index_ivf(ivf.base_index)
-        found["faiss IVF-PQ"] = lambda depth: faiss_search(ivf, max(1, depth // 8), "nprobe", base)
+
+        def ivf_search(factor: int) -> Callable[[int], Search]:
+            return lambda depth: faiss_search(ivf, (base, "nprobe", max(1, depth // 8)), (ivf, "k_factor", factor))
+
+        found |= {f"faiss IVF-PQ {factor}": ivf_search(factor) for factor in REORDERED}
     try:
         hnswlib = importlib.import_module("hnswlib")
     except ImportError:
@@ -137,20 +140,20 @@ def peers(vectors: np.ndarray) -> dict[str, Callable[[int], Search]]:
     return found
 
 
-def faiss_search(index, depth: int, name: str, holder) -> Search:
-    """A faiss search at one depth; the depth is an attribute, so it is set at every call."""
+def faiss_search(index, *effort: tuple[Any, str, int]) -> Search:
+    """A faiss search with an effort: attributes of the index or of its parts, so they are set at every call."""
 
     def run(queries: np.ndarray) -> np.ndarray:
-        setattr(holder, name, depth)
+        for holder, name, value in effort:
+            setattr(holder, name, value)
         return index.search(queries, K)[1]
 
     return run
 
 
 def scann_settings(search: Callable[[int, int], Search], index: ScannIndex, queries, exact) -> list[tuple]:
-    """(recall, leaves, reorder) over the grid."""
-    leaves = sorted({max(1, round(share * index.leaves)) for share in LEAVES})
-    pairs = [(count, reorder) for count in leaves for reorder in REORDER]
+    """(recall, leaves, reorder) over the grid of `tfrec.export`."""
+    pairs = [(count, reorder) for count in leaf_counts(index.leaves) for reorder in REORDER]
     return [(recall_against(np.asarray(search(*pair)(queries)), exact), *pair) for pair in pairs]
 
 

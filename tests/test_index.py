@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tests.serving_fakes import make_vectors
 from tfrec import index as index_module
+from tfrec import index_tuning
 from tfrec.index import (
     MIN_SCANN_ITEMS,
     ExactIndex,
@@ -184,6 +185,20 @@ def test_tuning_reaches_its_target_on_other_queries_too(vectors, queries):
     _, rows = run(index, queries[150:], 12)
     index.release()
     assert recall_against(rows, oracle(queries[150:], vectors, 12)) >= 0.93
+
+
+@pytest.mark.parametrize(("worth", "counts"), [(0.0, [20, 50]), (1e9, [20])])
+def test_finer_partitions_are_built_where_a_search_costs_much(vectors, queries, monkeypatch, worth, counts):
+    monkeypatch.setattr(index_tuning, "WORTH_FINER", worth)
+    told: list[str] = []
+    index, report = build_scann(vectors, queries=queries, target=0.95, progress=told.append)
+    assert [int(text.split()[-2]) for text in told if text.startswith("building")] == counts
+    assert report.recall >= 0.95
+    assert index.leaves == report.settings["leaves"]
+    assert index.leaves in counts
+    _, rows = run(index, queries, 12)
+    index.release()
+    assert recall_against(rows, oracle(queries, vectors, 12)) >= 0.93
 
 
 @pytest.mark.parametrize(("items", "target", "note"), [(200, 0.98, "too few for ScaNN"), (ITEMS, 1.01, "at its best")])

@@ -24,6 +24,7 @@ from tfrec.scores import LOWEST
 MIN_SCANN_ITEMS = 1000  # below, a matrix product is as fast and ScaNN's partitions hold too little to train on
 SCORES_AT_ONCE = 1 << 25  # floats of the score matrix that the exact search holds: 128 MiB
 TRAINING_ITEMS, TRAINING_ROUNDS = 250_000, 60  # of the k-means that makes the partitions
+ITEMS_OF_FINE_LEAF, MOST_LEAVES = 40, 25_000
 SMALL_PIECE = 16  # queries below which a piece of a batch is not worth a thread of its own
 PARALLEL_CHUNK = 256  # queries that ScaNN's own parallel search hands to a thread at once
 
@@ -302,6 +303,14 @@ def partition_training(vectors: np.ndarray) -> dict[str, Any]:
 def default_leaves(items: int) -> int:
     """Partitions that suit a catalogue: about 1,000 at 100,000 items and 4,000 at a million."""
     return max(1, min(round(items**0.6), items // 100))
+
+
+def finer_leaves(items: int) -> int:
+    """Partitions of about forty items, where those of `default_leaves` hold pieces of too many clusters.
+
+    Training them takes minutes at a million items, and longer in proportion to both; so there are never more.
+    """
+    return max(1, min(items // ITEMS_OF_FINE_LEAF, MOST_LEAVES))
 
 
 def load_scann_ops() -> Path:

@@ -9,14 +9,16 @@ from itertools import product
 import numpy as np
 import tensorflow as tf
 
-from tfrec.index import MIN_SCANN_ITEMS, ExactIndex, ScannIndex
+from tfrec.index import MIN_SCANN_ITEMS, ExactIndex, ScannIndex, default_leaves, finer_leaves
 from tfrec.search import exact_top_k
 
+FEW_LEAVES = (1, 2, 4, 8, 16)
 LEAF_SHARES = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.35, 0.6, 1.0)  # of all leaves
 REORDER = (24, 36, 50, 75, 100, 150, 250, 400, 800)
 # Exact reordering reads a whole vector from anywhere in memory; scoring a code streams half a byte a
 # dimension. Measured at 105,000 x 128, one reordered candidate costs about as much as 30 scored codes.
 REORDER_COST = 30
+WORTH_FINER = 1.25  # times what is left where many more leaves find at once: what a search must cost to build them
 JITTER = 0.1
 QUERIES = 2000
 
@@ -67,7 +69,7 @@ def build_scann(
         vectors: finite item vectors float32 `[N, D]`.
         queries: real query vectors float32 `[Q, D]`; item vectors with noise where None.
         k, target: the recall@k to reach.
-        leaves: partitions; chosen by the number of items where None.
+        leaves: partitions; where None, by the number of items, and many more where that makes a search cheaper.
         seed: of the sample of queries.
         progress: told what happens.
 
@@ -79,22 +81,35 @@ def build_scann(
         note = f"{items} items are too few for ScaNN; the exact index is used, which is as fast at this size"
         progress(note)
         return ExactIndex(vectors), IndexReport("exact", items, dim, note, k, target=target)
-    progress(f"building ScaNN of {items} x {dim}")
-    index = ScannIndex(vectors, leaves=leaves)
     sample, source = _sample_queries(vectors, queries, seed)
-    settings, recall = _cheapest(index, sample, exact_top_k(sample, vectors, k)[0], k, target)
-    report = IndexReport("scann", items, dim, "", k, recall, target, len(sample), source)
-    if recall < target:
-        index.release()
+    exact = exact_top_k(sample, vectors, k)[0]
+
+    def built(count: int) -> _Tuned:
+        progress(f"building ScaNN of {items} x {dim} in {count} leaves")
+        return _tuned(ScannIndex(vectors, leaves=count), sample, exact, k, target)
+
+    best = built(leaves or default_leaves(items))
+    finer = finer_leaves(items)
+    if leaves is None and best.cost > WORTH_FINER * (finer + best.reorder * REORDER_COST):
+        best = _better(best, built(finer), target)
+    report = IndexReport("scann", items, dim, "", k, best.recall, target, len(sample), source)
+    if best.recall < target:
+        best.index.release()
         report.kind, report.recall = "exact", 1.0
-        report.note = f"ScaNN reached recall@{k} {recall:.4f} of {target} at its best; the exact index is used"
+        report.note = f"ScaNN reached recall@{k} {best.recall:.4f} of {target} at its best; the exact index is used"
         progress(report.note)
         return ExactIndex(vectors), report
-    leaves_to_search, reorder = settings
-    index.tune(k=k, leaves_to_search=leaves_to_search, reorder=reorder)
-    report.settings = {"leaves": index.leaves, "leaves_to_search": leaves_to_search, "reorder": reorder}
-    progress(f"ScaNN: recall@{k} {recall:.4f} against exact with {leaves_to_search} of {index.leaves} leaves")
+    index = best.index
+    index.tune(k=k, leaves_to_search=best.leaves_to_search, reorder=best.reorder)
+    report.settings = {"leaves": index.leaves, "leaves_to_search": best.leaves_to_search, "reorder": best.reorder}
+    progress(f"ScaNN: recall@{k} {best.recall:.4f} against exact with {best.leaves_to_search} of {index.leaves} leaves")
     return index, report
+
+
+def leaf_counts(leaves: int) -> list[int]:
+    """How many of an index's leaves a search may look into: what is tried, rising."""
+    shares = {max(1, round(share * leaves)) for share in LEAF_SHARES}
+    return sorted(shares | {count for count in FEW_LEAVES if count < min(shares)})
 
 
 def recall_against(found: np.ndarray, exact: np.ndarray) -> float:
@@ -112,8 +127,35 @@ def _sample_queries(vectors: np.ndarray, queries: np.ndarray | None, seed: int) 
     return (chosen + noise).astype(np.float32), "item vectors with noise"
 
 
-def _cheapest(index: ScannIndex, queries: np.ndarray, exact: np.ndarray, k: int, target: float):
-    """The cheapest settings (leaves searched, reordered) with `target` recall, tried in order of rising cost.
+@dataclass(frozen=True)
+class _Tuned:
+    """An index with its cheapest settings, and what a search then costs: codes scored, or as much work."""
+
+    index: ScannIndex
+    leaves_to_search: int
+    reorder: int
+    recall: float
+
+    @property
+    def cost(self) -> float:
+        """Of finding the leaves, scoring what is in them, and reordering the best."""
+        return self.index.leaves + _search_cost(self.index, self.leaves_to_search, self.reorder)
+
+
+def _search_cost(index: ScannIndex, leaves_to_search: int, reorder: int) -> float:
+    return leaves_to_search * index.items / index.leaves + reorder * REORDER_COST
+
+
+def _better(coarse: _Tuned, fine: _Tuned, target: float) -> _Tuned:
+    """The cheaper index of those with `target` recall, or the one with more; the other is freed."""
+    coarse_first = (coarse.recall < target, coarse.cost) <= (fine.recall < target, fine.cost)
+    best, other = (coarse, fine) if coarse_first else (fine, coarse)
+    other.index.release()
+    return best
+
+
+def _tuned(index: ScannIndex, queries: np.ndarray, exact: np.ndarray, k: int, target: float) -> _Tuned:
+    """The cheapest settings with `target` recall, tried in order of rising cost; the best recall where none has it.
 
     Cost is counted in codes scored, not in seconds, so that two exports of a model choose alike. Settings
     that cannot succeed, because another with at least the same of both has failed, are skipped.
@@ -129,10 +171,8 @@ def _cheapest(index: ScannIndex, queries: np.ndarray, exact: np.ndarray, k: int,
     def search(batch, leaves_to_search, reorder):
         return index.search_with(batch, k, leaves_to_search, reorder)
 
-    leaves = sorted({max(1, round(share * index.leaves)) for share in LEAF_SHARES})
     reorders = [min(count, index.items) for count in REORDER if count >= 2 * k] or [min(2 * k, index.items)]
-    per_leaf = index.items / index.leaves
-    grid = sorted(product(leaves, reorders), key=lambda pair: pair[0] * per_leaf + pair[1] * REORDER_COST)
+    grid = sorted(product(leaf_counts(index.leaves), reorders), key=lambda pair: _search_cost(index, *pair))
     best, best_recall = grid[-1], -1.0
     failed: list = []
     for pair in grid:
@@ -142,8 +182,8 @@ def _cheapest(index: ScannIndex, queries: np.ndarray, exact: np.ndarray, k: int,
         found = np.where(np.isnan(scores), -1, rows)  # short rows are filled with item 0 and NaN
         recall = recall_against(found, exact)
         if recall >= target:
-            return pair, recall
+            return _Tuned(index, *pair, recall)
         failed.append(pair)
         if recall > best_recall:
             best, best_recall = pair, recall
-    return best, best_recall
+    return _Tuned(index, *best, best_recall)
