@@ -87,7 +87,10 @@ types: $(VENV)/.installed-dev ## mypy
 	$(PY) -m mypy
 
 bench: $(VENV)/.installed-dev $(DEMO_RECS) ## the benchmarks' tables (all: hours); some: make bench BENCH="photos index"; the demo first
-	@for name in $(BENCH); do echo "== $$name"; $(PY) -m benchmarks.$$name; done
+	@failed=""; for name in $(BENCH); do \
+	  figures=benchmarks/figures/$$name.json; \
+	  echo "== $$name"; $(PY) -m benchmarks.$$name $$([ ! -f $$figures ] || echo --json $$figures) || failed="$$failed $$name"; \
+	done; [ -z "$$failed" ] || { echo "missed a criterion or failed:$$failed" >&2; exit 1; }
 
 # ---- upkeep ----------------------------------------------------------------------------------------------------
 
