@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> dict:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--photos", type=int, default=300, help="how many (default: 300)")
+    parser.add_argument("--photos", type=int, default=1000, help="how many (default: 300)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each contender (default: 3)")
     add_json(parser)
     args = parser.parse_args(arguments)

@@ -23,8 +23,8 @@ from tfrec.scores import LOWEST
 
 MIN_SCANN_ITEMS = 1000  # below, a matrix product is as fast and ScaNN's partitions hold too little to train on
 SCORES_AT_ONCE = 1 << 25  # floats of the score matrix that the exact search holds: 128 MiB
-TRAINING_ITEMS, TRAINING_ROUNDS = 250_000, 60  # of the k-means that makes the partitions
-ITEMS_OF_FINE_LEAF, MOST_LEAVES = 40, 25_000
+TRAINING_ITEMS, TRAINING_ROUNDS, FINE_TRAINING_ROUNDS = 250_000, 60, 10  # of the k-means that makes the partitions
+ITEMS_OF_FINE_LEAF, MOST_LEAVES = 40, 24_000
 SMALL_PIECE = 16  # queries below which a piece of a batch is not worth a thread of its own
 PARALLEL_CHUNK = 256  # queries that ScaNN's own parallel search hands to a thread at once
 
@@ -172,7 +172,7 @@ class ScannIndex(tf.Module):
 
         _let_searches_run_side_by_side()
         builder = scann_ops.builder(vectors, self.tuned_k, "dot_product")
-        builder = builder.tree(self.leaves, self.leaves_to_search, **partition_training(vectors))
+        builder = builder.tree(self.leaves, self.leaves_to_search, **partition_training(vectors, self.leaves))
         builder = builder.score_ah(2, anisotropic_quantization_threshold=0.2)
         builder = builder.set_n_training_threads(len(os.sched_getaffinity(0)))
         searcher = builder.reorder(self.reorder).build()
@@ -284,16 +284,20 @@ class ScannIndex(tf.Module):
         tf.raw_ops.DestroyResourceOp(resource=self._searcher())
 
 
-def partition_training(vectors: np.ndarray) -> dict[str, Any]:
-    """How ScaNN learns the partitions of item vectors `[N, D]`: the options of its builder's `tree`.
+def partition_training(vectors: np.ndarray, leaves: int) -> dict[str, Any]:
+    """How ScaNN learns so many partitions of item vectors `[N, D]`: the options of its builder's `tree`.
 
     Vectors of one length are clustered on their sphere, in five times the rounds of ScaNN's default, with AVQ,
     and small clusters stay: a query of 105,000 clustered items then finds in 2 leaves what took more than 64.
+    More leaves than `default_leaves` start far from each other (k-means++), and few rounds do: started at random,
+    many a cluster has no leaf near it, and its items lie all over.
     """
     lengths = np.linalg.norm(vectors, axis=1)
+    fine = leaves > default_leaves(len(vectors))
     return {
         "training_sample_size": min(len(vectors), TRAINING_ITEMS),
-        "training_iterations": TRAINING_ROUNDS,
+        "training_iterations": FINE_TRAINING_ROUNDS if fine else TRAINING_ROUNDS,
+        "random_init": not fine,
         "min_partition_size": 5,
         "spherical": bool(np.ptp(lengths) <= 1e-3 * lengths.max()),
         "avq": 2.5,
