@@ -1,6 +1,6 @@
 """Shop photos -> checked, antialiased, small JPEGs, stored; against how tutorials and how fast scripts do it.
 
-    python -m benchmarks.photos --photos 1000
+    python -m benchmarks.photos
 
 `tfrec` checks every photo and writes the image store. `Pillow draft` scales in the JPEG decoder, resizes, and writes
 one file a photo, on as many threads as there are cores, without a check. `DataLoader` decodes at full size, resizes
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> dict:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--photos", type=int, default=1000, help="how many (default: 300)")
+    parser.add_argument("--photos", type=int, default=1000, help="how many (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each contender (default: 3)")
     add_json(parser)
     args = parser.parse_args(arguments)
