@@ -187,8 +187,11 @@ def test_tuning_reaches_its_target_on_other_queries_too(vectors, queries):
     assert recall_against(rows, oracle(queries[150:], vectors, 12)) >= 0.93
 
 
-@pytest.mark.parametrize(("worth", "counts"), [(0.0, [20, 50]), (1e9, [20])])
-def test_finer_partitions_are_built_where_a_search_costs_much(vectors, queries, monkeypatch, worth, counts):
+@pytest.mark.parametrize(
+    ("items", "worth", "counts"), [(ITEMS, 0.0, [20, 50]), (ITEMS, 1e9, [20]), (ITEMS + 1, 0.0, [20])]
+)
+def test_finer_partitions_are_built_where_a_search_costs_much(vectors, queries, monkeypatch, items, worth, counts):
+    monkeypatch.setattr(index_tuning, "FINER_FROM", items)
     monkeypatch.setattr(index_tuning, "WORTH_FINER", worth)
     told: list[str] = []
     index, report = build_scann(vectors, queries=queries, target=0.95, progress=told.append)

@@ -18,6 +18,7 @@ REORDER = (24, 36, 50, 75, 100, 150, 250, 400, 800)
 # Exact reordering reads a whole vector from anywhere in memory; scoring a code streams half a byte a
 # dimension. Measured at 105,000 x 128, one reordered candidate costs about as much as 30 scored codes.
 REORDER_COST = 30
+FINER_FROM = 200_000  # items: at 105,000 a search of more leaves is no cheaper
 WORTH_FINER = 1.25  # times what is left where many more leaves find at once: what a search must cost to build them
 JITTER = 0.1
 QUERIES = 2000
@@ -90,7 +91,7 @@ def build_scann(
 
     best = built(leaves or default_leaves(items))
     finer = finer_leaves(items)
-    if leaves is None and best.cost > WORTH_FINER * (finer + best.reorder * REORDER_COST):
+    if leaves is None and items >= FINER_FROM and best.cost > WORTH_FINER * (finer + best.reorder * REORDER_COST):
         best = _better(best, built(finer), target)
     report = IndexReport("scann", items, dim, "", k, best.recall, target, len(sample), source)
     if best.recall < target:
