@@ -73,9 +73,7 @@ def saved_model_search(index: ScannIndex, leaves: int, reorder: int, folder: Pat
     module.search = tf.function(lambda queries: index.search(queries, tf.constant(K))[1], input_signature=signature)
     tf.saved_model.save(module, str(folder), options=tf.saved_model.SaveOptions(namespace_whitelist=["Scann"]))
     loaded = tf.saved_model.load(str(folder))
-    search = loaded.search.concrete_functions[
-        0
-    ]  # as a server holds it; to find it at each call takes a tenth of a batch
+    search = loaded.search.concrete_functions[0]  # a server holds it, too; finding it takes a tenth of a batch's time
     return lambda queries: search(tf.constant(queries)).numpy()
 
 

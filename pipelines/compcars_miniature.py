@@ -20,7 +20,7 @@ from contextlib import closing
 from pathlib import Path
 
 from pipelines.arguments import SEED, whole_number
-from pipelines.publish import HiddenFolder
+from pipelines.publish import HiddenFolder, is_free
 
 HELP = "generate drawn cars in CompCars's layout into --raw"
 YEARS = (2011, 2014)
@@ -69,7 +69,7 @@ def generate(raw: str | Path, *, makes: int = 5, photos: int = 10, seed: int = 0
     from pipelines.schema import PreparedError  # here, so that --help need not wait for pandas
 
     raw = Path(raw)
-    if raw.exists() and (not raw.is_dir() or any(raw.iterdir())):
+    if not is_free(raw):
         raise PreparedError(f"{raw} is not an empty folder; give --raw a new folder for the miniature")
     if not (1 <= makes <= MAX_MAKES and photos >= 1):
         raise PreparedError(f"--makes {makes} must be 1..{MAX_MAKES} and --photos {photos} at least 1")

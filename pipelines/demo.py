@@ -26,7 +26,7 @@ from pipelines.demo_drawing import JPEG_QUALITY, Look, draw_photo
 from pipelines.demo_oracle import ORACLE_FILE, write_oracle
 from pipelines.demo_shop import simulate
 from pipelines.progress import Progress
-from pipelines.publish import HiddenFolder
+from pipelines.publish import HiddenFolder, is_free
 from pipelines.remote import local_path
 from pipelines.schema import PreparedError
 
@@ -148,7 +148,7 @@ def _check(raw: Path, items: int, customers: int, overwrite: bool) -> None:
     for name, value, most in (("items", items, MOST_ITEMS), ("customers", customers, MOST_CUSTOMERS)):
         if not FEWEST <= value <= most:
             raise PreparedError(f"--{name} is {value}; give {FEWEST} to {most:,}")
-    if not raw.exists() or (raw.is_dir() and not any(raw.iterdir())):
+    if is_free(raw):
         return
     if not overwrite:
         raise PreparedError(f"{raw} exists; choose another --raw or pass --overwrite to replace it")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pipelines.publish import HiddenFolder
+from pipelines.publish import HiddenFolder, is_free
 from pipelines.schema import PreparedError
 
 SIZE = (240, 320)  # width, height
@@ -75,7 +75,7 @@ def generate(raw: str | Path, pairs: int, *, seed: int = 0) -> int:
         PreparedError: `raw` is not an empty folder, or `pairs` is below 1.
     """
     raw = Path(raw)
-    if raw.exists() and (not raw.is_dir() or any(raw.iterdir())):
+    if not is_free(raw):
         raise PreparedError(
             f"{raw} is not an empty folder; give --raw a new one for the synthetic "
             "pairs, or leave --synthetic out to read what is there"

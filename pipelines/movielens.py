@@ -178,11 +178,11 @@ def _users_frame(user_ids: list[str], profiles: dict[str, dict[str, str]]) -> pd
 
 def _event_frames(log: Log, split: np.ndarray) -> Iterator[pd.DataFrame]:
     """Yield the events in pieces, without those the split leaves out."""
+    told = {name: column for name, column in vars(log).items() if column is not None and name != "position"}
     for start in range(0, len(split), WRITE_ROWS):
         part = slice(start, start + WRITE_ROWS)
-        columns = {name: column[part] for name, column in vars(log).items() if column is not None}
-        frame = pd.DataFrame({**columns, "split": split[part]})
-        yield frame[split[part] != DROPPED].drop(columns="position")
+        columns = {name: column[part] for name, column in told.items()}
+        yield pd.DataFrame({**columns, "split": split[part]})[split[part] != DROPPED]
 
 
 def _date(text: str) -> datetime.date:

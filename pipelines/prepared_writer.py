@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from pipelines import schema
 from pipelines.events_file import EventsFile
 from pipelines.image_store import ImageWriter
-from pipelines.publish import HiddenFolder
+from pipelines.publish import HiddenFolder, is_free
 from pipelines.schema import PreparedError
 
 MAX_REJECTED_ROWS = 100_000  # stored; every rejection is counted
@@ -178,7 +178,7 @@ class PreparedWriter:
 
     def _refuse_existing(self) -> None:
         """Raise where `out` may not be replaced: `--overwrite` is off, or it is something else than ours."""
-        if not self.out.exists() or (self.out.is_dir() and not any(self.out.iterdir())):
+        if is_free(self.out):
             return
         if not self._overwrite:
             raise PreparedError(f"{self.out} exists; choose another --out or pass --overwrite to replace it")

@@ -61,6 +61,11 @@ class HiddenFolder:
         os.close(self._handle)
 
 
+def is_free(folder: Path) -> bool:
+    """Whether nothing would be lost if a folder took this place: it is absent or an empty folder."""
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
 def _remove_if_abandoned(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -3,7 +3,6 @@
 import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 
 # isort: split
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import tensorflow as tf
 
 from pipelines.content import PhotoBytes
 from pipelines.pixels import decode_photos
+from tests.kills import stopped_at_rename
 from tests.layer_checks import global_policy
 from tests.small_encoders import make_shop, make_sides, save_sides
 from tfrec import encode, feature_writer
@@ -108,19 +108,8 @@ def test_nothing_is_lost_where_one_store_takes_anothers_place(shop, sides, tmp_p
     expected = FeatureWriter(sides["text"], shop, tmp_path / "alone", tokens=True).write()
     FeatureWriter(sides["text"], shop, tmp_path / "store").write()
     writer = FeatureWriter(sides["text"], shop, tmp_path / "store", tokens=True)
-    rename, calls = Path.rename, []
-
-    def stops(self, target):
-        if self in (writer.folder, writer.work):
-            calls.append(self)
-            if len(calls) == stopped:
-                raise KeyboardInterrupt
-        return rename(self, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", stops)
-        with pytest.raises(KeyboardInterrupt):
-            writer.write()
+    with stopped_at_rename(stopped, of=(writer.folder, writer.work)):
+        writer.write()
     monkeypatch.setattr(feature_writer, "checked", lambda *_: pytest.fail("encoded again"))
     store = FeatureWriter(sides["text"], shop, tmp_path / "store", tokens=True).write()
     assert sorted(p.name for p in store.folder.iterdir()) == sorted(p.name for p in expected.folder.iterdir())

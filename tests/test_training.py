@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.kills import stopped_at_rename
 from tests.layer_checks import global_policy
 from tests.test_models import DIM, make_batch, make_model
 from tfrec.config import TrainingConfig
@@ -174,20 +175,11 @@ def test_the_smallest_perplexity_is_the_best(tmp_path):
 
 
 @pytest.mark.parametrize("stopped", [1, 2])
-def test_the_best_weights_outlive_a_kill_in_their_exchange(tmp_path, monkeypatch, stopped):
-    trainer, rename, calls = make_trainer(tmp_path), Path.rename, []
+def test_the_best_weights_outlive_a_kill_in_their_exchange(tmp_path, stopped):
+    trainer = make_trainer(tmp_path)
     trainer.keep_best()
-
-    def stops(self, target):
-        calls.append(self)
-        if len(calls) == stopped:
-            raise KeyboardInterrupt
-        return rename(self, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", stops)
-        with pytest.raises(KeyboardInterrupt):
-            trainer.keep_best()
+    with stopped_at_rename(stopped):
+        trainer.keep_best()
     restore_weights(trainer.model, tmp_path)
     trainer.keep_best()
     assert sorted(p.name for p in tmp_path.glob("best*")) == ["best"]
