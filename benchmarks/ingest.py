@@ -1,6 +1,6 @@
 """A purchase log of H&M's shape -> prepared dataset, against plain pandas and duckdb.
 
-    python -m benchmarks.ingest --rows 31788324
+    python -m benchmarks.ingest [--rows 2000000]
 
 The work: read transactions_train.csv, replace ids by row numbers, sort by customer and time, write parquet.
 The others do that and no more; `tfrec` also checks every row, splits, reads articles and customers, and
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> dict:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rows", type=int, default=2_000_000, help=f"transactions (H&M has {ALL_ROWS:,})")
+    parser.add_argument("--rows", type=int, default=ALL_ROWS, help="transactions (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each contender (default: 3)")
     parser.add_argument("--folder", type=Path, help="where generated files are kept (default: a temporary folder)")
     add_json(parser)

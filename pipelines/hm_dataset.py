@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -49,12 +50,14 @@ def prepare(args: argparse.Namespace, *, extras: Mapping[str, Path]) -> None:
         purchases, unknown, raw = read_transactions(
             files["transactions"], item_ids=items["item_id"], user_ids=users["user_id"], **account
         )
-        writer.users(pd.concat([users, pd.DataFrame({"user_id": unknown}, dtype=str)], ignore_index=True))
-        writer.notes["users_only_in_transactions"] = len(unknown)
         split = _Split(args, purchases)
         writer.events(split.marked_frames(purchases))
         split.report(writer, raw, items["item_id"])
-        items["price"] = split.median_prices(len(items))
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            prices = pool.submit(split.median_prices, len(items))
+            writer.users(pd.concat([users, pd.DataFrame({"user_id": unknown}, dtype=str)], ignore_index=True))
+            items["price"] = prices.result()
+        writer.notes["users_only_in_transactions"] = len(unknown)
         items["images"] = _store_images(folder, items["item_id"], args, writer)
         writer.notes["items_without_image"] = int((items["images"].str.len() == 0).sum())
         writer.items(items)
@@ -129,16 +132,21 @@ def median_by_item(item: np.ndarray, price: np.ndarray, *, items: int) -> np.nda
         price: `[E]` float32, at least 0; NaN is missing and does not count.
         items: how many items there are.
     """
-    priced = ~np.isnan(price)
-    item, price = item[priced], price[priced]
-    keys = np.sort(item.astype(np.uint64) << np.uint64(32) | price.view(np.uint32))
-    prices = keys.astype(np.uint32).view(np.float32)  # by item, then price
+    missing = np.isnan(price)
+    if missing.any():
+        item, price = item[~missing], price[~missing]
+    keys = item.astype(np.uint64)  # in place from here on: there are as many as purchases
+    keys <<= np.uint64(32)
+    keys |= price.view(np.uint32)
+    keys.sort()  # by item, then price
     counts = np.bincount(item, minlength=items)
     first = np.cumsum(counts) - counts
     middle = np.full(items, np.nan, np.float32)
     sold = counts > 0
-    low, high = (first + (counts - 1) // 2)[sold], (first + counts // 2)[sold]
-    middle[sold] = (prices[low] + prices[high]) / 2
+    low, high = (
+        keys[at[sold]].astype(np.uint32).view(np.float32) for at in (first + (counts - 1) // 2, first + counts // 2)
+    )
+    middle[sold] = (low + high) / 2
     return middle
 
 

@@ -76,9 +76,6 @@ class GrowingIdIndex:
             rows[unknown] = np.array(numbers, np.int32)[distinct.indices.to_numpy()]
         return rows
 
-    def _number(self, key: str) -> int:
-        return self._added.setdefault(key, self._size + len(self._added))
-
 
 def _padded(ids: pa.Array, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the ids' bytes padded with zeros, `[n, width]` uint8, and their lengths, `[n]` int32.

@@ -157,7 +157,7 @@ def _shrink(photo: Image.Image, size: int) -> Image.Image:
     photo.load()
     image = without_palette_or_alpha(photo)
     if image.size != target:
-        image = image.resize(target, Image.Resampling.BICUBIC)  # antialiased: Pillow widens the kernel to the scale
+        image = image.resize(target, Image.Resampling.HAMMING)  # antialiased: Pillow widens the kernel to the scale
     if turn is not None:
         image = image.transpose(turn)
     return image if image.mode == "RGB" else image.convert("RGB")

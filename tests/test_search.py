@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfrec.csr import Csr
+from tfrec.screen import Screen
 from tfrec.search import exact_top_k
 
 
@@ -31,16 +32,17 @@ def whole_numbers(rng, *shape):
     dim=st.integers(1, 4),
     k=st.integers(1, 30),
     threads=st.integers(1, 3),
+    screen=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_equals_a_full_sort_ties_and_exclusions_included(n_queries, n_items, dim, k, threads, seed):
+def test_equals_a_full_sort_ties_and_exclusions_included(n_queries, n_items, dim, k, threads, screen, seed):
     rng = np.random.default_rng(seed)
     queries, items = whole_numbers(rng, n_queries, dim), whole_numbers(rng, n_items, dim)
     banned = [set(rng.integers(0, n_items, rng.integers(0, 12)).tolist()) for _ in range(n_queries)]
     flat = [(row, item) for row, items_ in enumerate(banned) for item in items_]
     exclude = Csr.from_rows(*np.array(flat, int).reshape(-1, 2).T, n_queries)
 
-    ids, scores = exact_top_k(queries, items, k, exclude=exclude, threads=threads)
+    ids, scores = exact_top_k(queries, items, k, exclude=exclude, threads=threads, screen=screen)
 
     np.testing.assert_array_equal(ids, sorted_top_k(queries, items, k, banned))
     found = ids >= 0
@@ -82,6 +84,73 @@ def test_progress_counts_every_query_once():
 def test_no_queries_and_no_items():
     assert exact_top_k(np.ones((0, 2)), np.ones((7, 2)), 3)[0].shape == (0, 3)
     assert exact_top_k(np.ones((2, 2)), np.ones((0, 2)), 3)[0].tolist() == [[-1] * 3] * 2
+
+
+def drawn(rng, n_queries, n_items, dim, *, spread=0.0, shift=0.0):
+    """Vectors of lengths that differ by e**`spread`; with a `shift`, all products are of one sign."""
+    queries, items = rng.standard_normal((n_queries, dim)), rng.standard_normal((n_items, dim))
+    lengths = np.exp(spread * rng.standard_normal((n_items, 1)))
+    return (queries + abs(shift)).astype(np.float32), ((items + shift) * lengths).astype(np.float32)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    dim=st.sampled_from([3, 16, 128]),
+    k=st.sampled_from([1, 7, 20]),
+    spread=st.sampled_from([0.0, 0.3, 2.0]),
+    shift=st.sampled_from([0.0, 2.0, -2.0]),
+    n_items=st.sampled_from([6_000, 8_192, 11_231]),
+    seed=st.integers(0, 1000),
+)
+def test_a_screen_in_bfloat16_loses_none_of_the_best(dim, k, spread, shift, n_items, seed):
+    rng = np.random.default_rng(seed)
+    queries, items = drawn(rng, 20, n_items, dim, spread=spread, shift=shift)
+    hidden = rng.integers(0, 20, 50), rng.integers(0, n_items, 50)
+
+    found = Screen(items).scores(32).candidates(queries, k, hidden)
+
+    if found is None:  # all products are nearly one: nothing can be ruled out
+        return
+    exact = queries.astype(np.float64) @ items.T.astype(np.float64)
+    exact[hidden] = -np.inf
+    best = np.argsort(-exact, axis=1)[:, :k]
+    left = set(zip(*(rows.tolist() for rows in found), strict=True))
+    assert left.issuperset((row, item) for row in range(20) for item in best[row].tolist())
+    assert left.isdisjoint(zip(*(rows.tolist() for rows in hidden), strict=True))
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3])
+@pytest.mark.parametrize("shift", [0.0, -0.3])
+def test_a_screen_rules_out_nearly_everything(spread, shift):
+    rng = np.random.default_rng(0)
+    queries, items = drawn(rng, 64, 20_000, 128, spread=spread, shift=shift)
+    found = Screen(items).scores(64).candidates(queries, 10, (np.empty(0, int), np.empty(0, int)))
+    assert found is not None
+    assert len(found[0]) < 64 * 10 * 4
+
+
+def test_a_screened_search_answers_as_any_other():
+    rng = np.random.default_rng(0)
+    queries, items = drawn(rng, 700, 20_000, 64)
+    exclude = Csr.from_rows(np.sort(rng.integers(0, 700, 9_000)), rng.integers(0, 20_000, 9_000), 700)
+    lifted = Csr.from_rows(np.sort(rng.integers(0, 700, 9_000)), rng.integers(0, 20_000, 9_000), 700)
+    values = rng.normal(size=9_000).astype(np.float32) * 20
+    options = {"exclude": exclude, "bonus": (lifted, values), "threads": 2}
+
+    ids, scores = exact_top_k(queries, items, 10, screen=True, **options)
+    expected_ids, expected_scores = exact_top_k(queries, items, 10, screen=False, **options)
+
+    np.testing.assert_allclose(scores, expected_scores, rtol=1e-5, atol=1e-4)
+    assert np.mean(ids == expected_ids) > 0.999  # near-ties may change places
+
+
+def test_vectors_that_a_screen_cannot_tell_apart_are_searched_without_it():
+    rng = np.random.default_rng(0)
+    items = 100 + rng.standard_normal((9_000, 4)).astype(np.float32)
+    queries = np.ones((5, 4), np.float32)
+    assert Screen(items).scores(5).candidates(queries, 3, (np.empty(0, int), np.empty(0, int))) is None
+    ids, _ = exact_top_k(queries, items, 3, screen=True)
+    np.testing.assert_array_equal(ids, np.tile(np.argsort(-items.sum(1))[:3], (5, 1)))
 
 
 @pytest.mark.parametrize(

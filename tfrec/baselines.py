@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tfrec.csr import Csr
+from tfrec.processor import cores
 from tfrec.protocol import DAY, Protocol
-from tfrec.search import ScoreBoard, cores
+from tfrec.search import ScoreBoard
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,6 @@ loads such a model.
 from __future__ import annotations
 
 import importlib.util
-import os
 import uuid
 from collections.abc import Sequence
 from itertools import pairwise
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfrec.processor import cores
 from tfrec.scores import LOWEST
 
 MIN_SCANN_ITEMS = 1000  # below, a matrix product is as fast and ScaNN's partitions hold too little to train on
@@ -160,7 +160,7 @@ class ScannIndex(tf.Module):
                 f"ScaNN cannot be built of {self.items} items in {self.leaves} leaves: it takes at least "
                 f"{MIN_SCANN_ITEMS} items and at most one leaf per 16 items; use the exact index"
             )
-        self.pieces = pieces or len(os.sched_getaffinity(0))
+        self.pieces = pieces or cores()
         self.tuned_k, self.leaves_to_search, self.reorder = 12, max(1, self.leaves // 10), 100
         self._state = self._build(vectors)
         self.exact = ExactIndex(self._state.dataset)
@@ -174,7 +174,7 @@ class ScannIndex(tf.Module):
         builder = scann_ops.builder(vectors, self.tuned_k, "dot_product")
         builder = builder.tree(self.leaves, self.leaves_to_search, **partition_training(vectors, self.leaves))
         builder = builder.score_ah(2, anisotropic_quantization_threshold=0.2)
-        builder = builder.set_n_training_threads(len(os.sched_getaffinity(0)))
+        builder = builder.set_n_training_threads(cores())
         searcher = builder.reorder(self.reorder).build()
         state = searcher.serialize_to_module()
         tf.raw_ops.DestroyResourceOp(resource=searcher.searcher_handle)  # the state holds a copy

@@ -27,8 +27,8 @@ import numpy as np
 
 from tfrec.bootstrap import Interval, bootstrap_means, jackknife_distinct
 from tfrec.csr import Csr
+from tfrec.processor import cores
 from tfrec.protocol import Protocol
-from tfrec.search import cores
 
 KS = (5, 10, 12, 20, 50)
 CHUNK_USERS = 16_384

@@ -4,23 +4,33 @@ The scores of a chunk of queries are one matrix product. Finding the k best of 1
 costs about as much again, so the search looks at the maxima of small groups of neighbouring items first: the
 k best items always lie in the k groups with the largest maxima, and only those are looked into. Equal scores
 are ordered by item index.
+
+Where the processor multiplies bfloat16, a large search is screened first (`tfrec.screen`): scores in bfloat16 rule out
+nearly every item, and only what is left is scored in float32. The answer is the same.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from tfrec.csr import Csr
+from tfrec.processor import cores, multiplies_bfloat16
+
+if TYPE_CHECKING:
+    from tfrec.screen import Scores, Screen
 
 GROUP = 64  # items whose maximum stands for them
 TILE = 1024  # items multiplied at once: their scores are still in the cache when the maxima are taken
 SCORE_BYTES = 1 << 30  # score matrices of all threads
 MAX_QUERIES, MIN_QUERIES = 512, 16  # a chunk
+SCREENED_QUERIES = 256  # a chunk of a screened search
+SCREENED_WORK, SCREENED_K = 1e11, 1 / 16  # multiplications from which, and share of groups up to which, a screen pays
+RESCORED = 8192  # candidates whose vectors are gathered at once
 
 Progress = Callable[[int], object]
 
@@ -34,6 +44,7 @@ def exact_top_k(
     bonus: tuple[Csr, np.ndarray] | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    screen: bool | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the k items with the largest inner product for every query.
 
@@ -46,6 +57,7 @@ def exact_top_k(
             up.
         threads: worker threads; all cores by default.
         progress: called with the number of queries finished, after every chunk.
+        screen: rule items out in bfloat16 first; where it pays by default.
 
     Returns:
         Item indices int32 `[U, k]`, best first, -1 where there is no further candidate, and their scores
@@ -61,22 +73,27 @@ def exact_top_k(
     if n_queries == 0 or n_items == 0:
         return ids, scores
     threads = threads or cores()
-    chunk = int(np.clip(SCORE_BYTES // (4 * n_items * threads), MIN_QUERIES, MAX_QUERIES))
+    if screen is None:
+        screen = (
+            n_queries * n_items * queries.shape[1] >= SCREENED_WORK
+            and k <= SCREENED_K * (n_items // GROUP)
+            and multiplies_bfloat16()
+        )
+    most = SCREENED_QUERIES if screen else MAX_QUERIES
+    chunk = int(np.clip(SCORE_BYTES // (4 * n_items * threads), MIN_QUERIES, most))
     chunk = min(chunk, -(-n_queries // threads))
     starts = range(0, n_queries, chunk)
+    screened = _screen(items) if screen else None
 
     def work(worker: int) -> None:
-        board = ScoreBoard(n_items, chunk, k)
+        search = _Search(items, chunk, k, screened)
         for start in starts[worker::threads]:
-            rows = slice(start, min(start + chunk, n_queries))
-            board.multiply(items, queries[rows])
-            if bonus is not None:
-                board.add(*_slice(*bonus, rows.start, rows.stop))
-            if exclude is not None:
-                board.exclude(exclude.slice(rows.start, rows.stop))
-            ids[rows], scores[rows] = board.best()
+            stop = min(start + chunk, n_queries)
+            excluded = exclude.slice(start, stop) if exclude is not None else None
+            added = _slice(*bonus, start, stop) if bonus is not None else None
+            ids[start:stop], scores[start:stop] = search.best(queries[start:stop], excluded, added)
             if progress is not None:
-                progress(rows.stop - rows.start)
+                progress(stop - start)
 
     # One BLAS thread each: every worker keeps its own tile in its own core's cache.
     with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
@@ -84,9 +101,76 @@ def exact_top_k(
     return ids, scores
 
 
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _screen(items: np.ndarray) -> Screen:
+    from tfrec.screen import Screen  # TensorFlow, which small searches do without
+
+    return Screen(items)
+
+
+class _Search:
+    """What one thread searches with, chunk after chunk of queries.
+
+    Args:
+        items: `[N, D]`.
+        chunk: the most queries at once.
+        k: how many to find.
+        screen: the items in bfloat16; None scores all of them in float32.
+    """
+
+    def __init__(self, items: np.ndarray, chunk: int, k: int, screen: Screen | None):
+        self.items, self.chunk, self.k = items, chunk, k
+        self._screened = screen.scores(chunk) if screen else None
+        self._board: ScoreBoard | None = None
+
+    def best(self, queries: np.ndarray, exclude: Csr | None, bonus: tuple[Csr, np.ndarray] | None):
+        """The k best of each of the `queries` `[B, D]`: item indices and scores `[B, k]`."""
+        if self._screened is not None:
+            found = self._best_of_screened(self._screened, queries, exclude, bonus)
+            if found is not None:
+                return found
+            self._screened = None  # the vectors' lengths differ too much for it
+        if self._board is None:
+            self._board = ScoreBoard(len(self.items), self.chunk, self.k)
+        self._board.multiply(self.items, queries)
+        if bonus is not None:
+            self._board.add(*bonus)
+        if exclude is not None:
+            self._board.exclude(exclude)
+        return self._board.best()
+
+    def _best_of_screened(self, screened: Scores, queries: np.ndarray, exclude: Csr | None, bonus):
+        """As `best`; items with a bonus are scored whatever the screen says of them. None where it rules out too few."""
+        nothing = np.empty(0, np.int64)
+        banned = (exclude.rows, exclude.items) if exclude is not None else (nothing, nothing)
+        lifted = (bonus[0].rows, bonus[0].items) if bonus is not None else (nothing, nothing)
+        hidden_rows, hidden_items = (np.concatenate(both) for both in zip(banned, lifted, strict=True))
+        found = screened.candidates(queries, self.k, (hidden_rows, hidden_items))
+        if found is None:
+            return None
+        rows, items = found
+        scores = _inner(queries, rows, self.items, items)
+        if bonus is not None:
+            pairs, entry = np.unique(self._pair(*lifted), return_inverse=True)
+            lifted_rows, lifted_items = np.divmod(pairs, len(self.items))
+            lifted_scores = _inner(queries, lifted_rows, self.items, lifted_items)
+            np.add.at(lifted_scores, entry, bonus[1])
+            free = np.isin(pairs, self._pair(*banned), invert=True)
+            rows = np.concatenate([rows, lifted_rows[free]])
+            items = np.concatenate([items, lifted_items[free]])
+            scores = np.concatenate([scores, lifted_scores[free]])
+        return _best_of_each(rows, items, scores, len(queries), self.k)
+
+    def _pair(self, rows: np.ndarray, items: np.ndarray) -> np.ndarray:
+        return rows * len(self.items) + items
+
+
+def _inner(left: np.ndarray, left_rows: np.ndarray, right: np.ndarray, right_rows: np.ndarray) -> np.ndarray:
+    """float32 `[C]`: inner products of rows of two matrices."""
+    products = np.empty(len(left_rows), np.float32)
+    for start in range(0, len(products), RESCORED):
+        part = slice(start, start + RESCORED)
+        np.einsum("cd,cd->c", left[left_rows[part]], right[right_rows[part]], out=products[part])
+    return products
 
 
 class ScoreBoard:

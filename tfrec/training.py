@@ -20,6 +20,7 @@ from tfrec.config import ConfigError, TrainingConfig
 from tfrec.graphs import on_cpu, skip_rewrites
 from tfrec.metric_names import sign_of
 from tfrec.optimizers import LazyAdamW
+from tfrec.processor import multiplies_bfloat16
 from tfrec.workers import Workers, add_up, put_together, variables_of
 
 log = logging.getLogger("tfrec")
@@ -34,11 +35,7 @@ def compute_precision(precision: str) -> str:
         return precision
     if not on_cpu():
         return "mixed_float16"
-    with contextlib.suppress(OSError):
-        flags = Path("/proc/cpuinfo").read_text()
-        if "avx512_bf16" in flags or "amx_bf16" in flags:
-            return "mixed_bfloat16"
-    return "float32"
+    return "mixed_bfloat16" if multiplies_bfloat16() else "float32"
 
 
 def device_memory() -> int:

@@ -8,7 +8,6 @@ time.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 from collections import deque
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from tfrec.processor import cores
 from tfrec.serve.errors import Code, ServeError
 from tfrec.serve.merging import merge, part
 from tfrec.serve.servable import Servable
@@ -95,7 +95,7 @@ class Batcher:
         self._under_way = 0
         self._changed = threading.Condition()
         self._stopped = False
-        count = workers or max(1, len(os.sched_getaffinity(0)) // 2)
+        count = workers or max(1, cores() // 2)
         self._workers = [threading.Thread(target=self._work, name=f"batch-{n}", daemon=True) for n in range(count)]
         for worker in self._workers:
             worker.start()
