@@ -22,6 +22,7 @@ from benchmarks import (
     shop,
     start,
     step,
+    workers,
 )
 from benchmarks.load import Answers, Load
 
@@ -43,6 +44,19 @@ def test_processes_are_timed_in_turns_and_failures_told():
     assert "| help |" in start.table(runs)
     with pytest.raises(RuntimeError, match="oh no"):
         start.time_processes({"broken": ["-c", "raise SystemExit('oh no')"]}, 1)
+
+
+def test_a_second_worker_is_judged_by_what_grows_with_the_work(tmp_path, monkeypatch):
+    job = workers.Job("texts", (100, 500), lambda size, out: ["tfrec.encode", str(size)])
+
+    def seconds(job, size, folder, cores):
+        return 20.0 + 3 * len(cores) + size / (10.0 if len(cores) == 1 else 16.0)
+
+    monkeypatch.setattr(workers, "seconds", seconds)
+    assert [workers.rate(job, tmp_path, cores, 1) for cores in ([0], [0, 1])] == pytest.approx([10.0, 16.0])
+    monkeypatch.setattr(workers, "seconds", lambda *given: 20.0)
+    with pytest.raises(RuntimeError, match="500 texts took no longer than 100: give a larger --scale"):
+        workers.rate(job, tmp_path, [0], 1)
 
 
 class Odd(BaseHTTPRequestHandler):

@@ -1,0 +1,176 @@
+"""What a second worker of Ray's brings, for each job that workers can share.
+
+    python -m benchmarks.workers                     # all three jobs, about fifteen minutes
+    python -m benchmarks.workers --jobs encode
+
+One worker has one core of this machine to itself, two workers have a core each; two cores of one machine stand for two
+machines, so that memory and its bandwidth are shared, and the network is not. A job is done at two sizes, and its rate is
+what the larger one has more over the time that it takes longer: starting Ray and loading models, which does not grow with
+the work, is left out. The efficiency of the second worker is half the rate of two over the rate of one.
+"""
+
+from __future__ import annotations
+
+import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
+
+# isort: split
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.measure import Ratio, add_json, machine, write_ratios
+
+WANTED = 0.8
+WORDS, VOCABULARY = 12, 2_000  # of a drawn text; different words
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command that workers share, at a size.
+
+    Attributes:
+        unit: what is counted.
+        sizes: how many of them the smaller and the larger run do.
+        command: `(size, folder for the output)` -> the arguments of Python.
+    """
+
+    unit: str
+    sizes: tuple[int, int]
+    command: Callable[[int, Path], list[str]]
+
+
+def main(arguments: list[str] | None = None) -> dict[str, float]:
+    """Time the jobs, print the table; returns each job's efficiency."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.workers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--jobs", nargs="+", choices=list(JOBS), default=list(JOBS), help="default: all")
+    parser.add_argument("--repeats", type=int, default=2, help="runs of each (default: %(default)s)")
+    parser.add_argument("--scale", type=float, default=1.0, help="times the work (default: 1)")
+    add_json(parser)
+    args = parser.parse_args(arguments)
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        parser.error("two workers need two cores")
+    print(f"one worker on one core and two on two; {machine()}\n")
+    print("| job | one worker | two workers | efficiency of the second |\n| --- | --- | --- | --- |")
+    efficiency = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in args.jobs:
+            job = JOBS[name](Path(folder), args.scale)
+            one, two = (rate(job, Path(folder), cores[:workers], args.repeats) for workers in (1, 2))
+            efficiency[name] = two / one / 2
+            print(
+                f"| {name} | {one:,.1f} {job.unit}/s | {two:,.1f} {job.unit}/s | {efficiency[name]:.2f} |", flush=True
+            )
+    write_ratios(args.json, [Ratio(f"workers, {name}", "one worker", two, WANTED) for name, two in efficiency.items()])
+    return efficiency
+
+
+def rate(job: Job, folder: Path, cores: list[int], repeats: int) -> float:
+    """Units a second of a worker on each of the `cores`."""
+    took = {size: statistics.median(seconds(job, size, folder, cores) for _ in range(repeats)) for size in job.sizes}
+    less, more = job.sizes
+    if took[more] <= took[less]:
+        raise RuntimeError(f"{more:,} {job.unit} took no longer than {less:,}: give a larger --scale")
+    return (more - less) / (took[more] - took[less])
+
+
+def seconds(job: Job, size: int, folder: Path, cores: list[int]) -> float:
+    """How long a run takes as a whole."""
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment.pop("RAY_ADDRESS", None)
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        words = ["-m", *job.command(size, Path(out)), "--engine", "ray", "--workers", str(len(cores))]
+        start = time.perf_counter()
+        process = subprocess.run(
+            [sys.executable, *words],
+            env=environment,
+            capture_output=True,
+            text=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),  # of all processes that Ray starts, too
+        )
+        took = time.perf_counter() - start
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(words)} failed:\n{process.stderr[-2000:]}")
+    print(f"  {words[1]}, {len(cores)} workers, {size:,} {job.unit}: {took:.1f} s", file=sys.stderr, flush=True)
+    return took
+
+
+def encode_job(folder: Path, scale: float) -> Job:
+    """Texts through an encoder of MiniLM's size, with random weights."""
+    from pipelines.prepared import PreparedWriter
+    from tfrec.encoders.pooling import SentencePooling
+    from tfrec.encoders.sides import TextSide, save_side
+    from tfrec.encoders.text import BertEncoder, WordPiece, train_vocabulary
+
+    sizes = round(2_000 * scale), round(12_000 * scale)
+    rng = np.random.default_rng(0)
+    words = np.array([f"word{number}" for number in range(VOCABULARY)])
+    for size in sizes:
+        texts = [" ".join(row) for row in words[rng.integers(0, VOCABULARY, (size, WORDS))]]
+        with PreparedWriter(folder / f"texts-{size}", dataset="benchmark") as writer:
+            writer.items(pd.DataFrame({"item_id": [str(row) for row in range(size)], "text": texts}))
+    tokenizer = WordPiece(train_vocabulary(pd.Series(words), 4_096), sequence_length=64)
+    bert = BertEncoder(vocabulary_size=len(tokenizer), dim=384, layers=6, heads=12, max_length=64, name="text_encoder")
+    bert.build(None)
+    pooling = SentencePooling("mean", normalize=True, name="text_pooling")
+    pooling.build((None, None, 384))
+    save_side(TextSide(bert, tokenizer, pooling, "random"), folder / "encoder")
+
+    def command(size: int, out: Path) -> list[str]:
+        words = ["tfrec.encode", "--weights", folder / "encoder", "--data", folder / f"texts-{size}"]
+        return [*map(str, words), "--out", str(out / "features"), "--part", "512"]
+
+    return Job("texts", sizes, command)
+
+
+def retrieve_job(folder: Path, scale: float) -> Job:
+    """Recommendations for customers of a drawn shop, by `benchmarks.retrieve`'s model."""
+    from benchmarks.retrieve import Work, model_folder, publish_model, write_dataset
+
+    del folder  # that benchmark keeps its own
+    items = 20_000
+    sizes = round(20_000 * scale), round(120_000 * scale)
+    publish_model(items)
+    for size in sizes:
+        write_dataset(Work(customers=size, items=items))
+
+    def command(size: int, out: Path) -> list[str]:
+        data = Work(customers=size, items=items).folder.resolve() / "prepared"
+        words = ["tfrec.retrieve", "--model", model_folder(items).resolve(), "--data", data]
+        return [*map(str, words), "--out", str(out / "recommendations.parquet"), "--part", "5000"]
+
+    return Job("customers", sizes, command)
+
+
+def train_job(folder: Path, scale: float) -> Job:
+    """Steps of the demo's recipe in batches of 1,024, encoders and history tower trained."""
+    from pipelines.__main__ import main as pipelines
+
+    data = folder / "demo"
+    if pipelines(["demo", "--out", str(data)]):
+        raise RuntimeError("the demo shop could not be made")
+
+    def command(size: int, out: Path) -> list[str]:
+        options = {"steps": size, "batch_size": 1024, "evaluations": 1, "max_eval_users": 1}
+        words = ["tfrec.train", "--recipe", "demo", "--data", str(data), "--out", str(out / "run")]
+        return words + [word for name, value in options.items() for word in (f"--training.{name}", str(value))]
+
+    return Job("steps", (round(20 * scale), round(120 * scale)), command)
+
+
+JOBS: dict[str, Callable[[Path, float], Job]] = {"encode": encode_job, "retrieve": retrieve_job, "train": train_job}
+
+if __name__ == "__main__":
+    main()
