@@ -62,8 +62,10 @@ def run(args: argparse.Namespace) -> None:
         PreparedError: the folder is no CompCars, or nothing usable is in it.
     """
     from pipelines.compcars_items import Options, prepare  # here, so that --help need not wait for pandas
+    from pipelines.ratio_splits import check_shares
     from pipelines.summary import print_summary
 
+    check_shares(args.test_share, args.val_share)  # before photos are cropped for minutes
     options = Options(
         views=tuple(args.views),
         items=args.items,

@@ -36,8 +36,10 @@ def run(args: argparse.Namespace) -> None:
         PreparedError: `styles.csv` is missing or of other columns, or no row of it can be used.
     """
     from pipelines.fashion_products_files import prepare  # here, so that --help need not wait for pandas
+    from pipelines.ratio_splits import check_shares
     from pipelines.summary import print_summary
 
+    check_shares(args.test_share, args.val_share)  # before photos are shrunk for minutes
     prepare(
         args.raw,
         args.out,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipelines.ratio_splits import check_shares
 from pipelines.schema import TEST, TRAIN, VAL, PreparedError
 
 KINDS = ("stratified", "class-disjoint")
@@ -39,10 +40,7 @@ def split_labels(
     """
     if kind not in KINDS:
         raise PreparedError(f"split {kind!r} is unknown; use one of {list(KINDS)}")
-    if min(test_share, val_share) < 0 or test_share + val_share >= 1:
-        raise PreparedError(
-            f"test_share={test_share} and val_share={val_share} leave no training items; make their sum less than 1"
-        )
+    check_shares(test_share, val_share)
     codes = np.unique(np.asarray(labels), return_inverse=True)[1]
     rng = np.random.default_rng(seed)
     draw = _stratified if kind == "stratified" else _class_disjoint

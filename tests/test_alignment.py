@@ -127,6 +127,9 @@ def test_the_feature_store_must_be_of_the_runs_encoder_and_of_photos(tmp_path):
     FeatureWriter(image, shop, tmp_path / "store").write()
     side = alignment.image_side(config)
     assert alignment.photo_vectors(config, shop, side, tmp_path / "run").shape == (len(shop.items), side.vector_dim)
+    config.model.image.weights = "/some/clip"
+    with pytest.raises(FeatureError, match="model.image.weights=/some/clip, but .* was made with small vit"):
+        alignment.image_side(config)
     image.encoder.layer_norm.beta.assign_add(tf.ones([16]))
     image.__dict__.pop("digest")
     FeatureWriter(image, shop, tmp_path / "store").write()  # as wide as before

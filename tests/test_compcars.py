@@ -331,5 +331,12 @@ def test_class_disjoint_split_shares_no_class():
     assert len(set.union(*classes)) == 10
     with pytest.raises(PreparedError, match="needs 2"):
         split_labels(["a", "b"], kind="class-disjoint")
-    with pytest.raises(PreparedError, match="less than 1"):
+    with pytest.raises(PreparedError, match="their sum below 1"):
         split_labels(["a", "b"], kind="stratified", test_share=1.0)
+
+
+@pytest.mark.parametrize("command", ["compcars", "fashion_products"])
+def test_shares_that_leave_nothing_to_train_on_are_told_before_any_photo_is_read(command, tmp_path, capsys):
+    shares = ["--test-share", "0.7", "--val-share", "0.3"]
+    assert main([command, "--raw", str(tmp_path), "--out", str(tmp_path / "out"), *shares]) == 2
+    assert "--test-share 0.7 and --val-share 0.3 leave nothing to train on" in capsys.readouterr().err

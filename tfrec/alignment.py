@@ -236,17 +236,24 @@ def image_side(config: AlignmentConfig):
     """The frozen image encoder: the feature store's, published, or of random weights in the configured size.
 
     Raises:
-        FeatureError: the store holds no photos' features.
+        FeatureError: the store holds no photos' features, or another encoder's than the one that is named.
         CheckpointError: weights that cannot be had or do not fit.
     """
     import tensorflow as tf
 
     from tfrec.encoders.sides import ImageSide, load_image_side, read_side
     from tfrec.encoders.untrained import untrained_vit
+    from tfrec.features import FeatureError
 
     image = config.model.image
     if config.features:
-        return read_side(image_store(config).encoder)
+        store = image_store(config)
+        if image.weights not in (None, store.manifest["source"]):
+            raise FeatureError(
+                f"model.image.weights={image.weights}, but {store.folder} was made with {store.manifest['source']}; "
+                "leave one of them out"
+            )
+        return read_side(store.encoder)
     if image.weights is not None:
         return load_image_side(image.weights, size=image.size)
     tf.keras.utils.set_random_seed(config.seed)

@@ -50,12 +50,23 @@ def wrong_numbers(config: Any) -> Iterator[str]:
             yield f"{path}={value} must be at least 2: a text's first and last id are [CLS] and [SEP]"
         elif name == "heads" and encodes and _own_size(owner) and (width := getattr(owner, "dim", 0)) % value:
             yield f"{path}={value} must divide the width {path.removesuffix('heads')}dim={width}"
+        elif name == "patch" and encodes and _own_size(owner):
+            yield from _patches(path.removesuffix("patch"), owner)
 
 
 def _own_size(part: Any) -> bool:
     """Whether a part's width and heads are those of its options: not where weights or another kind bring their own."""
     given = getattr(part, "weights", None) or getattr(part, "kind", "") == "resnet"
     return getattr(part, "enabled", True) and not given and getattr(part, "layers", 1) > 0
+
+
+def _patches(prefix: str, owner: Any) -> Iterator[str]:
+    """Whether photos can be cut into the patches of a ViT's options."""
+    sides = owner.size if isinstance(owner.size, (list, tuple)) else [owner.size]
+    if any(side % owner.patch for side in sides):
+        yield f"{prefix}patch={owner.patch} must divide both sides of {prefix}size={list(sides)}"
+    elif owner.patch % 2 ** max(0, owner.stem_convolutions):
+        yield f"{prefix}stem_convolutions={owner.stem_convolutions} halve {prefix}patch={owner.patch} too often"
 
 
 def _of_the_query(config: Any) -> Iterator[str]:
