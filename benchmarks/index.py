@@ -1,7 +1,7 @@
 """Index search: the served ScaNN model against raw ScaNN, and against other libraries at equal recall.
 
-    python -m benchmarks.index                      105,000 items, as H&M's catalogue
-    python -m benchmarks.index --items 1000000
+    python -m benchmarks.index                      105,000 items, as H&M's catalogue, and a million
+    python -m benchmarks.index --items 105000       minutes; a million takes half an hour
     python -m benchmarks.index --small              some seconds, to see that it runs
 
 Peers that are not installed are left out (`pip install faiss-cpu hnswlib`). Item vectors lie in clusters, as
@@ -24,8 +24,8 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.measure import Ratio, add_json, machine, write_ratios
-from tfrec.index import ScannIndex, partition_training
-from tfrec.index_tuning import REORDER, leaf_counts, recall_against
+from tfrec.index import ScannIndex, finer_leaves, partition_training
+from tfrec.index_tuning import FINER_FROM, REORDER, leaf_counts, recall_against
 from tfrec.search import exact_top_k
 
 K = 12
@@ -158,11 +158,12 @@ def scann_settings(search: Callable[[int, int], Search], index: ScannIndex, quer
     return [(recall_against(np.asarray(search(*pair)(queries)), exact), *pair) for pair in pairs]
 
 
-def compare(options: argparse.Namespace) -> list[dict]:
-    """All rows of the table."""
-    vectors, queries = make_data(options.items, max(BATCHES), options.dim, options.seed)
+def compare(options: argparse.Namespace, items: int) -> list[dict]:
+    """All rows of the table of so many items."""
+    vectors, queries = make_data(items, max(BATCHES), options.dim, options.seed)
     exact = exact_top_k(queries[:1000], vectors, K)[0]
-    index = ScannIndex(vectors, leaves=options.leaves)
+    finer = finer_leaves(items) if items >= FINER_FROM else None  # as `tfrec.export` would have it
+    index = ScannIndex(vectors, leaves=options.leaves or finer)
     raw = raw_scann_search(vectors, index.leaves)
     own = in_graph(index)  # trained from other random centres: what reaches a recall is found for each
     grids = {search: scann_settings(search, index, queries[:1000], exact) for search in (own, raw)}
@@ -173,7 +174,7 @@ def compare(options: argparse.Namespace) -> list[dict]:
         if None in settings:
             print(f"{target:5.2f}  ScaNN does not reach it", flush=True)
             continue
-        folder = options.folder / f"{options.items}-{target}"
+        folder = options.folder / f"{items}-{target}"
         searches = {
             "tfrec SavedModel": saved_model_search(index, *settings[0], folder),
             "scann pybind": raw(*settings[1]),
@@ -230,7 +231,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--small", action="store_true", help="a small problem, to see that it runs")
-    parser.add_argument("--items", type=int, default=105_000, help="default: %(default)s")
+    parser.add_argument("--items", type=int, nargs="+", default=[105_000, 1_000_000], help="default: %(default)s")
     parser.add_argument("--dim", type=int, default=128, help="default: %(default)s")
     parser.add_argument("--leaves", type=int, help="partitions (default: by the number of items)")
     parser.add_argument("--recall", type=float, nargs="+", default=[0.95, 0.98, 0.99], metavar="R")
@@ -241,12 +242,15 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     add_json(parser)
     options = parser.parse_args(arguments)
     if options.small:
-        options.items, options.dim, options.repeats, options.recall = 3000, 32, 1, [0.95]
-    print(f"{options.items} x {options.dim} vectors, k = {K}, {machine()}")
-    rows = compare(options)
-    found = ratios(rows, options.items)
-    for ratio in found:
-        print(f"{ratio.work} / {ratio.against}: {ratio.ratio:.2f}x")
+        options.items, options.dim, options.repeats, options.recall = [3000], 32, 1, [0.95]
+    rows: list[dict] = []
+    found: list[Ratio] = []
+    for items in options.items:
+        print(f"{items} x {options.dim} vectors, k = {K}, {machine()}", flush=True)
+        rows += (of_size := compare(options, items))
+        found += (leads := ratios(of_size, items))
+        for ratio in leads:
+            print(f"{ratio.work} / {ratio.against}: {ratio.ratio:.2f}x", flush=True)
     write_ratios(options.json, [ratio for ratio in found if ratio.wanted])
     return rows
 
