@@ -95,6 +95,7 @@ def generate(work: Work) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def all_metrics(work: Work) -> Callable[[], float]:
     """The whole of an evaluation after the towers: search, metrics, diversity, intervals."""
+    import tfrec.screen  # noqa: F401  (imports TensorFlow, as the towers have by then)
     from tfrec.csr import Csr
     from tfrec.metrics import summarize
     from tfrec.search import exact_top_k
@@ -112,6 +113,7 @@ def all_metrics(work: Work) -> Callable[[], float]:
 
 def search_alone(work: Work) -> Callable[[], float]:
     """The search alone, to compare with faiss."""
+    import tfrec.screen  # noqa: F401  (imports TensorFlow, as the towers have by then)
     from tfrec.search import exact_top_k
 
     queries, items, target = generate(work)
