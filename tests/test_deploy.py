@@ -131,7 +131,8 @@ def test_ray_serve_answers_as_the_server_does(shared):
     with running(shop) as server:
         for body in ({"instances": [{"history": ["001"], "k": 3}]}, {"inputs": {"k": 3}}, {"inputs": 3}):
             content = json.dumps(body).encode()
-            assert replica.predict(content) == server.ask("POST", "/v1/models/shop:predict", content)
+            status, answer = replica.predict(content)
+            assert (status, json.loads(answer)) == server.ask("POST", "/v1/models/shop:predict", content)
 
 
 def test_the_faults_that_are_listed_have_their_tests():

@@ -124,6 +124,12 @@ def one_value_for_gigabytes() -> predict_pb2.PredictRequest:
     return request
 
 
+def less_than_nothing() -> predict_pb2.PredictRequest:
+    request = request_of(history=[["001"]])
+    request.inputs["history"].tensor_shape.dim[1].size = -1
+    return request
+
+
 def nameless() -> predict_pb2.PredictRequest:
     request = request_of(history=[["001"]])
     request.model_spec.name = ""
@@ -141,6 +147,7 @@ def nameless() -> predict_pb2.PredictRequest:
         (request_of("nothing", history=[["001"]]), grpc.StatusCode.INVALID_ARGUMENT),
         (broken_strings(), grpc.StatusCode.INVALID_ARGUMENT),
         (one_value_for_gigabytes(), grpc.StatusCode.INVALID_ARGUMENT),
+        (less_than_nothing(), grpc.StatusCode.INVALID_ARGUMENT),
         (nameless(), grpc.StatusCode.INVALID_ARGUMENT),
         (request_of("search_photo", photo=[b"<html>"]), grpc.StatusCode.INVALID_ARGUMENT),
         (request_of(version=9, history=[["001"]]), grpc.StatusCode.NOT_FOUND),

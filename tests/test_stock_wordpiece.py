@@ -3,6 +3,8 @@
 import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 
 # isort: split
+import resource
+
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
@@ -52,6 +54,15 @@ def test_ids_are_those_of_the_reference(pair):
 def test_ids_of_any_text_are_those_of_the_reference(pair, texts):
     reference, stock = pair
     assert stock(tf.constant(texts)).numpy().tolist() == reference(texts).numpy().tolist()
+
+
+def test_a_text_of_a_million_words_costs_as_many_as_are_kept(pair):
+    """Spelling each of them took gigabytes."""
+    reference, stock = pair
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    text = "red dress " * 500_000
+    assert stock(tf.constant([text])).numpy().tolist() == reference([text]).numpy().tolist()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB
 
 
 def test_no_texts_have_no_ids(pair):

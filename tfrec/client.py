@@ -135,8 +135,9 @@ def _run(options: argparse.Namespace) -> int:
     token = os.environ.get("TFREC_TOKEN")
     client = Client(options.url, options.model, version=options.version, token=token, timeout=options.timeout)
     signature, query = options.query(options)
-    limits = {"exclude": options.exclude, "allow": options.allow, "allow_items": options.allow_items}
-    answer = client.predict(signature, **query, k=options.k, **{name: value for name, value in limits.items() if value})
+    # Every input is named, as TensorFlow Serving fills in defaults over gRPC alone; "" stands for nothing.
+    limits = {name: getattr(options, name) or [""] for name in ("exclude", "allow", "allow_items")}
+    answer = client.predict(signature, **query, k=options.k, **limits)
     if options.json:
         print(json.dumps(answer, ensure_ascii=False))
         return 0
@@ -153,7 +154,7 @@ def _run(options: argparse.Namespace) -> int:
 def _recommend(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     if options.user is not None:
         return "recommend_user", {"user_id": options.user}
-    return "recommend", {"history": options.history}
+    return "recommend", {"history": options.history, "days_ago": [0.0] * len(options.history)}
 
 
 def _similar(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:

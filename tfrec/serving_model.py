@@ -335,9 +335,9 @@ class ServingModel(tf.Module):
     def _answer_query(self, query: Query, k, exclude, allow, allow_items) -> Tensors:
         batch = tf.shape(query.vectors)[0]
         most = self._bounded(k)
-        excluded = self.catalogue.rows(self._per_row(exclude, batch))
+        excluded = self._per_row(self.catalogue.rows(exclude), batch)  # strings are looked up before they are spread
         allow = self._per_row(allow, batch)
-        listed = self.catalogue.listed(self._per_row(allow_items, batch))
+        listed = self._per_row(self.catalogue.listed(allow_items), batch)
         filtered = tf.reduce_any(allow != "") | tf.reduce_any(listed != -1)
         scores, rows = tf.cond(
             filtered,

@@ -40,7 +40,7 @@ class StockWordPiece(tf.Module):
 
     def __call__(self, texts: tf.Tensor) -> tf.Tensor:
         """Return the ids `[B, T]` int32 of texts `[B]`."""
-        words = self._words(texts)
+        words = self._words(texts)[:, : self.sequence_length - 2]  # each is a piece at least: no more can be kept
         found = self._encode(words.flat_values)
         pieces = words.with_flat_values(found).merge_dims(-2, -1)[:, : self.sequence_length - 2]
         cls_id, sep_id = (tf.fill([words.nrows(), 1], number) for number in self._ends)

@@ -12,21 +12,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 try:
     from ray import serve
     from starlette.concurrency import run_in_threadpool
-    from starlette.responses import JSONResponse
+    from starlette.responses import Response
 except ImportError as error:
     raise SystemExit("deploy/ray needs Ray Serve: pip install 'ray[serve]==2.60.0'") from error
 
 from tfrec.publish import find_version
-from tfrec.serve.errors import ServeError
-from tfrec.serve.service import find_signature
-from tfrec.serve.tensors_json import decode, encode, error_body, parse_body
-
-MAX_VALUES = 100_000
+from tfrec.serve.options import ServeOptions
+from tfrec.serve.service import answer_json
 
 
 @serve.deployment(num_replicas=1, max_ongoing_requests=32, max_queued_requests=128, health_check_period_s=10)
@@ -43,20 +39,14 @@ class Recommender:
         path = find_version(Path(model))
         self._servable = Servable(path.parent.name, int(path.name), path)
 
-    def predict(self, body: bytes) -> tuple[int, dict[str, Any]]:
-        """Answer a request in TensorFlow Serving's JSON: HTTP status and the answer."""
-        try:
-            parsed = parse_body(body)
-            signature = find_signature(self._servable, parsed.get("signature_name", ""))
-            arrays, rows = decode(parsed, signature, max_values=MAX_VALUES)
-            inputs, _ = signature.complete(arrays)
-            return 200, encode(self._servable.run(signature.name, inputs), rows=rows)
-        except ServeError as error:
-            return error.code.http, error_body(error)
+    def predict(self, body: bytes) -> tuple[int, bytes]:
+        """Answer a request in TensorFlow Serving's JSON: HTTP status and the body."""
+        limits = {"max_values": ServeOptions.max_values, "max_rows": ServeOptions.max_request_rows}
+        return answer_json(self._servable, body, **limits)
 
     async def __call__(self, request):
         status, answer = await run_in_threadpool(self.predict, await request.body())
-        return JSONResponse(answer, status)
+        return Response(answer, status, media_type="application/json")
 
 
 app = Recommender.bind(os.environ.get("TFREC_MODEL", "saved_models/hm_scann"))

@@ -15,6 +15,7 @@ import resource
 import sys
 from pathlib import Path
 
+from pipelines.arguments import number, whole_number
 from pipelines.remote import location
 from tfrec.command import run_command
 from tfrec.serve.allocator import AUTO, SYSTEM, use_allocator
@@ -107,7 +108,10 @@ def _parser() -> argparse.ArgumentParser:
         "--model", type=Path, action="append", metavar="DIR", help="folder of a model's versions; may be repeated"
     )
     what.add_argument(
-        "--versions", type=int, default=1, help="so many of the newest versions at a time (default: %(default)s)"
+        "--versions",
+        type=whole_number(1),
+        default=1,
+        help="so many of the newest versions at a time (default: %(default)s)",
     )
     what.add_argument(
         "--model-config-file", type=Path, metavar="FILE", help="TensorFlow Serving's file, in place of --model"
@@ -115,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--data", type=location, metavar="PREPARED", help="a prepared dataset for the shop window at /")
     what.add_argument(
         "--poll-seconds",
-        type=float,
+        type=number(0.05),
         default=ServeOptions.poll_seconds,
         help="between looks for new versions (default: %(default)s)",
     )
@@ -124,10 +128,16 @@ def _parser() -> argparse.ArgumentParser:
         "--host", default=ServeOptions.host, help="address to listen at (default: %(default)s, this machine)"
     )
     who.add_argument(
-        "--port", type=int, default=ServeOptions.port, help="of HTTP; 0 = any free one (default: %(default)s)"
+        "--port",
+        type=whole_number(0, 65535),
+        default=ServeOptions.port,
+        help="of HTTP; 0 = any free one (default: %(default)s)",
     )
     who.add_argument(
-        "--grpc-port", type=int, default=ServeOptions.grpc_port, help="of gRPC; 0 = any free one (default: %(default)s)"
+        "--grpc-port",
+        type=whole_number(0, 65535),
+        default=ServeOptions.grpc_port,
+        help="of gRPC; 0 = any free one (default: %(default)s)",
     )
     who.add_argument("--no-grpc", action="store_true", help="HTTP alone")
     who.add_argument(
@@ -143,25 +153,34 @@ def _parser() -> argparse.ArgumentParser:
         help="of memory: jemalloc or mimalloc where installed (auto), the system's, or a library (default: %(default)s)",
     )
     limits = parser.add_argument_group("limits")
-    limits.add_argument("--workers", type=int, help="batches at a time (default: half the machine's cores)")
+    limits.add_argument("--workers", type=whole_number(1), help="batches at a time (default: half the machine's cores)")
     limits.add_argument(
-        "--max-batch-rows", type=int, default=ServeOptions.max_batch_rows, help="rows of a batch (default: %(default)s)"
+        "--max-batch-rows",
+        type=whole_number(1),
+        default=ServeOptions.max_batch_rows,
+        help="rows of a batch (default: %(default)s)",
     )
     limits.add_argument(
         "--max-pending",
-        type=int,
+        type=whole_number(1),
         default=ServeOptions.max_pending,
         help="requests that may be under way; more are refused (default: %(default)s)",
     )
     limits.add_argument(
-        "--timeout", type=float, default=ServeOptions.timeout, help="seconds a request may wait (default: %(default)s)"
+        "--timeout",
+        type=number(0.001),
+        default=ServeOptions.timeout,
+        help="seconds a request may wait (default: %(default)s)",
     )
     limits.add_argument(
-        "--max-megabytes", type=int, default=ServeOptions.max_bytes >> 20, help="of one request (default: %(default)s)"
+        "--max-megabytes",
+        type=whole_number(1),
+        default=ServeOptions.max_bytes >> 20,
+        help="of one request (default: %(default)s)",
     )
     limits.add_argument(
         "--drain-seconds",
-        type=float,
+        type=number(0),
         default=ServeOptions.drain_seconds,
         help="after SIGTERM, go on serving so long, reported as not ready (default: %(default)s)",
     )

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from tfrec.processor import cores
 from tfrec.serve.errors import Code, ServeError
-from tfrec.serve.merging import merge, part
+from tfrec.serve.merging import MAX_SPREAD, may_join, merge, part, width
 from tfrec.serve.servable import Servable
 from tfrec.serve.signatures import Arrays
 
@@ -176,12 +176,16 @@ class Batcher:
                 return []
             batch = [self._queue.popleft()]
             first, rows, others = batch[0], batch[0].rows, deque[Pending]()
+            columns = width(first.inputs)
             while self._queue and rows < self.max_rows:
                 request = self._queue.popleft()
                 joins = request.servable is first.servable and request.signature == first.signature
-                if joins and request.rows and rows + request.rows <= self.max_rows:
+                together = rows + request.rows
+                widest = max(columns, width(request.inputs)) if joins else columns
+                joins = joins and request.rows > 0 and together <= self.max_rows and together * widest <= MAX_SPREAD
+                if joins and may_join(first.inputs, request.inputs):
                     batch.append(request)
-                    rows += request.rows
+                    rows, columns = together, widest
                 else:
                     others.append(request)
             self._queue.extendleft(reversed(others))

@@ -80,8 +80,12 @@ class ConnectionGuard:
         it."""
         loop = asyncio.get_running_loop()
         last = loop.time() - self._head_seconds
-        for transport in [one for one, since in self._idle_since.items() if since is not None and since <= last]:
-            transport.close()
+        idle = [(one, since) for one, since in self._idle_since.items() if since is not None and since <= last]
+        for transport, since in idle:
+            if not transport.is_closing():
+                transport.close()  # once its answer is written
+            elif since <= last - self._head_seconds:
+                transport.abort()  # who has not read it after as long again
         self._look = loop.call_later(self._head_seconds / LOOKS, self._close_idle) if self._idle_since else None
 
     def turn_away(self, transport: asyncio.Transport) -> None:

@@ -64,10 +64,13 @@ class GrpcApi:
 
     async def _answer(self, context: grpc.aio.ServicerContext, answer: Callable[[Called], Awaitable[Any]]) -> Any:
         """Check the token, answer, count and log; errors become the call's status."""
-        started, called, status = time.perf_counter(), Called(), "OK"
+        started, called = time.perf_counter(), Called()
+        status = "CANCELLED"  # by the client, or its deadline: nothing else leaves this as it is
         try:
             self._check_token(context)
-            return await answer(called)
+            found = await answer(called)
+            status = "OK"
+            return found
         except ServeError as error:
             status = error.code.name
             await context.abort(STATUS[error.code.value[1]], error.message)
@@ -125,7 +128,9 @@ class GrpcApi:
 
         size = 1
         for dim in proto.tensor_shape.dim:
-            size *= max(dim.size, 0)
+            if dim.size < 0:
+                raise invalid(f"input {name!r} has a dimension of size {dim.size}")
+            size *= dim.size
         # One value may stand for a whole tensor, so a message of ten bytes could ask for gigabytes.
         if size > self._service.max_values:
             raise invalid(f"input {name!r} has more than {self._service.max_values} values")

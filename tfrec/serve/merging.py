@@ -8,7 +8,22 @@ import numpy as np
 
 from tfrec.serve.signatures import RANKED, SPREAD, Arrays
 
+MAX_SPREAD = 2_000_000  # values that an input may have once it is spread over its rows, in a request or in a batch
 PADDING = {"O": b"", "f": 0.0, "i": -1}  # what every signature reads as nothing, by kind of dtype
+
+
+def width(inputs: Arrays) -> int:
+    """Columns of the widest input."""
+    return max((array.shape[1] for array in inputs.values() if array.ndim > 1), default=1)
+
+
+def may_join(first: Arrays, other: Arrays) -> bool:
+    """Whether the answers of two requests can be parted again: answers as wide as `items`, and as `history` beside it, are
+    not narrowed, so that such requests must not be padded.
+    """
+    return "items" not in first or all(
+        first[name].shape[1] == other[name].shape[1] for name in ("items", "history") if name in first
+    )
 
 
 def merge(requests: Sequence[tuple[Arrays, int]]) -> Arrays:

@@ -35,12 +35,14 @@ class Model:
         servables: the loaded versions by number.
         status: of every version that was looked at.
         failed: what identifies the folders that failed, so that they are not tried again until changed.
+        served: whether it ever had a version in service.
     """
 
     config: ModelConfig
     servables: dict[int, Servable]
     status: dict[int, VersionStatus]
     failed: dict[int, str]
+    served: bool = False
 
 
 class Repository:
@@ -66,8 +68,10 @@ class Repository:
 
     @property
     def ready(self) -> bool:
-        """Whether every model has a version in service."""
-        return all(model.servables for model in self._models.values())
+        """Whether every model has a version in service; one that was added while others serve is not waited for."""
+        models = list(self._models.values())
+        added = any(model.served for model in models)
+        return all(model.servables for model in models if model.served or not added)
 
     def model(self, name: str) -> Model:
         """A model by name, or NOT_FOUND."""
@@ -110,9 +114,10 @@ class Repository:
         """Load what is new, then unload what is no longer wanted. Not for two threads at a time."""
         configs = self._configs()
         for name in set(self._models) - {config.name for config in configs}:
-            for version in list(self._models[name].servables):
-                self._unload(name, version)
-            del self._models[name]
+            gone = self._models.pop(name)  # before its versions: from here on, it is not found
+            for version, servable in gone.servables.items():
+                self._told(name, version, VersionStatus("END"), "unloaded")
+                servable.retire()
         for config in configs:
             self._models.setdefault(config.name, Model(config, {}, {}, {}))
             self._put(config.name, config=config)
@@ -147,12 +152,16 @@ class Repository:
         self._report(config.name, version, VersionStatus("LOADING"))
         try:
             servable = Servable(config.name, version, path)
-        except (ValueError, OSError) as error:
-            if isinstance(error, ValueError):  # else the file system may answer at the next look
+        except Exception as error:  # whatever it is, the other models are looked at
+            if not isinstance(error, OSError):  # else the file system may answer at the next look
                 self._put(config.name, failed={**self._models[config.name].failed, version: identity})
-            self._report(config.name, version, VersionStatus("END", str(error)), "failed")
+            if not isinstance(error, (ValueError, OSError)):
+                LOG.exception("a version could not be loaded")
+            message = str(error) or type(error).__name__
+            self._report(config.name, version, VersionStatus("END", message), "failed")
             return
-        self._put(config.name, servables={**self._models[config.name].servables, version: servable})
+        servables = {**self._models[config.name].servables, version: servable}
+        self._put(config.name, servables=servables, served=True)
         self._report(config.name, version, VersionStatus("AVAILABLE"), "loaded")
 
     def _unload(self, name: str, version: int) -> None:
@@ -165,10 +174,13 @@ class Repository:
     def _report(self, name: str, version: int, status: VersionStatus, outcome: str = "") -> None:
         self._put(name, status={**self._models[name].status, version: status})
         if outcome:
-            fields = {"event": outcome, "model": name, "version": version, "error": status.error}
-            level = logging.ERROR if status.error else logging.INFO
-            LOG.log(level, f"version {outcome}", extra={"fields": fields})
-            self._changed(name, version, outcome)
+            self._told(name, version, status, outcome)
+
+    def _told(self, name: str, version: int, status: VersionStatus, outcome: str) -> None:
+        fields = {"event": outcome, "model": name, "version": version, "error": status.error}
+        level = logging.ERROR if status.error else logging.INFO
+        LOG.log(level, f"version {outcome}", extra={"fields": fields})
+        self._changed(name, version, outcome)
 
     def _put(self, name: str, **changes: Any) -> None:
         self._models[name] = replace(self._models[name], **changes)

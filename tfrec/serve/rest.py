@@ -9,7 +9,7 @@ from aiohttp import web
 
 from tfrec.serve.errors import Code, ServeError, shown
 from tfrec.serve.service import Address, Called, PredictService
-from tfrec.serve.tensors_json import decode, encode, parse_body
+from tfrec.serve.tensors_json import decode, encode, parse_body, signature_name
 
 MODEL = r"/v1/models/{name:[^/:]+}"
 PLACES = (MODEL, MODEL + r"/versions/{version:\d+}", MODEL + r"/labels/{label:[^/:]+}")
@@ -44,10 +44,7 @@ class RestApi:
 
     async def _answer(self, request: web.Request, content: bytes) -> web.Response:
         body = parse_body(content)
-        name = body.get("signature_name", "")
-        if not isinstance(name, str):
-            raise ServeError(Code.INVALID_ARGUMENT, f"signature_name must be a string, not {shown(name)}")
-        in_rows = False
+        name, in_rows = signature_name(body), False
 
         def arrays(signature):
             nonlocal in_rows

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from tfrec.serve.batching import Batcher
-from tfrec.serve.errors import invalid, shown
+from tfrec.serve.errors import ServeError, invalid, shown
+from tfrec.serve.merging import MAX_SPREAD
 from tfrec.serve.repository import Repository
 from tfrec.serve.servable import Servable
 from tfrec.serve.signatures import Arrays, Signature
+from tfrec.serve.tensors_json import decode, encode, error_body, parse_body, signature_name
 
 DEFAULT_SIGNATURE = "serving_default"
 
@@ -49,15 +52,13 @@ class PredictService:
     max_request_rows: int
     max_values: int
 
-    async def predict(
-        self, address: Address, signature_name: str, decode: Callable[[Signature], Arrays], called: Called
-    ) -> Arrays:
+    async def predict(self, address: Address, name: str, read: Callable[[Signature], Arrays], called: Called) -> Arrays:
         """Answer a request.
 
         Args:
             address: which model.
-            signature_name: "" for the default one.
-            decode: reads the request's arrays, once the signature is known.
+            name: of the signature, "" for the default one.
+            read: reads the request's arrays, once the signature is known.
             called: is filled in.
 
         Raises:
@@ -67,14 +68,49 @@ class PredictService:
         servable = self.repository.acquire(address.model, address.version, address.label)
         try:
             called.model, called.version = servable.name, str(servable.version)
-            signature = find_signature(servable, signature_name)
+            signature = find_signature(servable, name)
             called.signature = signature.name
-            inputs, called.rows = signature.complete(decode(signature))
-            if called.rows > self.max_request_rows:
-                raise invalid(f"the request has {called.rows} rows; at most {self.max_request_rows} are taken at once")
+            inputs, called.rows = signature.complete(read(signature))
+            check_size(inputs, called.rows, self.max_request_rows)
             return await self.batcher.run(servable, signature.name, inputs, called.rows)
         finally:
             servable.release()
+
+
+def check_size(inputs: Arrays, rows: int, most: int) -> None:
+    """Refuse a request of more rows than `most`, or of too wide inputs: one row of an input may stand for all of them.
+
+    Raises:
+        ServeError: INVALID_ARGUMENT.
+    """
+    if rows > most:
+        raise invalid(f"the request has {rows} rows; at most {most} are taken at once")
+    for name, array in inputs.items():
+        if array.ndim > 1 and rows * array.shape[1] > MAX_SPREAD:
+            raise invalid(
+                f"input {name!r} has {array.shape[1]} columns for {rows} rows, which are more than {MAX_SPREAD} values; "
+                "ask for fewer rows at once"
+            )
+
+
+def answer_json(servable: Servable, body: bytes, *, max_values: int, max_rows: int) -> tuple[int, bytes]:
+    """Answer a predict request in TensorFlow Serving's JSON by itself, without a server: HTTP status and body.
+
+    Args:
+        servable: a version.
+        body: the request's.
+        max_values: the most values that an input may hold.
+        max_rows: the most rows.
+    """
+    try:
+        parsed = parse_body(body)
+        signature = find_signature(servable, signature_name(parsed))
+        arrays, in_rows = decode(parsed, signature, max_values=max_values)
+        inputs, rows = signature.complete(arrays)
+        check_size(inputs, rows, max_rows)
+        return 200, encode(servable.run(signature.name, inputs), rows=in_rows)
+    except ServeError as error:
+        return error.code.http, json.dumps(error_body(error)).encode()
 
 
 def find_signature(servable: Servable, name: str) -> Signature:

@@ -36,6 +36,18 @@ def parse_body(body: bytes) -> dict[str, Any]:
     return parsed
 
 
+def signature_name(body: Mapping[str, Any]) -> str:
+    """The signature that a request's body names, "" for the default one.
+
+    Raises:
+        ServeError: it is no string.
+    """
+    name = body.get("signature_name", "")
+    if not isinstance(name, str):
+        raise invalid(f"signature_name must be a string, not {shown(name)}")
+    return name
+
+
 def decode(body: Mapping[str, Any], signature: Signature, *, max_values: int) -> tuple[Arrays, bool]:
     """The arrays of a predict request.
 

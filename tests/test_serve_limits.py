@@ -1,0 +1,231 @@
+"""What a request, a batch, a connection and a version that fails may cost, and what none of them may change."""
+
+import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
+
+# isort: split
+import asyncio
+import gzip
+import json
+import threading
+
+import numpy as np
+import pytest
+
+from tests.serving_server import plain_shop, republish, running, small_shop
+from tfrec.publish import find_version
+from tfrec.serve import merging, repository
+from tfrec.serve.batching import Batcher
+from tfrec.serve.connections import ConnectionGuard
+from tfrec.serve.errors import ServeError
+from tfrec.serve.merging import may_join
+from tfrec.serve.model_config import ModelConfig
+from tfrec.serve.repository import Repository
+from tfrec.serve.servable import Servable
+from tfrec.serve.service import answer_json, check_size
+
+QUERY = {"inputs": {"history": [["001"]], "k": 3}}
+
+
+@pytest.fixture(scope="module")
+def small(shared):
+    """A model of few signatures."""
+    return shared("plain-shop", plain_shop) / "shop"
+
+
+# -- requests and batches --------------------------------------------------------------------------------------------
+
+
+def test_one_row_that_is_spread_over_all_is_bounded(small):
+    inputs = {"exclude": np.full((1, 100_000), b"", object), "k": np.array([3])}
+    check_size(inputs, 20, 1024)
+    with pytest.raises(
+        ServeError, match="'exclude' has 100000 columns for 21 rows, which are more than 2000000 values"
+    ):
+        check_size(inputs, 21, 1024)
+    body = {"inputs": {"history": [["001"]] * 1000, "exclude": [[""] * 3000], "k": 3}}
+    with running(small) as server:
+        status, answer = server.predict(**body)
+        assert (status, "ask for fewer rows at once" in answer["error"]) == (400, True)
+
+
+def test_requests_are_not_joined_into_a_batch_that_is_too_wide(monkeypatch):
+    """Each is padded to the widest of its batch."""
+    monkeypatch.setattr("tfrec.serve.batching.MAX_SPREAD", 30)
+    batches, started, go_on = [], threading.Event(), threading.Event()
+
+    class Fake:
+        name = "shop"
+
+        def share(self):
+            pass
+
+        release = share
+
+        def run(self, signature, inputs):
+            started.set()
+            go_on.wait(60)
+            batches.append(inputs["history"].shape)
+            return {"score": np.zeros(inputs["history"].shape)}
+
+    async def ask_all():
+        batcher, model = Batcher(workers=1, max_rows=64, max_pending=99, timeout=60), Fake()
+        asked = []
+        for width in (1, 2, 20, 3, 10, 1):
+            inputs = {"history": np.full((1, width), b"x", object), "k": np.array([3], np.int32)}
+            asked.append(asyncio.ensure_future(batcher.run(model, "recommend", inputs, 1)))
+            await asyncio.sleep(0)
+            if width == 1 and len(asked) == 1:
+                await asyncio.to_thread(started.wait, 60)  # the first is under way, the others wait for it
+        go_on.set()
+        await asyncio.gather(*asked)
+        batcher.close()
+
+    asyncio.run(ask_all())
+    assert sum(rows for rows, _ in batches) == 6
+    assert all(rows == 1 or rows * width <= 30 for rows, width in batches)
+
+
+def test_answers_that_are_as_wide_as_their_inputs_are_not_padded():
+    wide, narrow = ({"items": np.zeros((1, n), int), "history": np.zeros((1, 5), int)} for n in (4, 2))
+    longer = {**narrow, "history": np.zeros((1, 6), int)}
+    plain = [{"history": np.zeros((1, n), object)} for n in (1, 9)]
+    assert may_join(wide, wide)
+    assert not may_join(wide, narrow)
+    assert not may_join(narrow, longer)
+    assert may_join(*plain)
+    assert merging.width(longer) == 6
+
+
+def test_days_that_are_no_numbers_are_answered(shared):
+    with running(shared("small-shop", small_shop) / "shop") as server:
+        for days in (1e39, -1e39):  # infinite in float32
+            body = {"inputs": {"history": [["001", "002"]], "days_ago": [[days, 1.0]], "k": 3}}
+            assert server.predict(**body)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"instances": [{"history": ["001"], "k": 3}]},
+        QUERY,
+        {"inputs": 3},
+        {"signature_name": ["x"], **QUERY},
+        {"signature_name": "nothing", **QUERY},
+        {"inputs": {"history": [["001"]] * 1025, "k": 3}},
+    ],
+)
+def test_an_answer_without_a_server_is_the_servers(small, body):
+    """What deploy/ray answers with."""
+    path = find_version(small)
+    content = json.dumps(body).encode()
+    status, answer = answer_json(Servable("shop", int(path.name), path), content, max_values=100_000, max_rows=1024)
+    with running(small) as server:
+        assert (status, json.loads(answer)) == server.ask("POST", "/v1/models/shop:predict", content)
+
+
+# -- connections -----------------------------------------------------------------------------------------------------
+
+
+def test_a_packed_body_counts_as_large_as_it_may_become(small):
+    body = gzip.compress(json.dumps(QUERY).encode())
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    with running(small) as server:
+        assert server.ask("POST", "/v1/models/shop:predict", body, headers)[0] == 200
+        state = server.server._state
+        state.bytes_held = state.max_bytes_at_once - state.max_bytes + 1
+        assert server.ask("POST", "/v1/models/shop:predict", body, headers)[0] == 429
+        assert server.predict(**QUERY)[0] == 200
+
+
+def test_who_does_not_read_an_answer_is_cut_off():
+    """Closing waits until all is written, which a client that does not read can put off for ever."""
+
+    class Kept(asyncio.WriteTransport):
+        closing = aborted = False
+
+        def is_closing(self):
+            return self.closing
+
+        def close(self):
+            self.closing = True  # and its buffer stays
+
+        def abort(self):
+            self.aborted = True
+
+    class Inner(asyncio.Protocol):
+        pause_writing = resume_writing = eof_received = lambda self: None
+
+    async def go():
+        guard = ConnectionGuard(Inner, head_seconds=0.2, most=9, most_requests=9)
+        transport = Kept()
+        guard().connection_made(transport)
+        await asyncio.sleep(0.3)
+        assert (transport.closing, transport.aborted) == (True, False)
+        await asyncio.sleep(0.3)
+        assert transport.aborted
+
+    asyncio.run(go())
+
+
+# -- models ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_is_added_does_not_take_the_others_out_of_service(small, tmp_path):
+    configs = [ModelConfig("shop", small)]
+    models = Repository(lambda: configs)
+    assert not models.ready
+    models.poll()
+    assert models.ready
+    configs.append(ModelConfig("new", tmp_path / "new"))
+    models.poll()
+    assert models.ready
+    republish(small / "1", tmp_path / "new", 1)
+    models.poll()
+    assert set(models.names) == {"shop", "new"}
+    assert models.get("new").version == 1
+    del configs[0]
+    models.poll()
+    assert models.ready
+    with pytest.raises(ServeError, match="no model 'shop' is served"):
+        models.get("shop")
+    models.close()
+
+
+def test_a_version_that_fails_in_any_way_leaves_the_others_alone(small, tmp_path, monkeypatch):
+    republish(small / "1", tmp_path / "broken", 1)
+    configs = [ModelConfig("broken", tmp_path / "broken"), ModelConfig("shop", small)]
+
+    def load(name, version, path):
+        if name == "broken":
+            raise RuntimeError("undefined symbol")
+        return Servable(name, version, path)
+
+    monkeypatch.setattr(repository, "Servable", load)
+    models = Repository(lambda: configs)
+    models.poll()
+    assert models.get("shop").version == 1
+    assert models.model("broken").status[1].error == "undefined symbol"
+    models.close()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--workers", "-1"),
+        ("--versions", "0"),
+        ("--port", "70000"),
+        ("--grpc-port", "-1"),
+        ("--timeout", "-1"),
+        ("--poll-seconds", "0"),
+        ("--max-pending", "0"),
+        ("--max-megabytes", "0"),
+        ("--max-batch-rows", "0"),
+        ("--drain-seconds", "-1"),
+    ],
+)
+def test_numbers_that_cannot_be_are_told_before_anything_is_loaded(option, value, capsys):
+    from tfrec.serve.__main__ import main
+
+    with pytest.raises(SystemExit, match="2"):
+        main(["--model", "/nowhere", option, value])
+    assert f"{option}: {value!r} is not a" in capsys.readouterr().err
