@@ -171,7 +171,7 @@ def test_history_tower_looks_back_only():
     assert not np.allclose(before[:, 5], after[:, 5])
 
 
-@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "none"])
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary", "none"])
 def test_history_tower_ignores_how_much_padding_stands_in_front(positions):
     tower = HistoryTower(8, 6, layers=1, heads=2, positions=positions)
     x, gaps = normal(2, 3, 8), tf.constant([[1.0, 2.0, 3.0]] * 2)
@@ -207,9 +207,21 @@ def test_user_tower_has_a_row_for_strangers():
     np.testing.assert_allclose(out[2], tower.table[3] + tower.field_tables[0][0])
 
 
+def test_a_missing_attribute_says_nothing_in_the_shallow_tower():
+    """Its own token is not trained where no item of the catalogue lacks the field; searches by words lack them all."""
+    tower = ShallowTower(8, attributes=AttributeEncoder([5, 4], 8))
+    both, none = tf.constant([[[2], [3]]]), tf.constant([[[2], [0]]])
+    before = [tower({"attributes": values}).numpy() for values in (both, none)]
+    table = tower.attributes.table
+    table.embeddings.assign(table.embeddings + tf.one_hot([0, 5], 9, axis=0, dtype=tf.float32) @ tf.ones([2, 8]) * 7)
+    after = [tower({"attributes": values}).numpy() for values in (both, none)]
+    np.testing.assert_allclose(after, before, atol=1e-6)
+    assert not np.allclose(*before)
+
+
 def test_gap_buckets_double():
-    days = tf.constant([0.0, 0.5 / 24, 1 / 24, 3 / 24, 1.0, 365.0, 1e6])
-    np.testing.assert_array_equal(gap_bucket(days), [0, 1, 1, 2, 5, 14, 15])
+    days = tf.constant([0.0, 0.5 / 24, 1 / 24, 3 / 24, 1.0, 365.0, 1e6, np.inf, np.nan])
+    np.testing.assert_array_equal(gap_bucket(days), [0, 1, 1, 2, 5, 14, 15, 15, 0])
 
 
 def test_sinusoids_are_distinct_unit_pairs():

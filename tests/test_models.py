@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from pipelines.batches import Purchases
+from tfrec.assembly import clear_untrained
 from tfrec.fusion import CrossAttentionFusion
 from tfrec.models import ItemVectors, TwoTower, bought_before, by_length
 from tfrec.towers import HistoryTower, ItemTower, UserTower
@@ -27,7 +29,8 @@ def make_model(*, content=True, kind="history", **options):
     parts = {"id_embedding": True, "id_dropout": 0.0} | {n: options.pop(n) for n in names if n in options}
     vectors = ItemVectors(ITEMS, DIM, content=content, **parts)
     tower = ItemTower(CrossAttentionFusion(DIM, 1, 2), text=OneHot()) if content else None
-    query = HistoryTower(DIM, 8, layers=1, heads=2) if kind == "history" else UserTower(DIM, 3)
+    positions = options.pop("positions", "learned")
+    query = HistoryTower(DIM, 8, layers=1, heads=2, positions=positions) if kind == "history" else UserTower(DIM, 3)
     frequency = np.full(ITEMS, 1 / ITEMS)
     settings = {"frequency": frequency, "mean_targets": 3.0, "mask_own": "none"} | options
     return TwoTower(vectors=vectors, query_tower=query, item_tower=tower, **settings)
@@ -58,13 +61,39 @@ def make_batch():
 
 @pytest.mark.parametrize("candidates", ["in_batch", "catalogue"])
 @pytest.mark.parametrize("mask_own", ["none", "future", "all"])
-def test_reading_short_histories_apart_changes_nothing(candidates, mask_own, monkeypatch):
-    model, batch = make_model(candidates=candidates, mask_own=mask_own, shortcut=True), make_batch()
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+def test_reading_short_histories_apart_changes_nothing(candidates, mask_own, positions, monkeypatch):
+    model = make_model(candidates=candidates, mask_own=mask_own, positions=positions, shortcut=True)
+    batch = make_batch()
     assert len(by_length(batch)) == 2
     assert by_length(batch)[0]["history"].shape == (3, 2)
     apart = float(model.compute_loss(batch))
     monkeypatch.setattr(model, "_parts", lambda inputs: [inputs])
     assert float(model.compute_loss(batch)) == pytest.approx(apart, rel=1e-5)
+
+
+def test_all_vectors_are_made_in_parts(monkeypatch):
+    model = make_model()
+    whole = model.all_vectors().numpy()
+    monkeypatch.setattr("tfrec.models.CATALOGUE_PART", 5)
+    np.testing.assert_array_equal(model.all_vectors(), whole)
+
+
+def test_the_first_purchase_of_a_window_that_goes_on_is_the_customers_own():
+    model = make_model(candidates="catalogue", mask_own="all")
+    inputs = {"history": tf.constant([[3, 4, 5]]), "targets": tf.constant([[-1, 4, 5, 6]])}
+    inputs["weights"] = tf.ones([1, 4])
+    *_, masked = model._examples(inputs, tf.zeros([1, 4, DIM]), ITEMS, tf.range(ITEMS))
+    assert all(np.flatnonzero(row).tolist() == [3, 4, 5, 6] for row in masked.numpy())
+
+
+def test_rows_that_nothing_trains_say_nothing():
+    tower = UserTower(DIM, 3, user_fields=(4,))
+    tower(tf.constant([0]), tf.constant([[1]]))
+    purchases = Purchases(*(np.array(column) for column in ([0, 0, 2], [1, 2, 3], [1, 2, 3])), 3)
+    clear_untrained(tower, purchases)
+    assert np.any(tower.table.numpy() != 0, axis=1).tolist() == [True, False, True, False]
+    assert np.any(tower.field_tables[0].numpy() != 0, axis=1).tolist() == [False, True, True, True]
 
 
 def test_fresh_vectors_stand_in_for_the_bank():

@@ -102,6 +102,11 @@ def test_the_recipe_learns_what_each_user_likes(movies, tmp_path):
     assert found["metrics"]["recall@10"]["value"] > found["baselines"]["popularity"]["recall@10"]["value"]
 
 
+def test_a_popularity_bias_goes_with_the_ranking_head(movies, tmp_path):
+    options = ["--model.item.bias", "true", "--training.epochs", "1", "--training.batch_size", "16"]
+    assert train(["--recipe", "movielens", "--data", str(movies), "--out", str(tmp_path / "run"), *options]) == 0
+
+
 def test_a_dataset_without_ratings_is_refused(tmp_path):
     (tmp_path / "walks.txt").write_text("".join(f"u{user} a b c d\n" for user in range(5)))
     assert prepare(["sequences", "--raw", str(tmp_path / "walks.txt"), "--out", str(tmp_path / "data")]) == 0

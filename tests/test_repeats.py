@@ -25,8 +25,8 @@ def random_scores(seed: int) -> RepeatScores:
 def test_whole_days_fall_into_their_buckets():
     scores = RepeatScores()
     scores.value.assign(np.arange(BUCKETS, dtype=np.float32) / 10)
-    days = [-1, 0, 0.9, 1, 2, 3, 6, 7, 14, 15, 510, 511, 100_000]
-    buckets = [0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 8, 9, 9]
+    days = [-1, 0, 0.9, 1, 2, 3, 6, 7, 14, 15, 510, 511, 100_000, np.inf, np.nan]
+    buckets = [0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 8, 9, 9, 9, 0]
     np.testing.assert_allclose(scores(tf.constant(days, tf.float32)), buckets, rtol=1e-5)
 
 

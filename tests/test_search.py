@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tfrec import search
 from tfrec.csr import Csr
 from tfrec.screen import Screen
 from tfrec.search import exact_top_k
@@ -127,6 +128,37 @@ def test_a_screen_rules_out_nearly_everything(spread, shift):
     found = Screen(items).scores(64).candidates(queries, 10, (np.empty(0, int), np.empty(0, int)))
     assert found is not None
     assert len(found[0]) < 64 * 10 * 4
+
+
+@pytest.mark.parametrize(
+    ("rows", "query", "k", "excluded"),
+    [
+        ({0: (3e19, 0), 64: (1, 0)}, (1, 1), 2, []),  # the length overflows float32
+        ({0: (3e19, 0), 64: (1, 0)}, (1.001, 1), 1, [0]),
+        (
+            {0: (2.0**-70 * (1 + 0.9 * 2**-8), -(2.0**-70)), 64: (2.0**-70 * (2**-9 + 2**-10), 0)},
+            (1, 1),
+            1,
+            [],
+        ),  # vanishes
+    ],
+)
+def test_numbers_at_the_ends_of_float32_are_searched_exactly(rows, query, k, excluded):
+    items = np.zeros((1024, 2), np.float32)
+    for row, vector in rows.items():
+        items[row] = vector
+    queries = np.array([query], np.float32)
+    exclude = Csr.from_rows(np.zeros(len(excluded), int), np.array(excluded, int), 1)
+    found = exact_top_k(queries, items, k, exclude=exclude, screen=True)[0]
+    np.testing.assert_array_equal(found, exact_top_k(queries, items, k, exclude=exclude, screen=False)[0])
+
+
+def test_fewer_threads_search_where_memory_is_short(monkeypatch):
+    monkeypatch.setattr(search, "SCORE_BYTES", 4 * 500 * 16)
+    rng = np.random.default_rng(0)
+    queries, items = rng.standard_normal((50, 4)), rng.standard_normal((500, 4))
+    ids, _ = exact_top_k(queries, items, 3, threads=4)
+    np.testing.assert_array_equal(ids, np.argsort(-(queries @ items.T), axis=1)[:, :3])
 
 
 def test_a_screened_search_answers_as_any_other():

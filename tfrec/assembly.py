@@ -86,7 +86,7 @@ def build_shallow_tower(dim: int, assets: Assets, features: Features) -> Shallow
         return None
     return ShallowTower(
         dim,
-        attributes=AttributeEncoder(assets.attributes.sizes, dim) if assets.attributes else None,
+        attributes=AttributeEncoder(assets.attributes.sizes, dim, dtype="float32") if assets.attributes else None,
         vocabulary=len(assets.tokenizer) if assets.tokenizer else 0,
         pad_id=assets.tokenizer.pad_id if assets.tokenizer else 0,
         vectors={VECTORS[name]: side.vectors for name, side in features.items()},
@@ -126,6 +126,17 @@ def tuned(encoder, name: str, options: ImageConfig | TextConfig):
     else:
         freeze(encoder, train_last=None if options.train_blocks == "all" else options.train_blocks)
     return encoder
+
+
+def clear_untrained(tower: HistoryTower | UserTower, purchases: Purchases) -> None:
+    """Let rows that no example may ever read say nothing, in place of the noise that they start from: unknown customers,
+    those without a purchase, and fields that are missing.
+    """
+    if isinstance(tower, UserTower):
+        trained = np.append(np.bincount(purchases.user, minlength=tower.users) > 0, False)
+        tower.table.assign(tower.table * trained.astype(np.float32)[:, None])
+    for table in tower.field_tables:
+        table.assign(table * (np.arange(table.shape[0]) > 0).astype(np.float32)[:, None])
 
 
 class RetrievalAssembly:
@@ -279,6 +290,7 @@ class RetrievalAssembly:
         batch = tf.nest.map_structure(tf.convert_to_tensor, dict(first))
         model.compute_loss(batch, training=True)  # creates every variable
         vectors.warm.assign((self.frequency > 0).astype(np.float32))
+        clear_untrained(model.query_tower, self.purchases)
         return model
 
     def _check_neighbours(self) -> None:

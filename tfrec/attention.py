@@ -72,7 +72,7 @@ class Attention(tf.keras.layers.Layer):
         self.offset = self.add_weight(name="qkv_bias", shape=(3 * self.dim,), initializer="zeros")
         super().build(input_shape)
 
-    def call(self, query, memory=None, mask=None, training=None, return_scores=False):
+    def call(self, query, memory=None, mask=None, training=None, return_scores=False, skipped=0):
         """Attend from `query` to `memory` (to itself where `memory` is None).
 
         Args:
@@ -80,13 +80,14 @@ class Attention(tf.keras.layers.Layer):
             memory: `[B, K, D]` or None.
             mask: bool, True where a key may be seen: `[B, K]` or `[B, Q, K]`.
             return_scores: return the attention weights `[B, heads, Q, K]` as well.
+            skipped: places of padding that were left out behind the first one; rotary positions count them.
 
         Returns:
             `[B, Q, D]`, or the pair with the weights.
         """
         q, k, v = self._project(query, memory)
         if self.rotary:
-            q, k = rotate(q), rotate(k)
+            q, k = rotate(q, skipped), rotate(k, skipped)
         scores = tf.cast(tf.matmul(q, k, transpose_b=True), tf.float32) / math.sqrt(self.dim // self.heads)
         if mask is not None:
             mask = mask[:, None, None, :] if mask.shape.rank == 2 else mask[:, None]
@@ -122,10 +123,14 @@ class Attention(tf.keras.layers.Layer):
         }
 
 
-def rotate(x):
-    """Rotate the halves of each head by position-dependent angles. `x`: `[B, heads, T, D]` with even D; same shape back."""
+def rotate(x, skipped=0):
+    """Rotate the halves of each head by position-dependent angles. `x`: `[B, heads, T, D]` with even D; same shape back.
+
+    All but the first place count as `skipped` places further on.
+    """
     half = x.shape[-1] // 2
-    positions = tf.cast(tf.range(tf.shape(x)[2]), tf.float32)
+    places = tf.range(tf.shape(x)[2])
+    positions = tf.cast(tf.where(places > 0, places + skipped, 0), tf.float32)
     angles = positions[:, None] * (10000.0 ** (-tf.range(half, dtype=tf.float32) / half))[None]  # (T, D / 2)
     cos, sin = tf.cast(tf.cos(angles), x.dtype), tf.cast(tf.sin(angles), x.dtype)
     first, second = x[..., :half], x[..., half:]

@@ -9,6 +9,7 @@ from tfrec.repeats import RepeatScores, scores_of_purchases
 from tfrec.towers import HistoryTower, ItemTower, ShallowTower, UserTower, normal
 
 SHORT_PART = 4  # histories up to T / SHORT_PART purchases are read apart from longer ones
+CATALOGUE_PART = 8192  # items whose vectors are made at once
 
 
 class ItemVectors(tf.keras.layers.Layer):
@@ -239,8 +240,12 @@ class TwoTower(tfrs.Model):
         return tf.pad(mean, [[0, 0], [1, 0], [0, 0]])
 
     def all_vectors(self):
-        """Vectors of all items, from the bank as it is: `[N, D]`."""
-        return self.vectors.vectors(tf.range(self.vectors.items))
+        """Vectors of all items, from the bank as it is: `[N, D]`. Made in parts: the words of all items at once would be
+        gigabytes.
+        """
+        rows = tf.range(self.vectors.items)
+        starts = range(0, self.vectors.items, CATALOGUE_PART)
+        return tf.concat([self.vectors.vectors(rows[start : start + CATALOGUE_PART]) for start in starts], 0)
 
     def last_query(self, batch, vectors):
         """The query that predicts the next purchase, given all items' `vectors` `[N, D]`: `[B, D]`.
@@ -303,9 +308,8 @@ class TwoTower(tfrs.Model):
         return weighted_mean(tf.concat(losses, 0), tf.concat(weights, 0))
 
     def _parts(self, inputs):
-        """The batch by length of history; whole where that cannot be told or would move the rotary start token."""
-        rotary = getattr(self.query_tower, "positions", "none") == "rotary"
-        return [inputs] if rotary or "history" not in inputs else by_length(inputs)
+        """The batch by length of history; whole where it has none."""
+        return by_length(inputs) if "history" in inputs else [inputs]
 
     def _examples(self, inputs, queries, count, columns):
         """The places of a batch that have a target: queries `[P, D]`, labels `[P]`, weights `[P]`, what earlier purchases
@@ -322,7 +326,9 @@ class TwoTower(tfrs.Model):
         if self.mask_own == "none":
             return queries, labels, weights, bonus, None
         row, position = tf.unstack(places, axis=1)
-        owned = tf.gather(own_items(inputs["targets"], columns, count), row)
+        # A window that goes on from an earlier one has its first purchase in the history alone.
+        windows = [inputs[name] for name in ("history", "targets") if name in inputs]
+        owned = tf.gather(own_items(tf.concat(windows, 1), columns, count), row)
         if self.mask_own == "future" and "history" in inputs:
             # Items bought before stay negatives: the model must learn not to repeat them, unless customers do.
             owned &= ~bought_before(inputs["history"], columns, count, row, position)

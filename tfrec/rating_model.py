@@ -32,7 +32,7 @@ class RatingHead(tf.keras.layers.Layer):
         super().__init__(**({"dtype": "float32"} | kwargs))
         self.users, self.items, self.mean = users, items, mean
         self.factors, self.hidden_dim, self.dropout_rate = factors, hidden, dropout
-        self.dropout = ResumableDropout(dropout)
+        self.dropout = ResumableDropout(dropout, dtype="float32")
         self.hidden = tf.keras.layers.Dense(hidden, activation="gelu", name="hidden", dtype="float32")
         self.out = tf.keras.layers.Dense(1, kernel_initializer="zeros", name="out", dtype="float32")
 
@@ -125,7 +125,7 @@ class RatingTwoTower(TwoTower):
         return {
             "user": tf.boolean_mask(tf.repeat(part["user"][:, None], places, 1), examples),
             "item": item,
-            "query": tf.boolean_mask(queries, examples),
+            "query": tf.boolean_mask(queries, examples)[:, : self.vectors.dim],  # without the 1 that reads a bias
             "candidate": tf.gather(vectors, tf.gather(columns, item)),
             "rating": tf.boolean_mask(part["ratings"], examples),
         }
@@ -147,7 +147,7 @@ class RatingTwoTower(TwoTower):
         inputs = {
             "user": tf.repeat(user, shape[1]),
             "item": flat,
-            "query": tf.repeat(queries, shape[1], axis=0),
+            "query": tf.repeat(queries[:, : self.vectors.dim], shape[1], axis=0),
             "candidate": tf.gather(vectors, flat),
         }
         return tf.reshape(self.head(inputs)[0], shape)

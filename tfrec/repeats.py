@@ -26,7 +26,8 @@ class RepeatScores(tf.keras.layers.Layer):
     def call(self, days):
         """Scores of purchases made `days` ago, float32 of any shape."""
         bucket = tf.math.log(tf.maximum(days, 0.0) + 1.0) / tf.math.log(2.0) + 1e-5  # whole days fall on the edges
-        return SCALE * tf.gather(self.value, tf.minimum(tf.cast(bucket, tf.int32), BUCKETS - 1))
+        place = tf.cast(tf.minimum(bucket, BUCKETS - 1.0), tf.int32)  # infinity would become the least integer
+        return SCALE * tf.gather(self.value, tf.maximum(place, 0))  # as NaN does
 
 
 def scores_of_purchases(scores, columns, inputs, examples):

@@ -35,8 +35,8 @@ class Screen:
         for start in range(0, self.n_items, TILE):
             tile, rounded = _rounded(items[start : start + TILE])
             self.tiles.append(tile)
-            lengths.append(np.linalg.norm(rounded, axis=1))
-            errors.append(np.linalg.norm(rounded - items[start : start + TILE], axis=1))
+            lengths.append(_norms(rounded))
+            errors.append(_norms(rounded - items[start : start + TILE]))
         self.length, self.error = self._largest(lengths), self._largest(errors)  # [groups]
 
     def scores(self, chunk: int) -> Scores:
@@ -50,7 +50,7 @@ class Screen:
 
     def bounds(self, queries: np.ndarray, rounded: np.ndarray) -> np.ndarray:
         """How wrong a product is at most, before its sum is rounded: float32 `[groups, B]` for `queries` `[B, D]`."""
-        length, error = np.linalg.norm(queries, axis=1), np.linalg.norm(rounded - queries, axis=1)
+        length, error = _norms(queries), _norms(rounded - queries)
         added = self.dim * 2.0**-23 * np.outer(self.length, length)  # sums of D terms in float32
         return 1.001 * (np.outer(self.length, error) + np.outer(self.error, length) + added) + 1e-30
 
@@ -99,11 +99,13 @@ class Scores:
         maxima[item // GROUP, row] = _maxima(grouped[item // GROUP, :, row])
         largest = _floats(maxima)
         bound = screen.bounds(queries, rounded.T)
-        surely = largest - UNIT / (1 - UNIT) * np.abs(largest) - bound  # the best item of a group is at least so good
+        # The best item of a group is at least so good. (Kernels that truncate are right as well: they err to one side, by
+        # no more than what is subtracted here and in `passing` together.)
+        surely = largest - UNIT / (1 - UNIT) * np.abs(largest) - bound
         cut = screen.n_groups - k
         least = np.partition(np.ascontiguousarray(surely.T), cut, axis=1)[:, cut]  # none of the k best is worse
-        if not np.isfinite(least).all():
-            return None
+        if np.isnan(surely).any() or not (np.isfinite(least).all() and np.isfinite(bound).all()):
+            return None  # products that overflow bound nothing
         rounding = least - bound  # [groups, B]
         passing = rounding - 1.001 * UNIT * np.abs(rounding)  # the bfloat16 score of an item as good is at least this
         group, query = np.nonzero(largest >= passing)  # by group: neighbours in memory
@@ -111,6 +113,11 @@ class Scores:
             return None
         found, within = np.nonzero(_floats(grouped[group, :, query]) >= passing[group, query][:, None])
         return query[found], group[found] * GROUP + within
+
+
+def _norms(vectors: np.ndarray) -> np.ndarray:
+    """Lengths of vectors `[n, D]`, float32; their squares would overflow or vanish in it."""
+    return np.linalg.norm(vectors.astype(np.float64), axis=1).astype(np.float32)
 
 
 def _rounded(values: np.ndarray) -> tuple[tf.Tensor, np.ndarray]:

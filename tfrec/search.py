@@ -72,7 +72,8 @@ def exact_top_k(
     scores = np.full((n_queries, k), -np.inf, np.float32)
     if n_queries == 0 or n_items == 0:
         return ids, scores
-    threads = threads or cores()
+    wanted = threads or cores()
+    threads = min(wanted, max(1, SCORE_BYTES // (4 * n_items * MIN_QUERIES)))
     if screen is None:
         screen = (
             n_queries * n_items * queries.shape[1] >= SCREENED_WORK
@@ -95,8 +96,8 @@ def exact_top_k(
             if progress is not None:
                 progress(stop - start)
 
-    # One BLAS thread each: every worker keeps its own tile in its own core's cache.
-    with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+    # One BLAS thread each: every worker keeps its own tile in its own core's cache. More only where memory allows fewer.
+    with threadpool_limits(limits=wanted // threads, user_api="blas"), ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, range(threads)))
     return ids, scores
 

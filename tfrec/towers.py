@@ -150,8 +150,9 @@ class ShallowTower(tf.keras.layers.Layer):
         """`attributes` int32 `[R, F, V]`, `tokens` int32 `[R, T]`, vectors `[R, P]`: those that are used -> `[R, D]`."""
         vector = 0.0
         if self.attributes is not None:
-            fields, _ = self.attributes(inputs["attributes"])  # missing fields are zeros
-            vector += tf.reduce_sum(tf.cast(fields, tf.float32), 1)
+            fields, known = self.attributes(inputs["attributes"])
+            # A missing field says nothing: of a catalogue that lacks none, its own token is not trained.
+            vector += tf.reduce_sum(tf.cast(fields, tf.float32) * tf.cast(known, tf.float32)[..., None], 1)
         if self.vocabulary:
             words = tf.gather(self.words, inputs["tokens"])
             weight = tf.cast(inputs["tokens"] != self.pad_id, tf.float32)[..., None]
@@ -208,9 +209,10 @@ class DecoderBlock(tf.keras.layers.Layer):
         self.dropout = ResumableDropout(dropout)
         self.feed_forward = FeedForward(dim, ratio=ratio, dropout=dropout, name="feed_forward")
 
-    def call(self, x, mask, training=None):
-        """`x` `[B, T, D]`, `mask` bool `[B, T, T]`; the same shape back."""
-        x = x + self.dropout(self.attention(self.norm(x), mask=mask, training=training), training=training)
+    def call(self, x, mask, training=None, skipped=0):
+        """`x` `[B, T, D]`, `mask` bool `[B, T, T]`; the same shape back. `skipped`: see `Attention`."""
+        attended = self.attention(self.norm(x), mask=mask, training=training, skipped=skipped)
+        x = x + self.dropout(attended, training=training)
         return x + self.feed_forward(x, training=training)
 
 
@@ -289,8 +291,9 @@ class HistoryTower(tf.keras.layers.Layer):
         seen = tf.concat([tf.ones_like(mask[:, :1]), mask], 1)
         steps = tf.range(tf.shape(x)[1])
         causal = seen[:, None, :] & (steps[:, None] >= steps[None, :])[None]
+        skipped = self.length - tf.shape(items)[1]  # the start token stays as far from the last purchase as in training
         for block in self.blocks:
-            x = block(x, causal, training=training)
+            x = block(x, causal, training=training, skipped=skipped)
         return self.norm(x)
 
     def _positions(self, length):
@@ -340,10 +343,12 @@ def normal(stddev: float):
 
 
 def gap_bucket(days):
-    """Bucket of a time gap: 0 below an hour, then doubling from there, `GAP_BUCKETS` in all. Days `[...]` -> int32."""
+    """Bucket of a time gap: 0 for none, 1 up to an hour, then doubling, `GAP_BUCKETS` in all. Days `[...]` -> int32."""
     hours = tf.maximum(tf.cast(days, tf.float32) * 24.0, 0.0)
     bucket = tf.math.ceil(tf.math.log(hours + 1.0) / math.log(2.0))
-    return tf.cast(tf.clip_by_value(bucket, 0, GAP_BUCKETS - 1), tf.int32)
+    return tf.maximum(
+        tf.cast(tf.clip_by_value(bucket, 0, GAP_BUCKETS - 1), tf.int32), 0
+    )  # NaN becomes the least integer
 
 
 def sinusoids(length: int, dim: int):
