@@ -78,6 +78,12 @@ def test_print_config_prints_yaml_that_config_reads(tmp_path, capsys):
         ("retrieval", ["--model.fusion.modality_dropout", "0.6"], "modality_dropout=0.6 must be 0 to 0.5"),
         ("retrieval", ["--model.text.length", "1"], "model.text.length=1 must be at least 2"),
         ("retrieval", ["--model.fusion.heads", "7"], "model.fusion.heads=7 must divide the width model.fusion.dim=768"),
+        (
+            "retrieval",
+            ["--training.accumulate", "2", "--model.item.deep", "false"],
+            "accumulate=2: there is no item tower",
+        ),
+        ("metric_learning", ["--training.accumulate", "2"], "training.accumulate=2: there is no item tower"),
         ("retrieval", ["--model.image.patch", "15"], "patch=15 must divide both sides of model.image.size=[224, 224]"),
         (
             "retrieval",

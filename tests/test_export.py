@@ -75,14 +75,15 @@ def test_items_that_are_ids_alone_cannot_be_encoded(new_data):
 
 
 def test_the_command_publishes_pairs_and_keeps_the_newest(tmp_path, monkeypatch, new_data, capsys):
-    monkeypatch.setattr(runs, "load_run", lambda folder: make_run(ITEMS))
+    run, without = make_run(ITEMS), make_run(ITEMS, users=None)
+    monkeypatch.setattr(runs, "load_run", lambda folder, max_users: run if max_users else without)
     (tmp_path / "run").mkdir()
     root = tmp_path / "models"
     arguments = ["--run", str(tmp_path / "run"), "--name", "shop", "--root", str(root)]
     assert command.main(arguments) == 0
-    assert command.main([*arguments, "--items", str(new_data[0]), "--max-users", "1", "--keep", "1"]) == 0
+    assert command.main([*arguments, "--items", str(new_data[0]), "--max-users", "0", "--keep", "1"]) == 0
     assert versions(root / "shop") == versions(root / "shop_scann") == [2]
-    assert "no recommend_user: 5 customers" in capsys.readouterr().out
+    assert "no recommend_user: the run has more customers than --max-users 0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("option", ["--keep", "--max-k", "--leaves"])
@@ -104,7 +105,7 @@ def test_an_export_that_is_stopped_says_what_was_published(tmp_path, monkeypatch
 
     for folder in folders:
         (folder / "2").mkdir(parents=True)
-    monkeypatch.setattr(runs, "load_run", lambda folder: make_run(ITEMS))
+    monkeypatch.setattr(runs, "load_run", lambda folder, **_: make_run(ITEMS))
     monkeypatch.setattr(command, "export_run", stopped)
     assert command.main(["--run", str(tmp_path), "--name", "shop", "--root", str(tmp_path / "models")]) == 130
     named = " and ".join(str(folder / "3") for folder in folders[:published])
@@ -120,7 +121,7 @@ def test_an_export_that_is_stopped_says_what_was_published(tmp_path, monkeypatch
     ],
 )
 def test_what_is_wrong_is_one_line(tmp_path, monkeypatch, capsys, change, message):
-    monkeypatch.setattr(runs, "load_run", lambda folder: make_run(ITEMS))
+    monkeypatch.setattr(runs, "load_run", lambda folder, **_: make_run(ITEMS))
     options = {"--run": str(tmp_path), "--name": "shop", "--root": str(tmp_path / "models"), **change}
     assert command.main([word for pair in options.items() for word in pair]) == 2
     error = capsys.readouterr().err

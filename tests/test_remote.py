@@ -219,6 +219,8 @@ def test_a_model_that_may_not_be_read_is_not_said_to_be_missing(bucket, monkeypa
         ("tfrec.train", ["--recipe", "hm-small", "--data", "data", "--out", "s3://bucket/run"]),
         ("tfrec.encode", ["--weights", "w", "--data", "data", "--out", "s3://bucket/run"]),
         ("tfrec.export", ["--run", "run", "--name", "hm", "--root", "s3://bucket/run"]),
+        ("tfrec.sweep", ["--config", "sweep.yaml", "--out", "s3://bucket/run"]),
+        ("tfrec.analyze", ["--run", "run", "--out", "s3://bucket/run"]),
         ("pipelines.__main__", ["hm", "--raw", "raw", "--out", "s3://bucket/run"]),
         ("pipelines.__main__", ["sequences", "--raw", "raw", "--out", "s3://bucket/run"]),
     ],

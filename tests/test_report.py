@@ -264,6 +264,22 @@ def test_protocol_in_words():
 
 
 @pytest.mark.parametrize(
+    ("protocol", "says"),
+    [
+        ({"split_kind": "time-ratio"}, "The latest interactions of all are held out"),
+        ({"split_kind": "leave-last-out", "split": "test"}, "Each customer's last new item is held out"),
+        ({"split_kind": "leave-last-out", "split": "val"}, "Each customer's last but one new item is held out"),
+        (
+            {"split_kind": "leave-last-out", "held_out": "last interaction"},
+            "Each customer's last interaction is held out",
+        ),
+    ],
+)
+def test_the_protocol_tells_what_was_held_out(protocol, says):
+    assert says in protocol_words(protocol)[0]
+
+
+@pytest.mark.parametrize(
     ("values", "expected"),
     [
         ([0, 1], [0, 0.25, 0.5, 0.75, 1]),

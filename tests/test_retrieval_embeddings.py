@@ -10,6 +10,7 @@ from pipelines.content import ItemContent
 from tfrec.encoders.image import ViTEncoder
 from tfrec.fusion import CrossAttentionFusion
 from tfrec.retrieval_embeddings import attention_maps
+from tfrec.served_towers import ServedTowers
 from tfrec.towers import ItemTower
 
 
@@ -52,6 +53,18 @@ def test_maps_have_the_shape_of_the_photo_and_a_share_for_each_word(pool, grid):
     totals = weights.sum(axis=(1, 2))
     assert (totals < words).all()
     assert (totals > 0.3 * words).all()
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+def test_a_served_model_shows_what_the_report_shows(pool):
+    """As shares; a pool of 2 does not divide the three rows of patches."""
+    found = assembly(pool)
+    _, weights = attention_maps(found)
+    arrays, seen = found.content.arrays, np.array([0, 1, 3])
+    served = SimpleNamespace(model=found.model, frozen=lambda inputs: inputs)
+    given = (tf.constant(arrays[name][seen]) for name in ("photos", "has_photo", "tokens"))
+    shares = ServedTowers.attention(served, *given, tf.zeros([3, 0, 1], tf.int32))
+    np.testing.assert_allclose(shares, weights / weights.sum(axis=(1, 2), keepdims=True), rtol=1e-4)
 
 
 def test_there_are_no_maps_without_cross_attention():

@@ -159,6 +159,21 @@ def test_customers_that_are_not_in_the_dataset_are_an_error(models, prepared, tm
         go(models, prepared, tmp_path / "recs.parquet", users=tmp_path / "users.txt")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("c1\nclient numéro 2\n".encode("cp1252"), "is no text or CSV in UTF-8"),
+        (b"PAR1\x00\xff", "is no text or CSV in UTF-8"),
+        (b"user_id\n", "names no customer"),
+        (b"", "names no customer"),
+    ],
+)
+def test_a_list_that_is_none_is_told(models, prepared, tmp_path, content, message):
+    (tmp_path / "users.csv").write_bytes(content)
+    with pytest.raises(RetrieveError, match=message):
+        go(models, prepared, tmp_path / "recs.parquet", users=tmp_path / "users.csv")
+
+
 def test_csv_has_a_line_a_recommendation(models, prepared, recommended, tmp_path):
     go(models, prepared, tmp_path / "recs.csv", k=3)
     with open(tmp_path / "recs.csv", newline="") as stream:
@@ -265,6 +280,16 @@ def test_killed_and_resumed_is_the_same_to_the_byte(models, prepared, tmp_path):
         assert out.read_bytes() == whole
         assert not out.with_name(out.name + ".parts").exists()
         assert sorted(tmp_path.glob(".*")) == []
+
+
+def test_what_a_stopped_removal_left_is_not_taken_for_parts(models, prepared, tmp_path):
+    out = tmp_path / "recs.parquet"
+    go(models, prepared, tmp_path / "whole.parquet", part=150)
+    job = plan(RetrieveOptions(models / "shop", prepared, out, batch=64, part=150))
+    job.parts.write(1, pq.read_table(tmp_path / "whole.parquet").slice(0, 1))
+    (job.parts.folder / "job.json").unlink()
+    go(models, prepared, out, part=150, resume=True)
+    assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
 
 
 def test_resuming_keeps_the_parts_that_are_there(models, prepared, tmp_path):

@@ -91,6 +91,23 @@ def test_failed_runs_are_kept_and_tried_again(tmp_path):
     assert len(pd.read_csv(out / "results.csv")) == 12
 
 
+def test_an_interrupted_run_is_taken_up_and_a_failed_one_begun_afresh(tmp_path):
+    """Ctrl-C reaches the training as well, which ends with 130."""
+    out = tmp_path / "runs"
+    file = _sweep_file(tmp_path, ["broken"])
+    trainer = tmp_path / "trainer.py"
+    ending = "sys.exit(130 if options['--seed'] == '0' else 3)"
+    trainer.write_text(TRAINER.replace('sys.exit("diverged at step 3")', ending))
+    assert main(["--config", str(file), "--out", str(out)]) == 1
+    for folder in (out / "runs").iterdir():
+        (folder / "config.yaml").touch()  # it can be taken up from here
+    trainer.write_text(TRAINER.replace("out.name +", "out.name + '!' * ('--resume' in sys.argv) +"))
+    (out / "mended").touch()
+    (out / "calls.txt").unlink()
+    assert main(["--config", str(file), "--out", str(out)]) == 0
+    assert [name.endswith("!") for name in sorted(_calls(out))] == ["seed0" in name for name in sorted(_calls(out))]
+
+
 def test_dry_run_prints_and_runs_nothing(tmp_path, capsys):
     out = tmp_path / "runs"
     assert main(["--config", str(_sweep_file(tmp_path)), "--out", str(out), "--dry-run"]) == 0
@@ -120,6 +137,8 @@ def test_dry_run_prints_and_runs_nothing(tmp_path, capsys):
         ("axes: {loss: [a]}\noptions: [recipe]", "`options`"),
         ("axes: {loss: [a]}\ntimeout_minutes: long", "`timeout_minutes`"),
         ("axes: {loss: [a]}\ntimeout_minutes: 0", "`timeout_minutes`"),
+        ("axes: {seed: [0, 1]}", "`seed` is set for each run; give the key `seeds`"),
+        ("axes: {loss: [a]}\noptions: {out: x}", "`out` is set for each run; give --out"),
     ],
 )
 def test_broken_sweep_files(tmp_path, text, message):

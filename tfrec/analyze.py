@@ -13,6 +13,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from pipelines.remote import local_path
+
 CLUSTERINGS = ("kmeans", "agglomerative", "dbscan", "hdbscan", "optics")
 
 
@@ -47,16 +49,16 @@ def _analyse(args: argparse.Namespace) -> int:
         limits=Limits(projection=args.max_points),
         seed=args.seed,
     )
-    write_study(catalogue, study, Path(args.out))
-    print(Path(args.out) / "report.html")
+    write_study(catalogue, study, args.out)
+    print(args.out / "report.html")
     return 0
 
 
 def _compare_runs(args: argparse.Namespace) -> int:
     from tfrec.analysis.sweep_report import write_comparison
 
-    write_comparison(Path(args.runs), Path(args.out))
-    print(Path(args.out) / "report.html")
+    write_comparison(Path(args.runs), args.out)
+    print(args.out / "report.html")
     return 0
 
 
@@ -68,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--run", metavar="RUN", help="folder of a finished training run")
     what.add_argument("--features", metavar="DIR", help="feature store of python -m tfrec.encode")
     what.add_argument("--runs", metavar="RUNS", help="folder of a sweep")
-    parser.add_argument("--out", required=True, metavar="REPORT", help="folder to write into")
+    parser.add_argument("--out", type=local_path, required=True, metavar="REPORT", help="folder to write into")
     parser.add_argument("--data", metavar="PREPARED", help="the prepared dataset, where the run does not name it")
     parser.add_argument("--by", metavar="LABEL", help="judge by `label` or by an attribute field (default: label)")
     parser.add_argument(

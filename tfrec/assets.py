@@ -1,17 +1,22 @@
 """What a run keeps beside its weights: vocabularies, and the encoders that published weights brought along."""
 
+import hashlib
+import json
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tensorflow as tf
 
 from pipelines.prepared import Prepared
-from tfrec.config import ConfigError, ImageConfig, ModelConfig, RetrievalConfig, TextConfig
+from tfrec.config import ConfigError, ImageConfig, ModelConfig, RetrievalConfig, TextConfig, system_name
 from tfrec.encoders.attributes import AttributeVocabulary
 from tfrec.encoders.sides import ImageSide, Side, TextSide, load_image_side, load_text_side, read_side, save_side
 from tfrec.encoders.text import ClipTokenizer, WordPiece, train_vocabulary
 from tfrec.features import SIDES, SideStore, stored_sides
+
+DIGESTS = "digests.json"
 
 
 @dataclass
@@ -24,6 +29,8 @@ class Assets:
         users: vocabulary of the customer fields.
         text: the published text encoder; None where it starts from random weights.
         image: the published image encoder, likewise.
+        digests: of the ids of `items`, and of `users` where the model has rows for them, in their order: what rows of the
+            run's tables mean. Empty for runs from before these were kept.
     """
 
     tokenizer: WordPiece | ClipTokenizer | None
@@ -31,6 +38,7 @@ class Assets:
     users: AttributeVocabulary | None
     text: TextSide | None = None
     image: ImageSide | None = None
+    digests: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def learn(cls, config: RetrievalConfig, prepared: Prepared) -> "Assets":
@@ -51,10 +59,29 @@ class Assets:
                 attributes = AttributeVocabulary.build(frame, fields, min_count=model.attributes.min_count)
         if model.query.user_fields and prepared.user_fields:
             users = AttributeVocabulary.build(prepared.users, prepared.user_fields, min_count=2)
-        return cls(tokenizer, attributes, users, text, image)
+        digests = {"items": _digest(prepared.items["item_id"])}
+        if model.query.kind == "user" or system_name(config) == "ratings":
+            digests["users"] = _digest(prepared.users["user_id"])
+        return cls(tokenizer, attributes, users, text, image, digests)
+
+    def check(self, prepared: Prepared) -> None:
+        """Refuse a dataset other than the one that was learned from: rows of the run's tables would be of other items.
+
+        Raises:
+            ConfigError: its items, or users who matter, are others or in another order.
+        """
+        ids = {"items": "item_id", "users": "user_id"}
+        for name, digest in self.digests.items():
+            if _digest(getattr(prepared, name)[ids[name]]) != digest:
+                raise ConfigError(
+                    f"{prepared.path}: its {name}, or their order, are not those that the run was trained on, so that rows "
+                    "would be taken for others; give the run its own dataset back, or train a new run"
+                )
 
     def save(self, folder: Path) -> None:
-        """Write `vocab.txt` or `text/`, `image/`, `attributes.json` and `users.json`, those that there are; whole or not."""
+        """Write `vocab.txt` or `text/`, `image/`, `attributes.json`, `users.json`, those that there are, and `digests.json`;
+        whole or not.
+        """
         work = folder.with_name(folder.name + ".tmp")
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
@@ -66,6 +93,7 @@ class Assets:
         for name in ("attributes", "users"):
             if getattr(self, name):
                 getattr(self, name).to_json(work / f"{name}.json")
+        (work / DIGESTS).write_text(json.dumps(self.digests), encoding="utf-8")
         work.rename(folder)
 
     @classmethod
@@ -84,7 +112,8 @@ class Assets:
         tokenizer = text.tokenizer if text else None
         if path.exists():
             tokenizer = WordPiece.load(path, sequence_length=config.model.text.length)
-        return cls(tokenizer, vocabulary("attributes"), vocabulary("users"), text, side("image"))
+        digests = json.loads((folder / DIGESTS).read_text(encoding="utf-8")) if (folder / DIGESTS).exists() else {}
+        return cls(tokenizer, vocabulary("attributes"), vocabulary("users"), text, side("image"), digests)
 
     def photo_size(self, model: ModelConfig) -> tuple[int, int]:
         """Height and width of the photos that the model reads."""
@@ -179,3 +208,7 @@ def item_fields(prepared: Prepared, model: ModelConfig):
 def with_group(items):
     """An item table with the product group, where there is one, as an attribute field."""
     return items.assign(**{"attr.group": items["group"]}) if "group" in items else items
+
+
+def _digest(ids: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()

@@ -24,6 +24,33 @@ def top_patches(weights: np.ndarray, most: int) -> list[dict[str, float]]:
     ]
 
 
+def looks_of_words(tower, inputs, to_image):
+    """Attention of an item's words to the parts of its photo; of its attributes where it has no words.
+
+    Args:
+        tower: an `ItemTower` that fuses photos.
+        inputs: what it read.
+        to_image: its attention maps from words and attributes to photos `[B, 1 + words + fields, 2 + h w]`, behind the
+            placeholders and the class token.
+
+    Returns:
+        float32 `[B, h w]`, summed over words, averaged over attributes.
+    """
+    import tensorflow as tf
+
+    from tfrec.encoders.blocks import text_mask
+
+    looks, mask = tf.cast(to_image, tf.float32)[:, :, 2:], inputs.get("text_mask")
+    if mask is None and tower.text is not None:
+        mask = text_mask(tower.text, inputs["tokens"], tower.pad_id)
+    words = 0 if mask is None else tf.shape(mask)[1]
+    of_fields = tf.reduce_mean(looks[:, 1 + words :] if tower.attributes is not None else looks[:, :1], 1)
+    if mask is None:
+        return of_fields
+    of_words = tf.einsum("btn,bt->bn", looks[:, 1 : 1 + words], tf.cast(mask, tf.float32))
+    return tf.where(tf.reduce_any(mask, 1, keepdims=True), of_words, of_fields)
+
+
 def attention_of(assembly, rows: np.ndarray) -> np.ndarray | None:
     """How much the text and attributes of items attend to each patch of their photos, in the last fusion block.
 
@@ -32,13 +59,12 @@ def attention_of(assembly, rows: np.ndarray) -> np.ndarray | None:
         rows: items `[n]` with a photo.
 
     Returns:
-        Weights float32 `[n, h, w]`, summed over the item's words (over its attributes in a model without texts) and
+        Weights float32 `[n, h, w]`, summed over the item's words (averaged over its attributes where it has none) and
         averaged over heads; None where there are no rows, and where the model has no photos or no cross-attention.
     """
     import tensorflow as tf
 
     from pipelines.batches import decode_bytes
-    from tfrec.encoders.blocks import text_mask
 
     tower, content = assembly.model.item_tower, assembly.content
     if tower is None or tower.image is None or not tower.fusion.layers or not len(rows):
@@ -46,12 +72,7 @@ def attention_of(assembly, rows: np.ndarray) -> np.ndarray | None:
     items = tf.nest.map_structure(tf.convert_to_tensor, content.gather(rows))
     items = decode_bytes({"items": items}, content.size)["items"]
     _, maps = tower(items, training=False, return_attention=True)
-    looks = tf.cast(maps["text_to_image"], tf.float32)[:, 1:, 2:]  # without placeholders and the class token
-    if tower.text is not None:
-        words = tf.cast(text_mask(tower.text, items["tokens"], tower.pad_id), tf.float32)
-        looks = tf.einsum("btn,bt->bn", looks[:, : words.shape[1]], words)
-    else:
-        looks = tf.reduce_mean(looks, 1)  # of the attributes alone
+    looks = looks_of_words(tower, items, maps["text_to_image"])
     grid = [-(-side // tower.pool) for side in tower.image.grid]
     if looks.shape[-1] != grid[0] * grid[1]:  # the photos' tokens were pooled to one vector
         return None

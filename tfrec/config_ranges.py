@@ -38,6 +38,7 @@ def wrong_numbers(config: Any) -> Iterator[str]:
     """What is wrong with the numbers of a configuration: a sentence for each, which names the option and its value."""
     yield from _of_the_query(config)
     yield from _monitor(config)
+    yield from _accumulation(config)
     encodes = getattr(getattr(getattr(config, "model", None), "item", None), "deep", True)
     for path, owner, name, value in _options(config, ""):
         words, allows = RULES.get(name, ("", lambda value: True))
@@ -89,6 +90,14 @@ def _monitor(config: Any) -> Iterator[str]:
     length = training.monitor.partition("@")[2]
     if length.isdigit() and int(length) not in evaluation.k:
         yield f"training.monitor={training.monitor} must be of a length in evaluation.k={evaluation.k}"
+
+
+def _accumulation(config: Any) -> Iterator[str]:
+    """Only the work of an item tower can be cut into parts."""
+    parts = getattr(getattr(config, "training", None), "accumulate", 1)
+    item = getattr(getattr(config, "model", None), "item", None)
+    if parts > 1 and not getattr(item, "deep", False):
+        yield f"training.accumulate={parts}: there is no item tower whose work could be cut; lower training.batch_size"
 
 
 def _options(config: Any, prefix: str) -> Iterator[tuple[str, Any, str, Any]]:

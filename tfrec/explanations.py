@@ -106,6 +106,8 @@ class Explainer:
         keys = item["images"]
         photo = self.prepared.images.read(keys[0]) if len(keys) and self.prepared.images is not None else b""
         terms = [f"{name}={value}" for name in self.prepared.fields for value in item[f"attr.{name}"]]
+        if isinstance(item.get("group"), str):  # read as a field of its own, by models that do
+            terms.append(f"group={item['group']}")
         return ItemInputs(photo, str(item["text"]), terms)
 
     def _embed(self, items: list[ItemInputs]) -> np.ndarray:

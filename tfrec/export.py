@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.arguments import whole_number
+from pipelines.arguments import SHARE, whole_number
 from pipelines.remote import local_path, location
 from tfrec.publish import PublishError, check_name, keep_last, next_version, publish_version, versions
 
@@ -141,14 +141,13 @@ def _publish(options: argparse.Namespace, folders: list[Path]) -> None:
         raise PublishError(f"{options.run} is not a run's folder; train first (python -m tfrec.train --help)")
     from tfrec.runs import load_run
 
-    run = load_run(options.run)
+    run = load_run(options.run, max_users=options.max_users)
     if options.items is not None:
         from tfrec.new_items import with_new_items
 
         run = with_new_items(run, options.items)
-    if run.users is not None and len(run.users.ids) > options.max_users and run.query_kind == "history":
-        print(f"no recommend_user: {len(run.users.ids)} customers, over --max-users {options.max_users}")
-        run.users = None
+    if run.users is None:
+        print(f"no recommend_user: the run has more customers than --max-users {options.max_users}")
     export_run(run, options.name, options.root, max_k=options.max_k, recall=options.recall, leaves=options.leaves)
     if options.keep is not None:
         for folder in folders:
@@ -168,11 +167,11 @@ def _parser() -> argparse.ArgumentParser:
         help="a prepared dataset with further items, which are encoded with the run's towers",
     )
     add("--max-k", type=whole_number(1), default=500, help="largest k that is answered (default: %(default)s)")
-    add("--recall", type=float, default=0.98, help="recall@12 to tune ScaNN to (default: %(default)s)")
+    add("--recall", type=SHARE, default=0.98, help="recall@12 to tune ScaNN to (default: %(default)s)")
     add("--leaves", type=whole_number(1), help="partitions of ScaNN (default: by the number of items)")
     add(
         "--max-users",
-        type=int,
+        type=whole_number(0),
         default=200_000,
         help="up to so many customers, keep their histories for recommend_user (default: %(default)s)",
     )

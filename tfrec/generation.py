@@ -49,7 +49,7 @@ class Generation:
     candidates: int = 500
 
     def __post_init__(self) -> None:
-        for name, least in (("length", 1), ("beams", 1), ("top_k", 0), ("candidates", 1)):
+        for name, least in (("length", 1), ("beams", 1), ("top_k", 0), ("candidates", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise GenerationError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least {least}")
         if not self.temperature > 0:

@@ -131,6 +131,7 @@ class Protocol:
             "split_kind": self.split_info.get("kind"),
             "cutoff": self.split_info.get("cutoff"),
             "test_days": self.split_info.get("test_days"),
+            "held_out": self.split_info.get("held_out"),
             "users": warm,
             "cold_users": len(self.users) - warm,
             "eligible_users": self.eligible_users,

@@ -74,7 +74,8 @@ class Parts:
 
     def __init__(self, out: Path, job: dict[str, Any], *, resume: bool):
         self.folder = out.with_name(out.name + ".parts")
-        if self.folder.exists() and not resume:
+        whose = self.folder / "job.json"  # written before any part: parts without it are what a removal left
+        if self.folder.exists() and not (resume and whose.exists()):
             remove_folder(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._take(job)

@@ -107,7 +107,7 @@ def plan(options: RetrieveOptions) -> Job:
         raise RetrieveError(f"{version} was exported without its customers; export it with a larger --max-users")
     reader = _reader(options, prepared.path, model)
     rows = np.arange(reader.count) if options.users is None else reader.rows_of(_listed(options.users))
-    parts = Parts(options.out, _identity(options, kind, version, prepared.path), resume=options.resume)
+    parts = Parts(options.out, _identity(options, version, prepared.path), resume=options.resume)
     return Job(options, kind, model, prepared, reader, parts, rows)
 
 
@@ -275,6 +275,11 @@ def check_stages(options: RetrieveOptions, manifest: dict[str, Any], version: Pa
             raise RetrieveError(
                 f"{version} has no ranking head; train one with --recipe movielens, or leave out --rerank"
             )
+        if "recommend_user" not in manifest["signatures"]:
+            raise RetrieveError(
+                f"{version} was exported without its customers, whom --rerank has to know; export it with a larger "
+                "--max-users"
+            )
         if not options.k <= options.rerank <= most:
             raise RetrieveError(
                 f"--candidates {options.rerank} must be {options.k} (--k) to {most}, what {version} answers"
@@ -298,7 +303,7 @@ def _reader(options: RetrieveOptions, data: Path, model: LoadedModel) -> Custome
     )
 
 
-def _identity(options: RetrieveOptions, kind: str, version: Path, data: Path) -> dict[str, Any]:
+def _identity(options: RetrieveOptions, version: Path, data: Path) -> dict[str, Any]:
     """What decides the recommendations: parts with another identity must not be mixed."""
     return {
         "model": _digest(version / "manifest.json"),
@@ -306,7 +311,6 @@ def _identity(options: RetrieveOptions, kind: str, version: Path, data: Path) ->
         "users": None if options.users is None else _digest(local_copy(options.users)),
         "until": None if options.until is None else options.until.isoformat(),
         "k": options.k,
-        "format": kind,
         "batch": options.batch,
         "part": options.part,
         "exclude_seen": options.exclude_seen,
@@ -323,6 +327,14 @@ def _digest(file: Path) -> str:
 
 def _listed(file: Path) -> list[str]:
     """The first column of a text or CSV file, without the header of a table of customers."""
-    with local_copy(file).open(newline="", encoding="utf-8-sig") as stream:
-        ids = [row[0] for row in csv.reader(stream) if row and row[0]]
-    return ids[1:] if ids and ids[0] in ("user_id", "customer_id") else ids
+    try:
+        with local_copy(file).open(newline="", encoding="utf-8-sig") as stream:
+            ids = [row[0] for row in csv.reader(stream) if row and row[0]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise RetrieveError(
+            f"--users {file} is no text or CSV in UTF-8 ({error}); give one customer id a line"
+        ) from error
+    ids = ids[1:] if ids and ids[0] in ("user_id", "customer_id") else ids
+    if not ids:
+        raise RetrieveError(f"--users {file} names no customer; give one customer id a line")
+    return ids

@@ -170,8 +170,12 @@ def protocol_words(protocol: dict[str, Any]) -> list[str]:
         first = f"What customers bought in {days} is predicted from everything they bought before."
     elif str(get("split_kind")).startswith("random"):
         first = "Interactions drawn at random are held out and predicted from all others."
+    elif get("split_kind") == "time-ratio":
+        first = "The latest interactions of all are held out and predicted from those before them."
     else:
-        first = "Each customer's last new item is held out and predicted from the purchases before it."
+        what = "interaction" if get("held_out") == "last interaction" else "new item"
+        last = "last but one" if get("split") == "val" else "last"
+        first = f"Each customer's {last} {what} is held out and predicted from the purchases before it."
     sentences = [f"Split “{get('split', '?')}” of the dataset “{get('dataset', '?')}”. {first}"]
     if get("users") is not None and get("candidates") is not None:
         sentences.append(

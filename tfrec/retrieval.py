@@ -50,6 +50,7 @@ def _train(config: RetrievalConfig, run_dir: Path, workers: Workers) -> None:
         assets = Assets.load(folder, config) if folder.exists() else Assets.learn(config, prepared)
         if not folder.exists():
             assets.save(folder)
+        assets.check(prepared)
         features = frozen_features(config, prepared, assets, run_dir)
     tf.keras.utils.set_random_seed(config.seed)  # a run taken up with its assets starts as it would have without
     assembly = assembly_class(config)(config, prepared, assets, features, workers)
@@ -307,6 +308,7 @@ def load_assembly(run_dir: Path):
     prepare_evaluation()
     tf.keras.utils.set_random_seed(config.seed)
     prepared, assets = open_prepared(config.data), Assets.load(run_dir / "assets", config)
+    assets.check(prepared)
     assembly = assembly_class(config)(config, prepared, assets, frozen_features(config, prepared, assets, run_dir))
     restore_weights(assembly.model, run_dir)
     return assembly

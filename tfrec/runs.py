@@ -160,11 +160,12 @@ MAX_USER_TABLE = 200_000
 SAMPLE_QUERIES = 2_000
 
 
-def load_run(run_dir: Path) -> Run:
+def load_run(run_dir: Path, *, max_users: int = MAX_USER_TABLE) -> Run:
     """Load a finished run as export needs it.
 
     Args:
         run_dir: the `--out` folder of a training.
+        max_users: keep up to so many customers with their histories; a model that looks customers up keeps all.
 
     Raises:
         RunError: the folder holds no finished run of the retrieval system.
@@ -201,7 +202,7 @@ def load_run(run_dir: Path) -> Run:
         item_attributes={name: [list(v) for v in prepared.items[f"attr.{name}"]] for name in prepared.fields},
         attributes=assets.attributes,
         user_vocabulary=assets.users,
-        users=user_table(assembly),
+        users=user_table(assembly, max_users),
         sample_queries=sample_queries(assembly),
     )
 
@@ -220,12 +221,12 @@ def recent_sales(prepared) -> np.ndarray:
     return (np.bincount(recent, minlength=count) + 1e-3 * np.bincount(items, minlength=count)).astype(np.float32)
 
 
-def user_table(assembly) -> UserTable | None:
-    """Known customers with their last purchases; None where there are too many to keep inside a model."""
+def user_table(assembly, most: int) -> UserTable | None:
+    """Known customers with their last purchases; None where they are more than `most` and histories can be read instead."""
     from tfrec.histories import last_purchases
 
     prepared = assembly.prepared
-    if len(prepared.users) > MAX_USER_TABLE:
+    if len(prepared.users) > most and assembly.config.model.query.kind == "history":
         return None
     events = prepared.events(columns=["user", "item", "time"])
     offsets = np.concatenate([[0], np.cumsum(np.bincount(events["user"], minlength=len(prepared.users)))])

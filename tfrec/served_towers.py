@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from pipelines.pixels import decode_photos
 from tfrec.assembly import RetrievalAssembly
+from tfrec.attention_maps import looks_of_words
 from tfrec.encoders.wordpiece import WordPiece
 from tfrec.frozen import FrozenEncoders
 from tfrec.stock_wordpiece import StockWordPiece
@@ -91,11 +92,10 @@ class ServedTowers(tf.Module):
         assert tower is not None  # `Run.attends` says so
         assert tower.image is not None
         inputs = self.frozen({"has_photo": has_photo, "photos": photos, "tokens": tokens, "attributes": attributes})
-        to_image = tower(inputs, return_attention=True)[1]["text_to_image"]  # (B, words and fields, 2 + h w)
-        height, width = (side // tower.pool for side in tower.image.grid)
-        patches = tf.reduce_mean(to_image, 1)[:, 2:]  # behind the tokens of "no photo" and of the class
+        patches = looks_of_words(tower, inputs, tower(inputs, return_attention=True)[1]["text_to_image"])
+        height, width = (-(-side // tower.pool) for side in tower.image.grid)
         patches = tf.math.divide_no_nan(patches, tf.reduce_sum(patches, 1, keepdims=True))
-        return tf.reshape(tf.cast(patches, tf.float32), [-1, height, width])
+        return tf.reshape(patches, [-1, height, width])
 
     def photo_query(self, photos):
         """Query vectors `[B, D]` of photos uint8 `[B, H, W, 3]` alone."""

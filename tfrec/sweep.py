@@ -28,6 +28,7 @@ import itertools
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -37,6 +38,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from pipelines.arguments import whole_number
+from pipelines.remote import local_path
 
 KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of a sweep file's keys, beside `axes`
     "options": ("options with their values, such as {recipe: compcars}", lambda value: isinstance(value, dict)),
@@ -139,6 +143,10 @@ def read_sweep(file: str | Path) -> Sweep:
         if short in axes:
             raise SweepError(f"{file}: two axes are called {short!r}; name one by variants instead of a list")
         axes[short] = _variants(file, name, variants)
+    chosen = [given.get("options", {}), *(options for variants in axes.values() for options in variants.values())]
+    for name, instead in (("seed", "the key `seeds`, such as `seeds: [0, 1, 2]`"), ("out", "--out")):
+        if any(name in options for options in chosen):
+            raise SweepError(f"{file}: `{name}` is set for each run; give {instead} instead of an option or an axis")
     return Sweep(**{"options": {}, **given}, axes=axes)
 
 
@@ -184,8 +192,8 @@ def run_sweep(sweep: Sweep, out: str | Path, *, jobs: int = 1, dry_run: bool = F
 def run_trial(sweep: Sweep, trial: Trial, out: Path) -> dict[str, Any]:
     """Run one command and write its result; an interrupted run is taken up where its folder can be."""
     folder = out / "runs" / trial.name
-    if any(result["name"] == trial.name for result in read_results(out)):
-        shutil.rmtree(folder, ignore_errors=True)  # it failed before: begin afresh
+    if trial.name in failures(out):
+        shutil.rmtree(folder, ignore_errors=True)  # begin afresh
     folder.parent.mkdir(parents=True, exist_ok=True)
     started, clock = datetime.now(UTC), time.monotonic()
     command = command_of(sweep, trial, out) + (["--resume"] if (folder / "config.yaml").is_file() else [])
@@ -232,6 +240,12 @@ def read_results(out: str | Path) -> list[dict[str, Any]]:
         latest.pop(result["name"], None)
         latest[result["name"]] = result
     return list(latest.values())
+
+
+def failures(out: Path) -> set[str]:
+    """The runs that failed by themselves; those that were interrupted can be taken up."""
+    interrupted = {0, 130, -signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL}
+    return {result["name"] for result in read_results(out) if result["exit_code"] not in interrupted}
 
 
 def write_csv(out: Path) -> Path:
@@ -339,9 +353,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m tfrec.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="the grid, as YAML")
-    parser.add_argument("--out", required=True, metavar="RUNS", help="folder for runs and results")
+    parser.add_argument("--out", type=local_path, required=True, metavar="RUNS", help="folder for runs and results")
     parser.add_argument("--data", metavar="PREPARED", help="the dataset of every run, over the file's options")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1)")
+    parser.add_argument("--jobs", type=whole_number(1), default=1, help="runs at a time (default 1)")
     parser.add_argument("--dry-run", action="store_true", help="print the commands that would run, and stop")
     return parser
 
