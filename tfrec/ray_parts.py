@@ -61,15 +61,6 @@ def cores_each(nodes: list[dict[str, Any]], workers: int) -> float:
     return next(fitting, shared[-1])
 
 
-def use_own_cores() -> None:
-    """Let TensorFlow, which is yet to start, compute on the cores that Ray has given to this worker alone: workers of one
-    machine that each use all of its cores wait for one another in every step.
-    """
-    own = import_ray().get_runtime_context().get_assigned_resources().get("CPU", 0.0)
-    if own >= 1:
-        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(int(own)))
-
-
 def make_parts(maker: type, arguments: list, missing: list[int], *, workers: int) -> Iterator[dict[str, Any]]:
     """Make the parts with the numbers `missing`.
 

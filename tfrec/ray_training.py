@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tfrec.config import ConfigError
-from tfrec.ray_parts import EngineError, cluster, cores_each, import_ray, use_own_cores
+from tfrec.ray_parts import EngineError, cluster, cores_each, import_ray
 
 log = logging.getLogger("tfrec")
 
@@ -54,7 +54,6 @@ def work(settings: dict[str, Any]) -> None:
     """What a worker does: it trains with the others from the run's last checkpoint."""
     sys.path[:] = settings["path"]  # Ray's workers begin in a folder of their own
     os.chdir(settings["folder"])  # which the paths in the options start from
-    use_own_cores()
     from tfrec.cluster import place_in_cluster
     from tfrec.command import log_to
     from tfrec.config import load_config
