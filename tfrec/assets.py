@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,9 +58,8 @@ class Assets:
                 attributes = AttributeVocabulary.build(frame, fields, min_count=model.attributes.min_count)
         if model.query.user_fields and prepared.user_fields:
             users = AttributeVocabulary.build(prepared.users, prepared.user_fields, min_count=2)
-        digests = {"items": _digest(prepared.items["item_id"])}
-        if model.query.kind == "user" or system_name(config) == "ratings":
-            digests["users"] = _digest(prepared.users["user_id"])
+        has_users = model.query.kind == "user" or system_name(config) == "ratings"
+        digests = {name: _digest(prepared, name) for name in (["items", "users"] if has_users else ["items"])}
         return cls(tokenizer, attributes, users, text, image, digests)
 
     def check(self, prepared: Prepared) -> None:
@@ -70,9 +68,8 @@ class Assets:
         Raises:
             ConfigError: its items, or users who matter, are others or in another order.
         """
-        ids = {"items": "item_id", "users": "user_id"}
         for name, digest in self.digests.items():
-            if _digest(getattr(prepared, name)[ids[name]]) != digest:
+            if _digest(prepared, name) != digest:
                 raise ConfigError(
                     f"{prepared.path}: its {name}, or their order, are not those that the run was trained on, so that rows "
                     "would be taken for others; give the run its own dataset back, or train a new run"
@@ -97,8 +94,12 @@ class Assets:
         work.rename(folder)
 
     @classmethod
-    def load(cls, folder: Path, config: RetrievalConfig) -> "Assets":
-        """Read what `save` wrote."""
+    def load(cls, folder: Path, config: RetrievalConfig, prepared: Prepared) -> "Assets":
+        """Read what `save` wrote.
+
+        Raises:
+            ConfigError: `prepared` is not the dataset that they were learned from (`check`).
+        """
 
         def vocabulary(name):
             path = folder / f"{name}.json"
@@ -113,7 +114,9 @@ class Assets:
         if path.exists():
             tokenizer = WordPiece.load(path, sequence_length=config.model.text.length)
         digests = json.loads((folder / DIGESTS).read_text(encoding="utf-8")) if (folder / DIGESTS).exists() else {}
-        return cls(tokenizer, vocabulary("attributes"), vocabulary("users"), text, side("image"), digests)
+        assets = cls(tokenizer, vocabulary("attributes"), vocabulary("users"), text, side("image"), digests)
+        assets.check(prepared)
+        return assets
 
     def photo_size(self, model: ModelConfig) -> tuple[int, int]:
         """Height and width of the photos that the model reads."""
@@ -210,5 +213,6 @@ def with_group(items):
     return items.assign(**{"attr.group": items["group"]}) if "group" in items else items
 
 
-def _digest(ids: Iterable[str]) -> str:
+def _digest(prepared: Prepared, name: str) -> str:
+    ids = prepared.items["item_id"] if name == "items" else prepared.users["user_id"]
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()

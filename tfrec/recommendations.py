@@ -103,8 +103,6 @@ def plan(options: RetrieveOptions) -> Job:
     from tfrec.loading import load_model  # TensorFlow takes seconds: only once all else is in order
 
     model = load_model(version)
-    if manifest["query_kind"] == "user" and "recommend_user" not in model.signatures:
-        raise RetrieveError(f"{version} was exported without its customers; export it with a larger --max-users")
     reader = _reader(options, prepared.path, model)
     rows = np.arange(reader.count) if options.users is None else reader.rows_of(_listed(options.users))
     parts = Parts(options.out, _identity(options, version, prepared.path), resume=options.resume)
@@ -270,20 +268,15 @@ def check_stages(options: RetrieveOptions, manifest: dict[str, Any], version: Pa
             raise RetrieveError(f"{version} looks customers up and reads no history, so it has none to continue")
     if options.explain and "explain_rows" not in manifest["signatures"]:
         raise RetrieveError(f"{version} cannot explain itself; export a model that reads histories with this tfrec")
-    if options.rerank:
-        if "rate_rows" not in manifest["signatures"]:
-            raise RetrieveError(
-                f"{version} has no ranking head; train one with --recipe movielens, or leave out --rerank"
-            )
-        if "recommend_user" not in manifest["signatures"]:
-            raise RetrieveError(
-                f"{version} was exported without its customers, whom --rerank has to know; export it with a larger "
-                "--max-users"
-            )
-        if not options.k <= options.rerank <= most:
-            raise RetrieveError(
-                f"--candidates {options.rerank} must be {options.k} (--k) to {most}, what {version} answers"
-            )
+    if options.rerank and "rate_rows" not in manifest["signatures"]:
+        raise RetrieveError(f"{version} has no ranking head; train one with --recipe movielens, or leave out --rerank")
+    knows_customers = options.rerank or manifest["query_kind"] == "user"
+    if knows_customers and "recommend_user" not in manifest["signatures"]:
+        raise RetrieveError(f"{version} was exported without its customers; export it with a larger --max-users")
+    if options.rerank and not options.k <= options.rerank <= most:
+        raise RetrieveError(
+            f"--candidates {options.rerank} must be {options.k} (--k) to {most}, what {version} answers"
+        )
 
 
 def _reader(options: RetrieveOptions, data: Path, model: LoadedModel) -> CustomerReader:

@@ -47,10 +47,9 @@ def _train(config: RetrievalConfig, run_dir: Path, workers: Workers) -> None:
     prepared = open_prepared(config.data)
     folder = run_dir / "assets"
     with workers.chief_first():  # the others find its assets and features where they see its folder, or make the same
-        assets = Assets.load(folder, config) if folder.exists() else Assets.learn(config, prepared)
+        assets = Assets.load(folder, config, prepared) if folder.exists() else Assets.learn(config, prepared)
         if not folder.exists():
             assets.save(folder)
-        assets.check(prepared)
         features = frozen_features(config, prepared, assets, run_dir)
     tf.keras.utils.set_random_seed(config.seed)  # a run taken up with its assets starts as it would have without
     assembly = assembly_class(config)(config, prepared, assets, features, workers)
@@ -307,8 +306,8 @@ def load_assembly(run_dir: Path):
     config = load_config(run_dir / "config.yaml")
     prepare_evaluation()
     tf.keras.utils.set_random_seed(config.seed)
-    prepared, assets = open_prepared(config.data), Assets.load(run_dir / "assets", config)
-    assets.check(prepared)
+    prepared = open_prepared(config.data)
+    assets = Assets.load(run_dir / "assets", config, prepared)
     assembly = assembly_class(config)(config, prepared, assets, frozen_features(config, prepared, assets, run_dir))
     restore_weights(assembly.model, run_dir)
     return assembly

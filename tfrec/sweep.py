@@ -52,6 +52,7 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of a sweep file's key
     ),
     "timeout_minutes": ("a number above 0", lambda value: type(value) in (int, float) and value > 0),
 }
+INTERRUPTED = (130, -signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL)  # exit codes of runs that were stopped
 TAIL = 4_000  # characters of a failed run's output that its result keeps
 
 
@@ -244,8 +245,7 @@ def read_results(out: str | Path) -> list[dict[str, Any]]:
 
 def failures(out: Path) -> set[str]:
     """The runs that failed by themselves; those that were interrupted can be taken up."""
-    interrupted = {0, 130, -signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL}
-    return {result["name"] for result in read_results(out) if result["exit_code"] not in interrupted}
+    return {result["name"] for result in read_results(out) if result["exit_code"] not in (0, *INTERRUPTED)}
 
 
 def write_csv(out: Path) -> Path:

@@ -345,10 +345,8 @@ def normal(stddev: float):
 def gap_bucket(days):
     """Bucket of a time gap: 0 for none, 1 up to an hour, then doubling, `GAP_BUCKETS` in all. Days `[...]` -> int32."""
     hours = tf.maximum(tf.cast(days, tf.float32) * 24.0, 0.0)
-    bucket = tf.math.ceil(tf.math.log(hours + 1.0) / math.log(2.0))
-    return tf.maximum(
-        tf.cast(tf.clip_by_value(bucket, 0, GAP_BUCKETS - 1), tf.int32), 0
-    )  # NaN becomes the least integer
+    bucket = tf.clip_by_value(tf.math.ceil(tf.math.log(hours + 1.0) / math.log(2.0)), 0, GAP_BUCKETS - 1)
+    return tf.maximum(tf.cast(bucket, tf.int32), 0)  # NaN becomes the least integer
 
 
 def sinusoids(length: int, dim: int):

@@ -35,6 +35,11 @@ class Pending:
     future: asyncio.Future[Arrays]
     answered: bool = field(default=False)
 
+    def joins(self, other: Pending) -> bool:
+        """Whether another request can be answered in one batch with this one."""
+        same = other.servable is self.servable and other.signature == self.signature
+        return same and other.rows > 0 and may_join(self.inputs, other.inputs)
+
     def finish(self, answer: Arrays | BaseException) -> None:
         """Hand the answer to the event loop, and let go of the version; only the first answer counts."""
         finish([self], [answer])
@@ -179,11 +184,9 @@ class Batcher:
             columns = width(first.inputs)
             while self._queue and rows < self.max_rows:
                 request = self._queue.popleft()
-                joins = request.servable is first.servable and request.signature == first.signature
-                together = rows + request.rows
-                widest = max(columns, width(request.inputs)) if joins else columns
-                joins = joins and request.rows > 0 and together <= self.max_rows and together * widest <= MAX_SPREAD
-                if joins and may_join(first.inputs, request.inputs):
+                together, widest = rows + request.rows, max(columns, width(request.inputs))
+                fits = together <= self.max_rows and together * widest <= MAX_SPREAD
+                if fits and first.joins(request):
                     batch.append(request)
                     rows, columns = together, widest
                 else:

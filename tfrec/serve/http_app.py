@@ -188,9 +188,9 @@ def _bounded(state: HttpState):
     async def bounded(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not request.body_exists:
             return await handler(request)
-        size = request.content_length if request.content_length is not None else state.max_bytes
-        if "Content-Encoding" in request.headers and size <= state.max_bytes:
-            size = state.max_bytes  # what is sent says nothing about what it unfolds to
+        size = request.content_length
+        if size is None or (size <= state.max_bytes and "Content-Encoding" in request.headers):
+            size = state.max_bytes  # nothing, or what is sent, says nothing about what it comes to
         if size > state.max_bytes:
             raise web.HTTPRequestEntityTooLarge(
                 max_size=state.max_bytes,

@@ -35,14 +35,12 @@ class Model:
         servables: the loaded versions by number.
         status: of every version that was looked at.
         failed: what identifies the folders that failed, so that they are not tried again until changed.
-        served: whether it ever had a version in service.
     """
 
     config: ModelConfig
     servables: dict[int, Servable]
     status: dict[int, VersionStatus]
     failed: dict[int, str]
-    served: bool = False
 
 
 class Repository:
@@ -68,10 +66,10 @@ class Repository:
 
     @property
     def ready(self) -> bool:
-        """Whether every model has a version in service; one that was added while others serve is not waited for."""
+        """Whether there is a version in service: one stays until the next serves, and a model that is added beside others
+        is not waited for."""
         models = list(self._models.values())
-        added = any(model.served for model in models)
-        return all(model.servables for model in models if model.served or not added)
+        return not models or any(model.servables for model in models)
 
     def model(self, name: str) -> Model:
         """A model by name, or NOT_FOUND."""
@@ -160,8 +158,7 @@ class Repository:
             message = str(error) or type(error).__name__
             self._report(config.name, version, VersionStatus("END", message), "failed")
             return
-        servables = {**self._models[config.name].servables, version: servable}
-        self._put(config.name, servables=servables, served=True)
+        self._put(config.name, servables={**self._models[config.name].servables, version: servable})
         self._report(config.name, version, VersionStatus("AVAILABLE"), "loaded")
 
     def _unload(self, name: str, version: int) -> None:
