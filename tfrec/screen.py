@@ -13,8 +13,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from tfrec.search import GROUP
-
+GROUP = 64  # items whose maximum stands for them
 TILE = 2048  # items multiplied at once: their scores are still in the cache when the maxima are taken
 UNIT = 2.0**-8  # the largest relative error of rounding to bfloat16
 MINUS_INFINITY = -128  # bfloat16 read as int16
