@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import Measurement, Rate, Ratio, add_json, machine, measure, table, write_ratios
+from tfrec.cores import calls_at_a_time, in_order, one_thread_an_op
 
 TEXT_BATCH, PHOTO_BATCH, BUCKET = 64, 16, 8
 VOCABULARY, SIDE, PATCH = 30522, 224, 16
@@ -174,11 +175,13 @@ def photo_batches(count: int) -> list[np.ndarray]:
     return [rng.integers(0, 256, (size, SIDE, SIDE, 3), dtype=np.uint8) for size in sizes]
 
 
-def run_all(encode: Callable[[np.ndarray], np.ndarray], batches: list[np.ndarray]) -> Callable[[], float]:
-    """What is timed, after one warm pass over every shape: the sum of all vectors' absolute values."""
+def run_all(
+    encode: Callable[[np.ndarray], np.ndarray], batches: list[np.ndarray], calls: int = 1
+) -> Callable[[], float]:
+    """What is timed, after a warm pass over every shape: the sum of all vectors' sizes; so many calls at a time."""
     for batch in {batch.shape: batch for batch in batches}.values():
         encode(batch)
-    return lambda: float(sum(np.abs(encode(batch)).sum() for batch in batches))
+    return lambda: float(sum(np.abs(vectors).sum() for vectors in in_order(encode, batches, calls)))
 
 
 def mean_of_tokens(folder: Path, policy: str):
@@ -205,7 +208,7 @@ def mean_of_tokens(folder: Path, policy: str):
 
 
 def with_tfrec(work: Work) -> Callable[[], float]:
-    """The encoder as `tfrec.encode` runs it: a text's mean of its tokens, a photo's first token."""
+    """The encoder as `tfrec.encode` runs it, a batch on each core: a text's mean of its tokens, a photo's first token."""
     import tfrec  # noqa: F401  (pins Keras 2)
 
     # isort: split
@@ -214,6 +217,7 @@ def with_tfrec(work: Work) -> Callable[[], float]:
     from tfrec.encoders.checkpoints import load_image_encoder
     from tfrec.encoders.flat import flat_tokens
 
+    one_thread_an_op()
     policy = "float32" if work.precision == "float32" else f"mixed_{work.precision}"
     if work.model.kind == "text":
         encode = mean_of_tokens(work.folder, policy)
@@ -225,7 +229,7 @@ def with_tfrec(work: Work) -> Callable[[], float]:
         def encode(photos):
             return tf.cast(encoder.pooled(flat_tokens(encoder, photos)), tf.float32)
 
-    return run_all(lambda batch: encode(tf.constant(batch)).numpy(), work.batches())
+    return run_all(lambda batch: encode(tf.constant(batch)).numpy(), work.batches(), calls_at_a_time())
 
 
 def with_torch(work: Work, compiled: bool = False) -> Callable[[], float]:

@@ -37,9 +37,11 @@ def run(options: argparse.Namespace) -> int:
     import tensorflow as tf
 
     from pipelines.prepared import open_prepared
+    from tfrec.cores import calls_at_a_time, one_thread_an_op
     from tfrec.feature_writer import FeatureWriter
     from tfrec.training import compute_precision
 
+    one_thread_an_op()
     prepared, make = open_prepared(options.data), None
     if options.engine == "ray":
         from tfrec.ray_encoding import import_ray, parts_on_ray
@@ -51,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
         tokens = getattr(options, f"{side.kind}_store") == "tokens"
         log.info("%s encoder of %s: %s", side.kind, side.source, "tokens and vectors" if tokens else "vectors")
         shape = {"tokens": tokens, "pool": options.pool, "batch": options.batch, "part": options.part}
-        store = FeatureWriter(side, prepared, options.out, **shape).write(make)
+        store = FeatureWriter(side, prepared, options.out, **shape, calls=calls_at_a_time()).write(make)
         log.info("%s: %d distinct contents of %d items", store.folder, len(store.keys), len(prepared.items))
     return 0
 

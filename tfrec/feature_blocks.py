@@ -8,6 +8,7 @@ import tensorflow as tf
 from pipelines.batches import make_dataset
 from pipelines.content import PhotoBytes
 from pipelines.prepared import Prepared
+from tfrec.cores import in_order
 from tfrec.encoders.sides import ImageSide, Side, TextSide
 from tfrec.features import FeatureError
 
@@ -25,10 +26,11 @@ class TextBlocks:
         texts: M texts.
         batch: texts a block; 64 where None.
         tokens: give tokens and mask beside the vectors.
+        calls: blocks encoded side by side.
     """
 
-    def __init__(self, side: TextSide, texts: Sequence[str], *, batch: int | None, tokens: bool):
-        self.tokens, self.batch = tokens, batch or TEXT_BATCH
+    def __init__(self, side: TextSide, texts: Sequence[str], *, batch: int | None, tokens: bool, calls: int = 1):
+        self.tokens, self.batch, self.calls = tokens, batch or TEXT_BATCH, calls
         parts = [side.tokenizer(list(texts[i : i + 4096])).numpy() for i in range(0, len(texts), 4096)]
         self.ids = np.concatenate(parts)
         self.lengths = side.encoder.mask(tf.constant(self.ids)).numpy().sum(1)
@@ -41,18 +43,19 @@ class TextBlocks:
 
     def __call__(self, start: int, stop: int) -> Iterator[Block]:
         """The blocks of the texts from `start` to `stop` in the order."""
-        width = self.ids.shape[1]
-        for first in range(start, stop, self.batch):
-            places = self.order[first : min(first + self.batch, stop)]
-            longest = int(self.lengths[places].max())
-            trimmed = min(width, -(-longest // BUCKET) * BUCKET)
-            tokens, seen, vectors = self.encode(tf.constant(self.ids[places, :trimmed]))
-            features = {"vectors": vectors.numpy()}
-            if self.tokens:
-                padding = [[0, 0], [0, width - trimmed]]
-                features["tokens"] = np.pad(tokens.numpy(), [*padding, [0, 0]])
-                features["mask"] = np.pad(seen.numpy(), padding)
-            yield places, features
+        cuts = (self.order[first : min(first + self.batch, stop)] for first in range(start, stop, self.batch))
+        yield from in_order(self._block, cuts, self.calls)
+
+    def _block(self, places: np.ndarray) -> Block:
+        width, longest = self.ids.shape[1], int(self.lengths[places].max())
+        trimmed = min(width, -(-longest // BUCKET) * BUCKET)
+        tokens, seen, vectors = self.encode(tf.constant(self.ids[places, :trimmed]))
+        features = {"vectors": vectors.numpy()}
+        if self.tokens:
+            padding = [[0, 0], [0, width - trimmed]]
+            features["tokens"] = np.pad(tokens.numpy(), [*padding, [0, 0]])
+            features["mask"] = np.pad(seen.numpy(), padding)
+        return places, features
 
 
 class PhotoBlocks:
@@ -65,12 +68,22 @@ class PhotoBlocks:
         batch: photos a block; 32 where None.
         tokens: give tokens beside the vectors.
         pool: average patch tokens over squares of this side.
+        calls: blocks encoded side by side.
     """
 
     def __init__(
-        self, side: ImageSide, prepared: Prepared, items: np.ndarray, *, batch: int | None, tokens: bool, pool: int
+        self,
+        side: ImageSide,
+        prepared: Prepared,
+        items: np.ndarray,
+        *,
+        batch: int | None,
+        tokens: bool,
+        pool: int,
+        calls: int = 1,
     ):
-        self.items, self.tokens, self.batch, self.size = items, tokens, batch or IMAGE_BATCH, side.encoder.size
+        self.items, self.tokens, self.batch, self.calls = items, tokens, batch or IMAGE_BATCH, calls
+        self.size = side.encoder.size
         self.photos = PhotoBytes(prepared)
 
         def encode(pixels):
@@ -90,21 +103,24 @@ class PhotoBlocks:
             return {"places": places, "items": {"photo_bytes": self.photos.read(self.items[places])}}
 
         steps = -(-(stop - start) // self.batch)
-        for batch in make_dataset(read, 0, steps, photo_size=self.size) if steps > 0 else ():
-            tokens, vectors = self.encode(batch["items"]["photos"])
-            features = {"vectors": vectors.numpy()}
-            if self.tokens:
-                features["tokens"] = tokens.numpy()
-            yield batch["places"].numpy(), features
+        batches = make_dataset(read, 0, steps, photo_size=self.size) if steps > 0 else ()
+        yield from in_order(self._block, batches, self.calls)
+
+    def _block(self, batch: dict) -> Block:
+        tokens, vectors = self.encode(batch["items"]["photos"])
+        features = {"vectors": vectors.numpy()}
+        if self.tokens:
+            features["tokens"] = tokens.numpy()
+        return batch["places"].numpy(), features
 
 
 def blocks_of(
-    side: Side, prepared: Prepared, items: np.ndarray, *, batch: int | None, tokens: bool, pool: int
+    side: Side, prepared: Prepared, items: np.ndarray, *, batch: int | None, tokens: bool, pool: int, calls: int = 1
 ) -> TextBlocks | PhotoBlocks:
     """The texts or the photos of `items` int64 `[M]`, by the side's kind."""
     if isinstance(side, TextSide):
-        return TextBlocks(side, list(prepared.items["text"].to_numpy()[items]), batch=batch, tokens=tokens)
-    return PhotoBlocks(side, prepared, items, batch=batch, tokens=tokens, pool=pool)
+        return TextBlocks(side, list(prepared.items["text"].to_numpy()[items]), batch=batch, tokens=tokens, calls=calls)
+    return PhotoBlocks(side, prepared, items, batch=batch, tokens=tokens, pool=pool, calls=calls)
 
 
 def checked(values: np.ndarray, side: Side) -> np.ndarray:

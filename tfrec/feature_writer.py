@@ -22,6 +22,7 @@ from pipelines.prepared import Prepared
 from tfrec.encoders.sides import Side, TextSide, save_side
 from tfrec.feature_blocks import IMAGE_BATCH, TEXT_BATCH, PhotoBlocks, TextBlocks, blocks_of, checked
 from tfrec.features import FORMAT, MANIFEST, UNITS, FeatureError, SideStore, content_keys
+from tfrec.graphs import with_rewrites
 
 log = logging.getLogger("tfrec")
 
@@ -40,6 +41,7 @@ class FeatureWriter:
         pool: average patch tokens over squares of this side.
         batch: contents encoded at a time.
         part: contents that one of several processes encodes at a time; rounded up to whole batches.
+        calls: batches that this process encodes side by side.
     """
 
     side: Side
@@ -49,6 +51,7 @@ class FeatureWriter:
     pool: int = 1
     batch: int | None = None
     part: int = 2048
+    calls: int = 1
 
     def __post_init__(self):
         self.folder = self.store / self.side.kind
@@ -86,7 +89,8 @@ class FeatureWriter:
         arrays, done = self._open_work(plan, len(kept) + len(fresh), old, kept)
         items = np.array([self.first[key] for key in fresh], np.int64)
         if make is None:
-            self._fill(arrays, items, len(kept), done)
+            with with_rewrites():
+                self._fill(arrays, items, len(kept), done)
         else:
             self._fill_from_parts(make, arrays, items, len(kept), done)
         (self.work / "keys.txt").write_text("\n".join([*kept, *fresh]), encoding="ascii")
@@ -199,7 +203,15 @@ class FeatureWriter:
 
     def blocks(self, items: np.ndarray) -> TextBlocks | PhotoBlocks:
         """The contents of `items` int64 `[M]`, to be encoded in blocks."""
-        return blocks_of(self.side, self.prepared, items, batch=self.batch, tokens=self.tokens, pool=self.pool)
+        return blocks_of(
+            self.side,
+            self.prepared,
+            items,
+            batch=self.batch,
+            tokens=self.tokens,
+            pool=self.pool,
+            calls=self.calls,
+        )
 
     # -- parts -------------------------------------------------------------------------------------------------
 

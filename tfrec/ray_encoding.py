@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from tfrec.ray_parts import import_ray, make_parts
+from tfrec.ray_parts import import_ray, make_parts, own_cores
 
 if TYPE_CHECKING:
     from tfrec.feature_writer import FeatureWriter
@@ -52,9 +52,11 @@ class PartEncoder:
         import tensorflow as tf
 
         from pipelines.prepared import open_prepared
+        from tfrec.cores import calls_at_a_time, one_thread_an_op
         from tfrec.encoders.sides import read_side
         from tfrec.feature_writer import FeatureWriter
 
+        one_thread_an_op()
         tf.keras.mixed_precision.set_global_policy(job.precision)
         work = job.store / f"{job.kind}.tmp"
         self.writer = FeatureWriter(
@@ -65,6 +67,7 @@ class PartEncoder:
             pool=job.pool,
             batch=job.batch,
             part=job.part,
+            calls=calls_at_a_time(own_cores()),
         )
         items = np.load(work / "items.npy")
         self.cuts, self.blocks = self.writer.cuts(len(items)), self.writer.blocks(items)

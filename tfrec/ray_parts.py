@@ -61,6 +61,12 @@ def cores_each(nodes: list[dict[str, Any]], workers: int) -> float:
     return next(fitting, shared[-1])
 
 
+def own_cores() -> float | None:
+    """The cores that Ray keeps for the worker that calls this; None where no worker does."""
+    ray = import_ray()
+    return ray.get_runtime_context().get_assigned_resources().get("CPU") if ray.is_initialized() else None
+
+
 def make_parts(maker: type, arguments: list, missing: list[int], *, workers: int) -> Iterator[dict[str, Any]]:
     """Make the parts with the numbers `missing`.
 

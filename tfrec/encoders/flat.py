@@ -87,8 +87,13 @@ def dense(x, kernel, bias) -> tf.Tensor:
 
 
 def normed(x, norm) -> tf.Tensor:
-    """Layer normalisation of `[M, D]`, in float32, back in the type of `x`."""
-    wide = tf.cast(x, tf.float32)
-    centred = wide - tf.reduce_mean(wide, -1, keepdims=True)
-    scale = tf.math.rsqrt(tf.reduce_mean(tf.square(centred), -1, keepdims=True) + norm.epsilon)
-    return tf.cast(centred * scale * norm.gamma + norm.beta, x.dtype)
+    """Layer normalisation of `[M, D]`, in the type of `x`, inside in float32.
+
+    Rows as the channels of a batch normalisation, then scaled and shifted: of this form the runtime makes one op.
+    """
+    shape = tf.shape(x)
+    ones, zeros = tf.fill([shape[0]], 1.0), tf.fill([shape[0]], 0.0)
+    rows = tf.reshape(x, tf.stack([1, shape[0], x.shape[1], 1]))
+    of_rows = {"scale": ones, "offset": zeros, "mean": [], "variance": [], "epsilon": norm.epsilon}
+    y = tf.raw_ops.FusedBatchNormV3(x=rows, **of_rows, data_format="NCHW", is_training=True).y
+    return tf.reshape(y, shape) * tf.cast(norm.gamma, x.dtype) + tf.cast(norm.beta, x.dtype)

@@ -1,0 +1,63 @@
+"""How a long job uses its cores: ops of one thread each, and a call of the model on every core.
+
+TensorFlow cuts an op into pieces for all cores, and before the next op all of them wait for the last piece. Calls that run
+side by side, each on one core, have nothing to wait for, and what they compute does not depend on the number of cores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from tfrec.processor import cores
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+
+def one_thread_an_op() -> None:
+    """Give each op of this process one thread, for calls that run side by side.
+
+    To be called before TensorFlow runs anything; a process in which it runs already stays as it is.
+    """
+    import tensorflow as tf
+
+    with contextlib.suppress(RuntimeError):  # it runs: `calls_at_a_time` says so
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+
+
+def calls_at_a_time(own: float | None = None) -> int:
+    """How many calls of a model keep the cores of this process busy.
+
+    Args:
+        own: how many cores it has; as many as the system lets it use where None.
+
+    Returns:
+        One a core where ops have one thread, else 1.
+    """
+    import tensorflow as tf
+
+    if tf.config.threading.get_intra_op_parallelism_threads() != 1:
+        return 1
+    return max(1, int(cores() if own is None else own))
+
+
+def in_order(make: Callable[[Given], Made], given: Iterable[Given], at_a_time: int) -> Iterator[Made]:
+    """`make` of each of the `given`, so many at a time in threads, in their order.
+
+    What is given is taken only as it is needed; the first error ends it, once the calls under way are done.
+    """
+    if at_a_time == 1:
+        yield from map(make, given)
+        return
+    under_way: deque[Future[Made]] = deque()
+    with ThreadPoolExecutor(at_a_time) as threads:
+        for one in given:
+            under_way.append(threads.submit(make, one))
+            if len(under_way) > at_a_time:  # one waits, so that no thread does
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
