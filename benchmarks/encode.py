@@ -74,8 +74,8 @@ def main(arguments: list[str] | None = None) -> list[Ratio]:
     add = parser.add_argument
     add("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="default: all")
     add("--precision", choices=["auto", "float32", "bfloat16"], default="auto", help="default: as tfrec.encode chooses")
-    add("--texts", type=int, default=1024, help="how many (default: %(default)s; an eighth of it for bert-base)")
-    add("--photos", type=int, default=512, help="how many (default: %(default)s; an eighth of it for vit-b16)")
+    add("--texts", type=int, default=1024, help="how many (default: %(default)s; a quarter of it for bert-base)")
+    add("--photos", type=int, default=512, help="how many (default: %(default)s; a quarter of it for vit-b16)")
     add("--layers", type=int, help="keep only so many blocks of each model (default: all)")
     add("--repeats", type=int, default=3, help="runs of each contender (default: %(default)s)")
     add("--threads", type=int, help="of PyTorch (default: its own choice)")
@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> list[Ratio]:
         model = MODELS[name]
         model = replace(model, layers=args.layers or model.layers)
         count = {"text": args.texts, "photo": args.photos}[model.kind]
-        count = max(1, count // 8) if model.dim >= 768 else count
+        count = max(1, count // 4) if model.dim >= 768 else count
         with tempfile.TemporaryDirectory() as folder:
             make_model(Path(folder), model)
             work = Work(model, Path(folder), count, precision, args.threads)
@@ -194,15 +194,18 @@ def mean_of_tokens(folder: Path, policy: str):
 
     from tfrec.encoders.checkpoints.bert import load_bert
     from tfrec.encoders.checkpoints.source import open_checkpoint
-    from tfrec.encoders.flat import flat_tokens
+    from tfrec.encoders.flat import flat_tokens, held_blocks
 
     tf.keras.mixed_precision.set_global_policy(policy)
     encoder = load_bert(open_checkpoint(folder))
+    blocks = held_blocks(encoder)
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None], tf.int32)])
     def encode(ids):
         weight = tf.expand_dims(tf.cast(encoder.mask(ids), tf.float32), -1)
-        return tf.reduce_sum(tf.cast(flat_tokens(encoder, ids), tf.float32) * weight, 1) / tf.reduce_sum(weight, 1)
+        return tf.reduce_sum(tf.cast(flat_tokens(encoder, ids, blocks), tf.float32) * weight, 1) / tf.reduce_sum(
+            weight, 1
+        )
 
     return encode
 
@@ -215,7 +218,7 @@ def with_tfrec(work: Work) -> Callable[[], float]:
     import tensorflow as tf
 
     from tfrec.encoders.checkpoints import load_image_encoder
-    from tfrec.encoders.flat import flat_tokens
+    from tfrec.encoders.flat import flat_tokens, held_blocks
 
     one_thread_an_op()
     policy = "float32" if work.precision == "float32" else f"mixed_{work.precision}"
@@ -224,10 +227,11 @@ def with_tfrec(work: Work) -> Callable[[], float]:
     else:
         tf.keras.mixed_precision.set_global_policy(policy)
         encoder = load_image_encoder(work.folder)
+        blocks = held_blocks(encoder)
 
         @tf.function(input_signature=[tf.TensorSpec([None, SIDE, SIDE, 3], tf.uint8)])
         def encode(photos):
-            return tf.cast(encoder.pooled(flat_tokens(encoder, photos)), tf.float32)
+            return tf.cast(encoder.pooled(flat_tokens(encoder, photos, blocks)), tf.float32)
 
     return run_all(lambda batch: encode(tf.constant(batch)).numpy(), work.batches(), calls_at_a_time())
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrec.encoders.flat import flat_tokens, normed
+from tfrec.encoders.flat import flat_tokens, held_blocks, normed
 from tfrec.encoders.image import ViTEncoder
 from tfrec.encoders.text import BertEncoder, ClipTextEncoder
 
@@ -31,26 +31,24 @@ def test_flat_blocks_give_the_encoders_tokens(name):
     inputs = IDS
     if name.startswith("vit"):
         inputs = np.random.default_rng(0).integers(0, 256, (2, *encoder.size, 3), dtype=np.uint8)
-    expected, found = encoder(inputs).numpy(), flat_tokens(encoder, tf.constant(inputs)).numpy()
+    expected = encoder(inputs).numpy()
     counts = encoder.mask(inputs).numpy() if name in ("bert", "clip") else np.ones(expected.shape[:2], bool)
-    np.testing.assert_allclose(found[counts], expected[counts], atol=2e-4, rtol=1e-3)
+    for blocks in (None, held_blocks(encoder)):
+        found = flat_tokens(encoder, tf.constant(inputs), blocks).numpy()
+        np.testing.assert_allclose(found[counts], expected[counts], atol=2e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 300.0])
 def test_layer_normalisation_is_that_of_the_formula(scale):
     """Also where a row hardly varies and epsilon counts, and whether or not the runtime makes one op of it."""
     x = np.random.default_rng(0).standard_normal((7, 24)).astype(np.float32) * scale + 3 * scale
-    norm = tf.keras.layers.LayerNormalization(epsilon=1e-12)
-    norm.build((None, 24))
-    norm.gamma.assign(np.linspace(-2, 2, 24))
-    norm.beta.assign(np.linspace(5, 1, 24))
+    scale, offset = np.linspace(-2, 2, 24, dtype=np.float32), np.linspace(5, 1, 24, dtype=np.float32)
     wide = x.astype(np.float64)
-    expected = (wide - wide.mean(1, keepdims=True)) / np.sqrt(wide.var(1, keepdims=True) + 1e-12)
-    expected = expected * norm.gamma.numpy() + norm.beta.numpy()
-    traced = tf.function(lambda x: normed(x, norm), input_signature=[tf.TensorSpec([None, 24])])
-    for found in (normed(tf.constant(x), norm), traced(tf.constant(x))):
+    expected = (wide - wide.mean(1, keepdims=True)) / np.sqrt(wide.var(1, keepdims=True) + 1e-12) * scale + offset
+    traced = tf.function(lambda x: normed(x, (scale, offset), 1e-12), input_signature=[tf.TensorSpec([None, 24])])
+    for found in (normed(tf.constant(x), (scale, offset), 1e-12), traced(tf.constant(x))):
         np.testing.assert_allclose(found.numpy(), expected, atol=2e-4)
-    assert normed(tf.zeros([0, 24]), norm).shape == (0, 24)
+    assert normed(tf.zeros([0, 24]), (scale, offset), 1e-12).shape == (0, 24)
 
 
 def test_half_precision_stays_half():

@@ -9,6 +9,7 @@ from pipelines.batches import make_dataset
 from pipelines.content import PhotoBytes
 from pipelines.prepared import Prepared
 from tfrec.cores import in_order
+from tfrec.encoders.flat import held_blocks
 from tfrec.encoders.sides import ImageSide, Side, TextSide
 from tfrec.features import FeatureError
 
@@ -35,8 +36,13 @@ class TextBlocks:
         self.ids = np.concatenate(parts)
         self.lengths = side.encoder.mask(tf.constant(self.ids)).numpy().sum(1)
         self.order = np.argsort(-self.lengths, kind="stable")
+        self.blocks = held_blocks(side.encoder)
+
+        def encode(ids):
+            return side.encode(ids, self.blocks)
+
         signature = [tf.TensorSpec([None, None], tf.int32)]
-        self.encode = tf.function(side.encode, autograph=False, input_signature=signature)
+        self.encode = tf.function(encode, autograph=False, input_signature=signature)
 
     def __len__(self) -> int:
         return len(self.order)
@@ -84,10 +90,10 @@ class PhotoBlocks:
     ):
         self.items, self.tokens, self.batch, self.calls = items, tokens, batch or IMAGE_BATCH, calls
         self.size = side.encoder.size
-        self.photos = PhotoBytes(prepared)
+        self.photos, self.blocks = PhotoBytes(prepared), held_blocks(side.encoder)
 
         def encode(pixels):
-            return side.encode(pixels, tf.ones([tf.shape(pixels)[0]], tf.bool), pool)
+            return side.encode(pixels, tf.ones([tf.shape(pixels)[0]], tf.bool), pool, self.blocks)
 
         signature = [tf.TensorSpec([None, *self.size, 3], tf.uint8)]
         self.encode = tf.function(encode, autograph=False, input_signature=signature)

@@ -17,7 +17,7 @@ import tensorflow as tf
 from tfrec.encoders.blocks import text_mask
 from tfrec.encoders.checkpoints import kinds_of, load_image_encoder, load_text_encoder
 from tfrec.encoders.checkpoints.source import CheckpointError
-from tfrec.encoders.flat import flat_tokens
+from tfrec.encoders.flat import FlatBlock, flat_tokens
 from tfrec.encoders.image import ViTEncoder
 from tfrec.encoders.pooling import SentencePooling
 from tfrec.encoders.resnet import ResNetEncoder
@@ -51,14 +51,14 @@ class TextSide:
         """Width of the pooled vector."""
         return self.pooling.projection_dim or self.encoder.dim
 
-    def encode(self, ids) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Encode ids int32 `[B, T]`, all padding where there is no text.
+    def encode(self, ids, blocks: list[FlatBlock] | None = None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Encode ids int32 `[B, T]`, all padding where there is no text; `blocks`: see `flat_tokens`.
 
         Returns:
             Tokens `[B, T, D]`, their mask `[B, T]` (all false where there is no text), and vectors `[B, P]` float32
             (zeros there).
         """
-        tokens, mask = flat_tokens(self.encoder, ids), text_mask(self.encoder, ids, self.tokenizer.pad_id)
+        tokens, mask = flat_tokens(self.encoder, ids, blocks), text_mask(self.encoder, ids, self.tokenizer.pad_id)
         present = tf.reduce_any(mask, 1, keepdims=True)
         vectors = tf.cast(self.pooling(tokens, self.encoder.mask(ids)), tf.float32)
         return tokens, mask, tf.where(present, vectors, 0.0)
@@ -87,14 +87,16 @@ class ImageSide:
         """Width of the pooled vector."""
         return self.encoder.output_dim
 
-    def encode(self, photos, has_photo, pool: int = 1) -> tuple[tf.Tensor, tf.Tensor]:
-        """Encode photos uint8 `[B, H, W, 3]`, of which bool `[B]` are there.
+    def encode(
+        self, photos, has_photo, pool: int = 1, blocks: list[FlatBlock] | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Encode photos uint8 `[B, H, W, 3]`, of which bool `[B]` are there; `blocks`: see `flat_tokens`.
 
         Returns:
             Tokens `[B, 1 + N, D]`, averaged over squares of side `pool`, and vectors `[B, P]` float32 (zeros where
             there is no photo).
         """
-        tokens = flat_tokens(self.encoder, photos)
+        tokens = flat_tokens(self.encoder, photos, blocks)
         vectors = tf.where(has_photo[:, None], tf.cast(self.encoder.pooled(tokens), tf.float32), 0.0)
         return self.encoder.pool_patches(tokens, pool) if pool > 1 else tokens, vectors
 
