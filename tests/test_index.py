@@ -96,19 +96,20 @@ def test_allowed_items_alone_are_found_and_the_rest_scores_lowest(vectors, queri
 @pytest.mark.parametrize("batch", [0, 1, 40, 300])
 @pytest.mark.parametrize("k", [1, 12, 60])
 def test_scann_finds_nearly_what_exact_search_finds(scann, vectors, queries, batch, k):
-    """Batches that are searched at once, in pieces, and (300 > pieces x chunk is not reached here) by ScaNN
-    itself.
-    """
     scores, rows = run(scann, queries[:batch], k)
     assert rows.shape == scores.shape == (batch, k)
     assert (np.diff(scores, axis=1) <= 0).all()
     assert recall_against(rows, oracle(queries[:batch], vectors, k)) >= 0.97
 
 
-def test_large_batches_are_left_to_scanns_own_threads(scann, vectors, queries, monkeypatch):
-    monkeypatch.setattr(index_module, "PARALLEL_CHUNK", 8)
-    _, rows = run(scann, queries, 12)
-    assert recall_against(rows, oracle(queries, vectors, 12)) >= 0.97
+@pytest.mark.parametrize("large", [10_000, 120, 60])
+def test_a_batch_in_more_pieces_is_answered_alike(scann, queries, monkeypatch, large):
+    """The batch of 300 goes in one, two or four pieces a core; the index has two cores."""
+    expected = run(scann, queries, 12)
+    monkeypatch.setattr(index_module, "LARGE_PIECE", large)
+    monkeypatch.setattr(scann, "pieces", 2)
+    for found, known in zip(run(scann, queries, 12), expected):
+        np.testing.assert_array_equal(found, known)
 
 
 def test_rows_that_scann_would_leave_short_are_completed(vectors, queries):

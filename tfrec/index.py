@@ -26,7 +26,7 @@ SCORES_AT_ONCE = 1 << 25  # floats of the score matrix that the exact search hol
 TRAINING_ITEMS, TRAINING_ROUNDS, FINE_TRAINING_ROUNDS = 250_000, 60, 10  # of the k-means that makes the partitions
 ITEMS_OF_FINE_LEAF, MOST_LEAVES = 40, 24_000
 SMALL_PIECE = 16  # queries below which a piece of a batch is not worth a thread of its own
-PARALLEL_CHUNK = 256  # queries that ScaNN's own parallel search hands to a thread at once
+LARGE_PIECE = 512  # queries a core from which several pieces a core go better than one: they end more evenly
 
 
 class RetrievalIndexError(ValueError):
@@ -205,8 +205,7 @@ class ScannIndex(tf.Module):
         return self.exact.search_allowed(queries, k, masks, mask_of)
 
     def search_with(self, queries: tf.Tensor, k, leaves_to_search, reorder) -> tuple[tf.Tensor, tf.Tensor]:
-        """Search with a given effort, the batch cut into one piece a core (or by ScaNN itself, when it is
-        large).
+        """Search with a given effort, the batch cut into pieces for the cores.
 
         Returns:
             As `search`, but rows may be short: item 0 with the score NaN.
@@ -215,8 +214,8 @@ class ScannIndex(tf.Module):
 
         searcher = self._searcher()
 
-        def piece(part: tf.Tensor, parallel: bool = False):
-            rows, scores = scann_ops.scann_search_batched(searcher, part, k, reorder, leaves_to_search, parallel)
+        def piece(part: tf.Tensor):
+            rows, scores = scann_ops.scann_search_batched(searcher, part, k, reorder, leaves_to_search, False)
             # As narrow as its longest answer: pieces of one batch may differ.
             missing = [[0, 0], [0, k - tf.shape(rows)[1]]]
             return tf.pad(rows, missing), tf.pad(scores, missing, constant_values=float("nan"))
@@ -226,8 +225,8 @@ class ScannIndex(tf.Module):
             rows, scores = piece(padded)
             return rows[:batch], scores[:batch]
 
-        def side_by_side():
-            ends = [batch * i // self.pieces for i in range(self.pieces + 1)]
+        def side_by_side(pieces: int):
+            ends = [batch * i // pieces for i in range(pieces + 1)]
             found = [piece(queries[start:stop]) for start, stop in pairwise(ends)]
             return tf.concat([rows for rows, _ in found], 0), tf.concat([scores for _, scores in found], 0)
 
@@ -235,9 +234,10 @@ class ScannIndex(tf.Module):
         rows, scores = tf.case(
             [
                 (batch < SMALL_PIECE * self.pieces, one),
-                (batch < 2 * PARALLEL_CHUNK * self.pieces, side_by_side),
+                (batch < LARGE_PIECE * self.pieces, lambda: side_by_side(self.pieces)),
+                (batch < 2 * LARGE_PIECE * self.pieces, lambda: side_by_side(2 * self.pieces)),
             ],
-            default=lambda: tuple(piece(queries, parallel=True)),
+            default=lambda: side_by_side(4 * self.pieces),
             exclusive=False,
         )
         return tf.reshape(scores, [batch, k]), tf.reshape(rows, [batch, k])
