@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tfrec.publish import MANIFEST
-from tfrec.ray_parts import import_ray, make_parts
+from tfrec.ray_parts import import_ray, make_parts, own_cores
 from tfrec.recommendations import Job, RetrieveOptions, plan
 
 
@@ -24,7 +24,7 @@ class PartMaker:
     """
 
     def __init__(self, options: RetrieveOptions):
-        self.job = plan(options)
+        self.job = plan(options, own_cores())
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """`part`, numbers of parts int64 `[P]`; adds `customers`, how many each holds."""

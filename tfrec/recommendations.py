@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from pipelines.prepared import Prepared, open_prepared
 from pipelines.remote import local_copy
+from tfrec.cores import calls_at_a_time, in_order, one_thread_an_op
 from tfrec.customers import CustomerReader, Customers
 from tfrec.generation import Generation
 from tfrec.publish import find_version, read_manifest
@@ -83,8 +84,12 @@ class RetrieveOptions:
         return self.out.with_suffix(".explained.jsonl") if self.explain else None
 
 
-def plan(options: RetrieveOptions) -> Job:
+def plan(options: RetrieveOptions, own_cores: float | None = None) -> Job:
     """Check the options and the data, load the model, and find which parts are there already.
+
+    Args:
+        options: what to do.
+        own_cores: the cores that this process has to itself; all that it may use where None.
 
     Raises:
         RetrieveError, PublishError, PreparedError, RecommendationFileError: an option, the model, the data or
@@ -102,11 +107,12 @@ def plan(options: RetrieveOptions) -> Job:
     prepared = open_prepared(options.data)
     from tfrec.loading import load_model  # TensorFlow takes seconds: only once all else is in order
 
+    one_thread_an_op()
     model = load_model(version)
     reader = _reader(options, prepared.path, model)
     rows = np.arange(reader.count) if options.users is None else reader.rows_of(_listed(options.users))
     parts = Parts(options.out, _identity(options, version, prepared.path), resume=options.resume)
-    return Job(options, kind, model, prepared, reader, parts, rows)
+    return Job(options, kind, model, prepared, reader, parts, rows, calls_at_a_time(own_cores))
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,7 @@ class Job:
         reader: of the customers.
         parts: finished ones and where they stand.
         rows: of the customers, int64 `[U]`, rising.
+        calls: of the model, side by side.
     """
 
     options: RetrieveOptions
@@ -130,6 +137,7 @@ class Job:
     reader: CustomerReader
     parts: Parts
     rows: np.ndarray
+    calls: int = 1
 
     def cuts(self) -> list[np.ndarray]:
         """The customers' rows of each part."""
@@ -189,10 +197,14 @@ class Job:
         users = self._user_rows(customers)
         rows = np.empty((len(customers), self.options.k), np.int32)
         scores = np.empty(rows.shape, np.float32)
-        for start in range(0, len(customers), self.options.batch):
+
+        def answer(start: int) -> int:
             stop = min(start + self.options.batch, len(customers))
             rows[start:stop], scores[start:stop] = self._answer(customers, users, start, stop)
-            progress(stop - start)
+            return stop - start
+
+        for done in in_order(answer, range(0, len(customers), self.options.batch), self.calls):
+            progress(done)
         return rows, scores
 
     def _answer(self, customers: Customers, users: np.ndarray, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
