@@ -23,7 +23,7 @@ DEMO_DATA := data/demo
 DEMO_RUN := runs/demo
 DEMO_RECS := $(DEMO_RUN)/recommendations.parquet
 
-.PHONY: help demo test lint types bench lock clean clean-demo
+.PHONY: help install demo test lint types bench lock clean clean-demo
 
 help: ## list the targets
 	@echo "usage: make TARGET [PYTHON=/path/to/python3.11] [VENV=.venv] [PIP_ARGS=...] [PYTEST_ARGS=...]"
@@ -50,9 +50,11 @@ $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(PIP) -r requirements.txt -r requirements-dev.txt
 	@touch $@
 
+install: $(VENV)/.installed ## the environment alone, in .venv (3 GB); then: . .venv/bin/activate
+
 # ---- the demo: every step leaves the file that the next one waits for ------------------------------------------
 
-demo: $(DEMO_RUN)/.trained $(DEMO_RECS) ## a small shop from raw files to recommendations (under 10 minutes)
+demo: $(DEMO_RUN)/.trained $(DEMO_RECS) ## a small shop from raw files to recommendations (under 10 minutes once the packages are there)
 	@echo; echo "Done. Where to look:"
 	@echo "  $(DEMO_RUN)/report.html     learning curves, metrics against baselines, recommendations in pictures"
 	@echo "  $(DEMO_RUN)/metrics.json    the same figures, for programs"

@@ -179,12 +179,14 @@ class Ratio:
         against: the other contender.
         ratio: its time over that of `tfrec`.
         wanted: the ratio that is aimed at; None where there is none.
+        check: whether both sides are `tfrec` itself: the chart of leads leaves it out.
     """
 
     work: str
     against: str
     ratio: float
     wanted: float | None = None
+    check: bool = False
 
 
 @dataclass(frozen=True)

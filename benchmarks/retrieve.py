@@ -79,7 +79,9 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     found = ratios(runs)
     for name, ratio in found.items():
         print(f"{name}: {ratio:.2f}")
-    steps = Ratio("retrieve, end to end", "its steps alone, summed", found["sum of the steps / end to end"], 0.85)
+    steps = Ratio(
+        "retrieve, end to end", "its steps alone, summed", found["sum of the steps / end to end"], 0.85, check=True
+    )
     rate = work.customers / runs["end to end"].median
     write_ratios(options.json, [steps], [Rate(f"retrieve, {work.items} items", "customers", rate)])
     return found

@@ -87,9 +87,9 @@ def ratios(runs: dict[str, Measurement]) -> list[Ratio]:
     """By how much importing the stack takes longer than the slowest `--help`, and than a cold retrieve."""
     stack, *others = runs
     helps = [runs[name].median for name in others if name.endswith("--help")]
-    found = [Ratio("start, the slowest --help", stack, runs[stack].median / max(helps))]
+    found = [Ratio("start, the slowest --help", stack, runs[stack].median / max(helps), check=True)]
     rest = [name for name in others if not name.endswith("--help")]
-    return found + [Ratio(f"start, {name}", stack, runs[stack].median / runs[name].median) for name in rest]
+    return found + [Ratio(f"start, {name}", stack, runs[stack].median / runs[name].median, check=True) for name in rest]
 
 
 def table(runs: dict[str, Measurement]) -> str:

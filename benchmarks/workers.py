@@ -73,7 +73,10 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
             print(
                 f"| {name} | {one:,.1f} {job.unit}/s | {two:,.1f} {job.unit}/s | {efficiency[name]:.2f} |", flush=True
             )
-    write_ratios(args.json, [Ratio(f"workers, {name}", "one worker", two, WANTED) for name, two in efficiency.items()])
+    write_ratios(
+        args.json,
+        [Ratio(f"workers, {name}", "one worker", two, WANTED, check=True) for name, two in efficiency.items()],
+    )
     return efficiency
 
 

@@ -199,6 +199,7 @@ def test_ratios_become_a_chart(tmp_path, capsys):
         measure.Ratio("fit", "Adam", 9.0, 8.0),
         measure.Ratio("step", "all", 0.9, 1.8),
         measure.Ratio("x", "y", 2.0),
+        measure.Ratio("start", "itself", 35.0, check=True),
     ]
     measure.write_ratios(tmp_path / "figures.json", ratios)
     assert chart.read_ratios(tmp_path / "figures.json") == ratios
@@ -207,6 +208,15 @@ def test_ratios_become_a_chart(tmp_path, capsys):
     (tmp_path / "other.json").write_text("{}")
     assert chart.main([str(tmp_path / "other.json")]) == 2
     assert "other.json holds no ratios" in capsys.readouterr().err
+
+
+def test_what_compares_tfrec_with_itself_is_no_lead(tmp_path, monkeypatch):
+    lead, check = measure.Ratio("fit", "Adam", 9.0), measure.Ratio("start", "itself", 35.0, check=True)
+    measure.write_ratios(tmp_path / "figures.json", [check, lead])
+    drawn = []
+    monkeypatch.setattr(chart, "draw", lambda ratios, out: drawn.extend(ratios))
+    assert chart.main([str(tmp_path / "figures.json")]) == 0
+    assert drawn == [lead]
 
 
 def test_steps_are_timed_after_the_warm_ones_and_a_training_that_diverged_is_not():

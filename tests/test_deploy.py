@@ -46,7 +46,46 @@ def test_compose_mounts_what_is_there_and_listens_at_loopback_alone():
 def test_the_models_file_is_tensorflow_servings_and_ours():
     file = DEPLOY / "tf-serving" / "models.config"
     (config,) = read_model_config(file)
-    assert (config.name, config.latest, config.labels) == ("hm", 2, {"stable": 1, "canary": 2})
+    assert (config.name, config.specific, config.labels) == ("hm", (1,), {"stable": 1})
+
+
+def test_a_label_outlives_further_publications(tmp_path):
+    """What the label names stays loaded; as `latest` it would be gone after two more versions."""
+    for version in (1, 2, 3):
+        (tmp_path / "hm" / str(version)).mkdir(parents=True)
+        (tmp_path / "hm" / str(version) / "saved_model.pb").touch()
+    kubernetes = documents(DEPLOY / "kubernetes" / "tf-serving.yaml")[0]["data"]["models.config"]
+    for text in ((DEPLOY / "tf-serving" / "models.config").read_text(), kubernetes):
+        (tmp_path / "models.config").write_text(text.replace('"/models/', f'"{tmp_path}/'))
+        (config,) = read_model_config(tmp_path / "models.config")
+        assert set(config.labels.values()) <= set(config.wanted())
+
+
+def test_the_models_file_serves_outside_of_its_container_as_the_page_says(tmp_path):
+    page = (DEPLOY.parent / "docs" / "serving.md").read_text()
+    (script,) = re.findall(r"^    sed '(s\|.*\|)' deploy/tf-serving/models.config > models.config$", page, re.M)
+    edited = subprocess.run(
+        ["sed", script, str(DEPLOY / "tf-serving" / "models.config")], capture_output=True, text=True, check=True
+    )
+    (tmp_path / "models.config").write_text(edited.stdout)
+    (config,) = read_model_config(tmp_path / "models.config")
+    assert config.folder == tmp_path / "saved_models" / "hm"
+
+
+def test_prometheus_looks_where_each_server_can_be_reached():
+    """In the compose file's network, and for a server of the machine itself at a port that nothing else has taken."""
+    services = documents(DEPLOY / "tf-serving" / "compose.yaml")[0]["services"]
+    taken = {port.split(":")[1] for service in services.values() for port in service["ports"]}
+    jobs = {job["job_name"]: job for job in documents(DEPLOY / "monitoring" / "prometheus.yml")[0]["scrape_configs"]}
+    assert jobs["tf-serving"]["static_configs"] == [{"targets": ["serving:8501"]}]
+    ((host, port),) = [target.split(":") for target in jobs["tfrec-serve"]["static_configs"][0]["targets"]]
+    assert [name.split(":")[0] for name in services["prometheus"]["extra_hosts"]] == [host]
+    page = (DEPLOY.parent / "docs" / "serving.md").read_text()
+    options = f"--host 0.0.0.0 --port {port} --grpc-port 8510 --token-file deploy/monitoring/token"
+    assert options in page
+    assert not {port, "8510"} & taken
+    folder, name = jobs["tfrec-serve"]["authorization"]["credentials_file"].rsplit("/", 1)
+    assert (name, f"../monitoring:{folder}:ro") == ("token", services["prometheus"]["volumes"][0])
 
 
 def fields_of(file: Path) -> dict[str, str]:
@@ -112,12 +151,28 @@ def test_the_dashboard_asks_for_metrics_that_exist():
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
 
 
-def test_the_dockerfile_says_that_it_was_not_run():
-    lines = (DEPLOY / "tf-serving-scann" / "Dockerfile").read_text().splitlines()
-    assert any("NOT RUN" in line for line in lines[:3])
+@pytest.mark.parametrize("folder", ["tf-serving-scann", "tfrec-serve"])
+def test_the_dockerfiles_say_that_they_were_not_run(folder):
+    lines = (DEPLOY / folder / "Dockerfile").read_text().splitlines()
+    assert any("NOT RUN" in line or "NOT BUILT" in line for line in lines[:3])
     joined = re.sub(r"\\\n", " ", "\n".join(line for line in lines if not line.startswith("#")))
     words = {line.split()[0] for line in joined.splitlines() if line.strip()}
-    assert words <= {"FROM", "ARG", "WORKDIR", "RUN", "COPY"}
+    assert words <= {"FROM", "ARG", "ENV", "WORKDIR", "RUN", "COPY", "USER", "EXPOSE", "ENTRYPOINT"}
+
+
+def test_the_servers_image_has_what_it_copies_and_is_the_one_that_kubernetes_names():
+    folder, root = DEPLOY / "tfrec-serve", DEPLOY.parent
+    text = (folder / "Dockerfile").read_text()
+    copied = {name for line in re.findall(r"^COPY (.*)", text, re.M) for name in line.split()[:-1]}
+    assert {"requirements.txt", "pyproject.toml", "tfrec", "pipelines"} <= copied
+    assert [name for name in copied if not (root / name).exists()] == []
+    sent = re.findall(r"^!(.*)", (folder / "Dockerfile.dockerignore").read_text(), re.M)
+    assert set(sent) == copied
+    (deployment, _) = documents(DEPLOY / "kubernetes" / "tfrec-serve.yaml")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert f"-t {container['image']} " in text
+    assert json.loads(re.findall(r"^ENTRYPOINT (.*)", text, re.M)[0]) == container["command"]
+    assert f"USER {container['securityContext']['runAsUser']}\n" in text
 
 
 def test_ray_serve_answers_as_the_server_does(shared):

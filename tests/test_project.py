@@ -81,6 +81,40 @@ def test_make_targets_and_links_in_documents_exist(document):
             assert (document.parent / link).exists(), f"{document.name} links to {link}"
 
 
+REFERENCE = ROOT / "docs" / "reference.md"
+
+
+def test_the_reference_lists_every_recipe_with_its_data():
+    rows = re.findall(r"^\| `([\w-]+)` \| (.*?) \|", REFERENCE.read_text().split("## Preparing")[0], re.M)
+    assert [name for name, _ in rows] == list(dict(rows))
+    assert set(dict(rows)) == {path.stem for path in (ROOT / "tfrec" / "recipes").glob("*.yaml")}
+    datasets = {name for _, data in rows for name in re.findall(r"`(\w+)`", data)}
+    assert not [name for name in datasets if not (ROOT / "pipelines" / f"{name}.py").is_file()]
+
+
+def test_the_options_of_the_reference_exist():
+    text = REFERENCE.read_text()
+    config = help_of("tfrec.train", "--recipe", "hm-small")
+    named = set(re.findall(r"`((?:model|task|training|evaluation)\.[a-z_.]+)`", text))
+    assert len(named) > 6
+    assert not [name for name in named if not re.search(rf"--{re.escape(name)}\b", config)]
+    for module, cell in re.findall(r"^\| `(tfrec\.\w+)` \| (.*?) \|", text, re.M):
+        assert not [option for option in re.findall(r"--[a-z-]+", cell) if option not in help_of(module)]
+
+
+@pytest.mark.parametrize("page", ["reference.md", "metric-learning.md"])
+def test_the_sweep_file_of_a_page_is_one(page, tmp_path):
+    from tfrec.config import parse_config, read_yaml, recipe_path
+    from tfrec.sweep import read_sweep
+
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / page).read_text(), re.S)
+    (tmp_path / "sweep.yaml").write_text(text)
+    for trial in read_sweep(tmp_path / "sweep.yaml").trials():
+        layer = read_yaml(recipe_path(trial.options["recipe"]))
+        options = [f"--{name}={value}" for name, value in trial.options.items()]
+        parse_config(layer.pop("system"), [layer], options)
+
+
 def test_the_locks_hold_every_direct_requirement():
     lock, development = pins("requirements.txt"), pins("requirements-dev.txt")
     assert pins("requirements.in").items() <= lock.items()

@@ -126,7 +126,7 @@ def test_a_store_brings_its_encoder_along(shop, weights, tmp_path):
     FeatureWriter(Assets.learn(config, shop).text, shop, tmp_path / "store", tokens=True).write()
     stored = configured(shop, f"--features={tmp_path / 'store'}", "--model.text.length=9")
     assets = Assets.learn(stored, shop)
-    assert assets.tokenizer.sequence_length == 24  # as the features were made
+    assert assets.tokenizer.sequence_length == 24  # as the features were made: longer than asked for loses nothing
     assert assets.image is None  # the store has no photos: that encoder trains from random weights
     features = frozen_features(stored, shop, assets, tmp_path / "run")
     assert set(features) == {"text"}
@@ -171,6 +171,10 @@ def test_the_chosen_part_of_an_encoder_trains_and_nothing_else(shop, weights, op
         (["--features=STORE", "--model.text.weights=other"], "was made with"),
         (["--features=STORE", "--model.text.pooled=false"], "holds pooled vectors only"),
         (["--features=STORE", "--model.text.enabled=false"], "does not use"),
+        (
+            ["--features=STORE", "--model.text.pooled=true", "--model.text.length=25"],
+            r"model.text.length=25, but .* cut at 24 ids: .*--length 25, or set model.text.length=24",
+        ),
         (["--features=nowhere"], "holds no features"),
     ],
 )

@@ -129,10 +129,10 @@ class AlignmentAssembly:
         """Put a run's model together; what it learns of the dataset is kept in `RUN/assets`."""
         import tensorflow as tf
 
-        from pipelines.prepared import open_prepared
         from tfrec.encoders.attributes import AttributeVocabulary
+        from tfrec.run_places import open_run_data
 
-        prepared = open_prepared(config.data)
+        prepared = open_run_data(run_dir, config.data)
         path = run_dir / "assets"
         if not path.exists():
             save_assets(config, prepared, path)

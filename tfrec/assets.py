@@ -141,6 +141,7 @@ def published_sides(config: RetrievalConfig) -> dict[str, Side]:
         with encoder_scope(name):
             if name in stores:
                 found[name] = read_side(stores[name].encoder)
+                check_text_length(options, found[name], stores[name])
             elif options.weights is not None:
                 if isinstance(options, TextConfig):
                     found[name] = load_text_side(options.weights, length=options.length)
@@ -191,6 +192,22 @@ def check_store_options(name: str, options: TextConfig | ImageConfig, store: Sid
         raise ConfigError(
             f"{store.folder} holds pooled vectors only: set model.{name}.pooled=true, or encode again with "
             f"--{name}-store tokens"
+        )
+
+
+def check_text_length(options: TextConfig | ImageConfig, side: Side, store: SideStore) -> None:
+    """Refuse a feature store of texts that were cut shorter than the options ask for; a longer one serves as it is.
+
+    Raises:
+        ConfigError: both lengths, and what would be right.
+    """
+    if not isinstance(options, TextConfig) or not isinstance(side, TextSide):
+        return
+    stored = side.tokenizer.sequence_length
+    if stored < options.length:
+        raise ConfigError(
+            f"model.text.length={options.length}, but {store.folder} holds texts cut at {stored} ids: encode again with "
+            f"--length {options.length}, or set model.text.length={stored}"
         )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from tfrec.config_ranges import wrong_numbers
+from tfrec.run_places import fix_places
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -417,13 +418,15 @@ def plain(config) -> dict:
 
 
 def load_config(path: Path):
-    """Read a configuration that `save_config` wrote.
+    """Read a configuration that `save_config` wrote; relative places, as runs once kept them, start at the working folder.
 
     Raises:
         ConfigError: an unknown or mistyped option.
     """
     values = read_yaml(path)
-    return parse_config(values.pop("system", "retrieval"), [values], [])[0]
+    config = parse_config(values.pop("system", "retrieval"), [values], [])[0]
+    fix_places(config)
+    return config
 
 
 def make_parser(system: str, *, prog: str = "tfrec.train"):

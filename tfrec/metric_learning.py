@@ -99,16 +99,16 @@ def evaluate(
         ConfigError: the training did not finish, the split has no items to judge, or `seen_filter` is asked for.
     """
     from pipelines.photo_views import read_views
-    from pipelines.prepared import open_prepared
     from tfrec.config import load_config
     from tfrec.metric_protocol import LabelProtocol
     from tfrec.metric_report import write_metric_report
     from tfrec.metrics import write_metrics
+    from tfrec.run_places import open_run_data
 
     if seen_filter:
         raise ConfigError("--seen-filter: metric learning judges photos, nobody has bought them; leave it out")
     config = load_config(run_dir / "config.yaml")
-    prepared = open_prepared(config.data)
+    prepared = open_run_data(run_dir, config.data)
     if not (run_dir / VECTORS_FILE).is_file():
         raise ConfigError(f"{run_dir} has no {VECTORS_FILE}: finish its training with --resume")
     with np.load(run_dir / VECTORS_FILE, allow_pickle=False) as arrays:

@@ -43,11 +43,12 @@ def assemble(config: PretrainConfig, run_dir: Path):
     """The data and the untrained model of a run; its vocabulary is kept in `RUN/assets`."""
     import tensorflow as tf
 
-    from pipelines.prepared import open_prepared
     from tfrec.encoders.text import WordPiece, train_vocabulary
     from tfrec.pretrain_data import PretrainData, attribute_values
+    from tfrec.run_places import open_run_data
 
-    prepared, path, text = open_prepared(config.data), run_dir / "assets" / "vocab.txt", config.model.text
+    path, text = run_dir / "assets" / "vocab.txt", config.model.text
+    prepared = open_run_data(run_dir, config.data)
     if not path.exists():
         extra = [" ".join(values) for values in attribute_values(prepared)] if text.attributes else []
         part = item_splits(prepared.items)

@@ -297,16 +297,16 @@ def load_assembly(run_dir: Path):
     """The model of a finished run with its weights, and its dataset."""
     import tensorflow as tf
 
-    from pipelines.prepared import open_prepared
     from tfrec.assets import Assets
     from tfrec.config import load_config
     from tfrec.frozen import frozen_features
+    from tfrec.run_places import open_run_data
     from tfrec.training import prepare_evaluation, restore_weights
 
     config = load_config(run_dir / "config.yaml")
     prepare_evaluation()
     tf.keras.utils.set_random_seed(config.seed)
-    prepared = open_prepared(config.data)
+    prepared = open_run_data(run_dir, config.data)
     assets = Assets.load(run_dir / "assets", config, prepared)
     assembly = assembly_class(config)(config, prepared, assets, frozen_features(config, prepared, assets, run_dir))
     restore_weights(assembly.model, run_dir)

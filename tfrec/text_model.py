@@ -127,9 +127,9 @@ def assemble(config: CausalTextConfig, run_dir: Path):
     Raises:
         ConfigError: the dataset has no texts to train on, or none to judge by.
     """
-    from pipelines.prepared import open_prepared
+    from tfrec.run_places import open_run_data
 
-    prepared, path = open_prepared(config.data), run_dir / "assets" / "words.json"
+    prepared, path = open_run_data(run_dir, config.data), run_dir / "assets" / "words.json"
     texts = list(prepared.items["text"])
     part = item_splits(prepared.items)
     if not (part == TEST).any():

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tfrec.cluster import place_in_cluster
 from tfrec.config import ConfigError, make_parser, parse_config, plain, read_yaml, recipe_path, save_config
+from tfrec.run_places import fix_places
 
 log = logging.getLogger("tfrec")
 
@@ -53,6 +54,7 @@ def run(arguments: list[str]) -> int:
         )
     run_dir = local_path(config.out or f"runs/{Path(config.recipe).stem}")
     config.out = str(run_dir)
+    fix_places(config)
     open_prepared(config.data)  # wrong data are told before a run is begun, and before TensorFlow takes seconds to load
     system, chief = system_of(config), place_in_cluster().chief
     check_engine(system, switches)

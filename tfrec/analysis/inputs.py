@@ -13,6 +13,7 @@ import pandas as pd
 
 from pipelines.image_store import ImageStore
 from pipelines.prepared import Prepared, open_prepared
+from tfrec.run_places import open_run_data
 
 VECTORS_FILE = "embeddings.npz"
 
@@ -77,7 +78,7 @@ def read_run(run: str | Path, data: str | None = None) -> Catalogue:
             raise AnalysisError(f"{file} has no array {missing[0]!r}; it has {arrays.files}")
         vectors, ids = arrays["vectors"], arrays["item_id"].astype(str)
         before = arrays.get("before")
-    prepared = open_prepared(data or _data_of(run))
+    prepared = open_prepared(data) if data else open_run_data(run, _data_of(run))
     return join(run.resolve().name, prepared, ids, vectors, before=before, folder=run)
 
 
