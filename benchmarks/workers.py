@@ -1,6 +1,6 @@
 """What a second worker of Ray's brings, for each job that workers can share.
 
-    python -m benchmarks.workers                     # all three jobs, about fifteen minutes
+    python -m benchmarks.workers                     # all jobs, about twenty minutes
     python -m benchmarks.workers --jobs encode
 
 One worker has one core of this machine to itself, two workers have a core each; two cores of one machine stand for two
@@ -158,22 +158,42 @@ def retrieve_job(folder: Path, scale: float) -> Job:
 
 
 def train_job(folder: Path, scale: float) -> Job:
-    """Steps of the demo's recipe in batches of 1,024, encoders and history tower trained."""
+    """Steps of the demo's recipe in batches of 1,024: small encoders, and much that every worker does whole."""
+    options = {"training.batch_size": 1024}
+    return training_job(folder, "demo", options, (round(20 * scale), round(120 * scale)))
+
+
+def fine_tune_job(folder: Path, scale: float) -> Job:
+    """Steps that train a ViT-Ti and a text encoder of MiniLM's size on 64 items of a small shop: encoders are the work."""
+    image, text = {"dim": 192, "layers": 12, "heads": 3}, {"dim": 384, "layers": 6, "heads": 12}
+    options: dict[str, object] = {"training.batch_size": 256, "task.encode_items": 64, "task.candidates": "in_batch"}
+    options |= {f"model.image.{name}": size for name, size in image.items()}
+    options |= {f"model.text.{name}": size for name, size in text.items()}
+    return training_job(folder, "small", options, (round(10 * scale), round(50 * scale)))
+
+
+def training_job(folder: Path, shop: str, options: dict, sizes: tuple[int, int]) -> Job:
+    """Steps of the demo's recipe with further options, on a generated shop of a named size."""
     from pipelines.__main__ import main as pipelines
 
-    data = folder / "demo"
-    if pipelines(["demo", "--out", str(data)]):
+    data = folder / shop
+    if pipelines(["demo", "--size", shop, "--out", str(data)]):
         raise RuntimeError("the demo shop could not be made")
 
     def command(size: int, out: Path) -> list[str]:
-        options = {"steps": size, "batch_size": 1024, "evaluations": 1, "max_eval_users": 1}
+        asked = {**options, "training.steps": size, "training.evaluations": 1, "training.max_eval_users": 1}
         words = ["tfrec.train", "--recipe", "demo", "--data", str(data), "--out", str(out / "run")]
-        return words + [word for name, value in options.items() for word in (f"--training.{name}", str(value))]
+        return words + [word for name, value in asked.items() for word in (f"--{name}", str(value))]
 
-    return Job("steps", (round(20 * scale), round(120 * scale)), command)
+    return Job("steps", sizes, command)
 
 
-JOBS: dict[str, Callable[[Path, float], Job]] = {"encode": encode_job, "retrieve": retrieve_job, "train": train_job}
+JOBS: dict[str, Callable[[Path, float], Job]] = {
+    "encode": encode_job,
+    "retrieve": retrieve_job,
+    "train": train_job,
+    "fine-tune": fine_tune_job,
+}
 
 if __name__ == "__main__":
     main()

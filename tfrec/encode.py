@@ -1,6 +1,6 @@
 """Run frozen encoders once over a catalogue and store what they make of it.
 
-python -m tfrec.encode --weights hf://sentence-transformers/all-MiniLM-L6-v2 --data PREPARED --out FEATURES
+python -m tfrec.encode --weights hf://sentence-transformers/all-MiniLM-L6-v2 --length 128 --data PREPARED --out FEATURES
 python -m tfrec.train --recipe hm --data PREPARED --features FEATURES --out RUN
 
 Run again after the catalogue has changed: only new or changed texts and photos are encoded. A run that was stopped goes on
