@@ -7,6 +7,7 @@ import importlib
 import sys
 
 DATASETS = {
+    "shop": "a shop's own items, purchases, customers and photos (CSV or Parquet)",
     "hm": "H&M Personalized Fashion Recommendations: articles, customers, transactions, photos",
     "demo": "a generated small shop in H&M's raw format, prepared through `hm`",
     "sequences": "sequences of item ids, one user a line",

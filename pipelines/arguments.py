@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import math
 from collections.abc import Callable
 from typing import TypeVar
@@ -55,3 +56,63 @@ def _within(kind: Callable[[str], Number], name: str, least: float, most: float)
 PHOTO_SIDE = whole_number(16, 65_500)  # pixels; longer JPEGs cannot be written
 SEED = whole_number(0)
 SHARE = number(0, 1)
+
+
+def add_photo_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--no-images`, `--image-size` and `--threads`."""
+    add = parser.add_argument
+    add("--no-images", action="store_true", help="leave all photos out")
+    add(
+        "--image-size",
+        type=PHOTO_SIDE,
+        default=256,
+        metavar="PX",
+        help="longer side of stored photos (default: 256)",
+    )
+    add("--threads", type=whole_number(1), metavar="N", help="photos worked on at once (default: one a core)")
+
+
+def add_split_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `pipelines.purchase_split` reads."""
+    add = parser.add_argument
+    add(
+        "--split",
+        choices=["temporal", "leave-last-out"],
+        default="temporal",
+        help="hold out the last days, or each customer's last two new items (default: temporal)",
+    )
+    add(
+        "--cutoff",
+        type=datetime.date.fromisoformat,
+        metavar="YYYY-MM-DD",
+        help="temporal: first day of the test",
+    )
+    add(
+        "--test-days",
+        type=whole_number(1, MOST_DAYS),
+        default=7,
+        metavar="N",
+        help="temporal: days from the cutoff on (default: 7)",
+    )
+    add(
+        "--val-days",
+        type=whole_number(0, MOST_DAYS),
+        help="temporal: days before the cutoff for validation (default: as --test-days)",
+    )
+    add(
+        "--min-items",
+        type=whole_number(3),
+        default=3,
+        help="leave-last-out: fewest items of a split customer (default: 3)",
+    )
+
+
+def add_max_rejected(parser: argparse.ArgumentParser) -> None:
+    """Add `--max-rejected` (`RawTable.settle`)."""
+    parser.add_argument(
+        "--max-rejected",
+        type=SHARE,
+        default=0.1,
+        metavar="SHARE",
+        help="stop when more than this share of a file's rows is unusable (default: 0.1)",
+    )

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from pipelines.hm_tables import read_articles, read_customers
-from pipelines.hm_transactions import Transactions, read_transactions
+from pipelines.hm_transactions import read_transactions
 from pipelines.images import find_photos, store_photos
 from pipelines.prepared import Prepared, PreparedWriter, open_prepared
-from pipelines.raw_csv import RawCsv
+from pipelines.purchase_split import PurchaseSplit
 from pipelines.schema import TRAIN, PreparedError
-from pipelines.splits import DROPPED, leave_last_out, temporal_window
 
 FILES = {
     "articles": ("articles.csv", "articles_clean.csv"),
@@ -50,13 +48,20 @@ def prepare(args: argparse.Namespace, *, extras: Mapping[str, Path]) -> None:
         purchases, unknown, raw = read_transactions(
             files["transactions"], item_ids=items["item_id"], user_ids=users["user_id"], **account
         )
-        split = _Split(args, purchases)
-        writer.events(split.marked_frames(purchases))
-        split.report(writer, raw, items["item_id"])
+        split, prices = PurchaseSplit(args, purchases.time), _Prices()
+        writer.events(prices.seen(split.marked_frames(purchases.sorted_frames())))
+        writer.split, dropped = split.entry(), split.dropped
+        writer.reject_rows(
+            file=raw.name,
+            rows=raw.rows_of_kept(dropped["position"].to_numpy()),
+            field="article_id",
+            values=items["item_id"].to_numpy()[dropped["item"]],
+            reason=split.reason,
+        )
         with ThreadPoolExecutor(max_workers=1) as pool:
-            prices = pool.submit(split.median_prices, len(items))
+            medians = pool.submit(prices.medians, len(items))
             writer.users(pd.concat([users, pd.DataFrame({"user_id": unknown}, dtype=str)], ignore_index=True))
-            items["price"] = prices.result()
+            items["price"] = medians.result()
         writer.notes["users_only_in_transactions"] = len(unknown)
         items["images"] = _store_images(folder, items["item_id"], args, writer)
         writer.notes["items_without_image"] = int((items["images"].str.len() == 0).sum())
@@ -66,60 +71,25 @@ def prepare(args: argparse.Namespace, *, extras: Mapping[str, Path]) -> None:
     print(_summary(open_prepared(args.out)))
 
 
-class _Split:
-    """Marks events on their way to the writer, and remembers what the manifest and the items need of them."""
+class _Prices:
+    """Remembers the prices of training on their way to the writer.
 
-    def __init__(self, args: argparse.Namespace, purchases: Transactions):
-        self._min_items = args.min_items
-        self._window = None
-        if args.split == "temporal":
-            self._window = temporal_window(
-                purchases.time.min(),
-                purchases.time.max(),
-                cutoff=args.cutoff,
-                test_days=args.test_days,
-                val_days=args.val_days,
-            )
-        self._dropped: list[pd.DataFrame] = []
-        self._train_prices: list[tuple[np.ndarray, np.ndarray]] = []
+    Held-out purchases stay out: that an item has a price at all would tell that it is going to be sold.
+    """
 
-    def marked_frames(self, purchases: Transactions) -> Iterator[pd.DataFrame]:
-        """Yield sorted frames with their `split`, without the events that the split drops."""
-        for frame in purchases.sorted_frames():
-            if self._window is not None:
-                mark = self._window.mark(frame["time"].to_numpy())
-            else:
-                mark = leave_last_out(frame["user"].to_numpy(), frame["item"].to_numpy(), min_items=self._min_items)
-            self._dropped.append(frame.loc[mark == DROPPED, ["position", "item"]])
-            train = mark == TRAIN
-            self._train_prices.append((frame["item"].to_numpy()[train], frame["price"].to_numpy()[train]))
-            frame["split"] = mark
-            yield frame[mark != DROPPED].drop(columns="position")
+    def __init__(self) -> None:
+        self._sold: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def report(self, writer: PreparedWriter, raw: RawCsv, item_ids: pd.Series) -> None:
-        """Write the rule and what it dropped to the manifest."""
-        dropped = pd.concat(self._dropped)
-        if self._window is not None:
-            writer.split = {"kind": "temporal", **asdict(self._window)}
-            reason = "purchase after the last day of the test"
-        else:
-            writer.split = {"kind": "leave-last-out", "min_items": self._min_items}
-            reason = "repeat of an older purchase after a held-out one"
-        writer.split["dropped"] = len(dropped)
-        writer.reject_rows(
-            file=raw.path.name,
-            rows=raw.rows_of_kept(dropped["position"].to_numpy()),
-            field="article_id",
-            values=item_ids.to_numpy()[dropped["item"]],
-            reason=reason,
-        )
+    def seen(self, frames: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        """Yield frames of events unchanged."""
+        for frame in frames:
+            train = frame["split"].to_numpy() == TRAIN
+            self._sold.append((frame["item"].to_numpy()[train], frame["price"].to_numpy()[train]))
+            yield frame
 
-    def median_prices(self, items: int) -> np.ndarray:
-        """Return each item's median price in training, `[items]`; NaN where it was not sold.
-
-        Held-out purchases stay out: that an item has a price at all would tell that it is going to be sold.
-        """
-        return median_by_item(*map(np.concatenate, zip(*self._train_prices)), items=items)
+    def medians(self, items: int) -> np.ndarray:
+        """Return each item's median price in training, `[items]`; NaN where it was not sold."""
+        return median_by_item(*map(np.concatenate, zip(*self._sold)), items=items)
 
 
 def median_by_item(item: np.ndarray, price: np.ndarray, *, items: int) -> np.ndarray:

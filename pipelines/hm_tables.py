@@ -9,8 +9,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.id_index import LONGEST_ID, proper_ids
 from pipelines.prepared_writer import PreparedWriter
-from pipelines.raw_csv import RawCsv, as_mask
+from pipelines.raw_csv import RawCsv
+from pipelines.raw_table import as_mask
+from pipelines.raw_text import joined_text, text_or_null, value_lists
 from pipelines.schema import ATTRIBUTE_PREFIX
 
 TEXT_COLUMNS = (
@@ -42,20 +45,13 @@ CUSTOMER_COLUMNS = ("customer_id", "FN", "Active", "club_member_status", "fashio
 ARTICLE_DIGITS = 10
 ARTICLE_ID = "^[0-9]{1,10}$"
 ARTICLE_ID_REASON = "article_id is not a number of at most 10 digits"
-LONGEST_CUSTOMER_ID = 200  # characters; H&M's have 64
-CUSTOMER_ID_REASON = f"customer_id is empty or longer than {LONGEST_CUSTOMER_ID} characters"
+CUSTOMER_ID_REASON = f"customer_id is empty or longer than {LONGEST_ID} characters"
 OLDEST = 130  # years
 
 
 def padded_article_ids(ids: pa.Array) -> pa.Array:
     """Write article ids with H&M's 10 digits (`108775015` -> `0108775015`), which spreadsheets strip."""
     return pc.utf8_lpad(ids, ARTICLE_DIGITS, "0")
-
-
-def proper_customer_ids(ids: pa.Array) -> np.ndarray:
-    """Return which ids can be a customer's, `[n]` bool."""
-    lengths = pc.binary_length(ids).to_numpy()
-    return (lengths > 0) & (lengths <= LONGEST_CUSTOMER_ID)
 
 
 def read_articles(path: Path, *, writer: PreparedWriter, max_rejected: float) -> pd.DataFrame:
@@ -79,12 +75,12 @@ def read_articles(path: Path, *, writer: PreparedWriter, max_rejected: float) ->
         {
             "item_id": ids.filter(keep).to_pandas(),
             "title": columns["prod_name"].to_pandas(),
-            "text": _joined_text([columns[name] for name in TEXT_COLUMNS]),
+            "text": joined_text([columns[name] for name in TEXT_COLUMNS]),
             "group": columns["product_code"].to_pandas(),
         }
     )
     for name in ATTRIBUTE_COLUMNS:
-        frame[ATTRIBUTE_PREFIX + name] = _one_or_none(columns[name])
+        frame[ATTRIBUTE_PREFIX + name] = value_lists(columns[name])
     return frame
 
 
@@ -97,7 +93,7 @@ def read_customers(path: Path, *, writer: PreparedWriter, max_rejected: float) -
     raw = RawCsv(path, CUSTOMER_COLUMNS, writer=writer)
     table = raw.read()
     ids = table["customer_id"].to_pandas()
-    proper = proper_customer_ids(table["customer_id"])
+    proper = proper_ids(table["customer_id"])
     repeated = ids.duplicated().to_numpy() & proper
     raw.reject(~proper, "customer_id", table["customer_id"], CUSTOMER_ID_REASON)
     raw.reject(repeated, "customer_id", table["customer_id"], "duplicate customer_id")
@@ -105,33 +101,13 @@ def read_customers(path: Path, *, writer: PreparedWriter, max_rejected: float) -
     keep = proper & ~repeated
     fields = {
         "age": _age_groups(table["age"].to_pandas(), writer),
-        "club_member_status": _text_or_null(table["club_member_status"]),
-        "fashion_news_frequency": _text_or_null(table["fashion_news_frequency"]),
-        "FN": _text_or_null(table["FN"]).str.removesuffix(".0"),
-        "Active": _text_or_null(table["Active"]).str.removesuffix(".0"),
+        "club_member_status": text_or_null(table["club_member_status"]),
+        "fashion_news_frequency": text_or_null(table["fashion_news_frequency"]),
+        "FN": text_or_null(table["FN"]).str.removesuffix(".0"),
+        "Active": text_or_null(table["Active"]).str.removesuffix(".0"),
     }
     frame = pd.DataFrame({"user_id": ids, **{ATTRIBUTE_PREFIX + name: values for name, values in fields.items()}})
     return frame[keep].reset_index(drop=True)
-
-
-def _joined_text(columns: list[pa.Array]) -> pd.Series:
-    """Join an article's texts with full stops, leaving out empty ones."""
-    absent = pa.scalar(None, pa.string())
-    parts = [pc.if_else(pc.equal(column, ""), absent, column) for column in columns]
-    return pc.binary_join_element_wise(*parts, ". ", null_handling="skip").to_pandas()
-
-
-def _one_or_none(column: pa.Array) -> pd.Series:
-    """Wrap each value in a list, `[]` where it is empty."""
-    present = as_mask(pc.greater(pc.binary_length(column), 0))
-    ends = np.append(0, np.cumsum(present)).astype(np.int32)
-    lists = pa.ListArray.from_arrays(pa.array(ends), column.filter(pa.array(present)))
-    return pd.Series(lists, dtype=pd.ArrowDtype(lists.type))
-
-
-def _text_or_null(column: pa.Array) -> pd.Series:
-    text = pc.utf8_trim_whitespace(column).to_pandas()
-    return text.where(text != "")
 
 
 def _age_groups(ages: pd.Series, writer: PreparedWriter) -> pd.Series:

@@ -13,16 +13,16 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy import sparse
 
-from pipelines.hm_tables import ARTICLE_DIGITS, ARTICLE_ID_REASON, CUSTOMER_ID_REASON, proper_customer_ids
-from pipelines.id_index import GrowingIdIndex
+from pipelines.hm_tables import ARTICLE_DIGITS, ARTICLE_ID_REASON, CUSTOMER_ID_REASON
+from pipelines.id_index import GrowingIdIndex, proper_ids
 from pipelines.prepared_writer import PreparedWriter
-from pipelines.raw_csv import RawCsv, as_mask
+from pipelines.purchase_order import sorted_frames
+from pipelines.raw_csv import RawCsv
+from pipelines.raw_table import as_mask
 
 COLUMNS = ("t_dat", "customer_id", "article_id", "price", "sales_channel_id")
 DATE = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2})?)?")
-EVENTS_AT_ONCE = 1 << 20  # events of whole users in one output frame, about
 
 
 @dataclass
@@ -39,18 +39,8 @@ class Transactions:
         return len(self.user)
 
     def sorted_frames(self) -> Iterator[pd.DataFrame]:
-        """Yield frames of whole users, about a million events, sorted by user, time, then file order.
-
-        Besides the columns they have `position`, the purchase's place in the file among those that were kept.
-        """
-        order = _stable_order(self.user, self.time)
-        ends = np.cumsum(np.bincount(self.user))  # where each user's events end in the sorted order
-        start = 0
-        while start < len(order):
-            last = np.searchsorted(ends, min(start + EVENTS_AT_ONCE, len(order)))
-            at = order[start : ends[last]]
-            yield pd.DataFrame({"position": at, **{name: column[at] for name, column in vars(self).items()}})
-            start = int(ends[last])
+        """Frames of whole users in the order of events; `position` is the place among the kept rows of the file."""
+        return sorted_frames(vars(self))
 
 
 def read_transactions(
@@ -91,7 +81,7 @@ def _convert(
     time, proper_time = _times(block["t_dat"])
     channel, proper_channel = _channels(block["sales_channel_id"])
     price, proper_price = _prices(block["price"])
-    proper_customer = proper_customer_ids(block["customer_id"])
+    proper_customer = proper_ids(block["customer_id"])
     kept = np.ones(len(block), bool)
     for field, proper, reason in (
         ("t_dat", proper_time, "t_dat is not a date (YYYY-MM-DD)"),
@@ -162,18 +152,3 @@ def _prices(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         text = column.to_pandas().str.strip()
         price = pd.to_numeric(text, errors="coerce").to_numpy(np.float32)
         return price, (np.isfinite(price) & (price >= 0)) | (text == "").to_numpy()
-
-
-def _stable_order(user: np.ndarray, time: np.ndarray) -> np.ndarray:
-    """Sort by user, then time, then file order; returns `[E]` positions.
-
-    A log is in order of time as a rule, and then one counting sort by user does it: the transposition of a sparse
-    matrix with an entry a purchase, which is linear and stable.
-    """
-    ordered = (time[1:] >= time[:-1]).all()
-    by_time = None if ordered else np.argsort(time, kind="stable")
-    users = user if by_time is None else user[by_time]
-    ends = np.arange(len(users) + 1, dtype=np.int32 if len(users) < 2**31 else np.int64)
-    shape = len(users), int(users.max(initial=0)) + 1
-    by_user = sparse.csr_array((np.ones(len(users), bool), users, ends), shape=shape).tocsc().indices
-    return by_user if by_time is None else by_time[by_user]

@@ -8,6 +8,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 WORD = 8  # bytes
+LONGEST_ID = 200  # bytes; H&M's customers have 64
+
+
+def proper_ids(ids: pa.Array) -> np.ndarray:
+    """Return which strings can be ids, `[n]` bool: not empty, and not so long that an index of them grows huge."""
+    lengths = pc.binary_length(ids).to_numpy()
+    return (lengths > 0) & (lengths <= LONGEST_ID)
 
 
 class IdIndex:

@@ -6,7 +6,7 @@ import io
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
@@ -92,7 +92,12 @@ def shrink_photo(data: bytes, *, size: int, quality: int = QUALITY, max_pixels: 
 
 
 def store_photos(
-    paths: Mapping[str, Path], *, writer: PreparedWriter, size: int, threads: int | None = None
+    paths: Mapping[str, Path],
+    *,
+    writer: PreparedWriter,
+    size: int,
+    threads: int | None = None,
+    reject: Callable[[str, Path, str], None] | None = None,
 ) -> set[str]:
     """Shrink photos on threads and put them into a dataset's image store, in the mapping's order.
 
@@ -101,6 +106,7 @@ def store_photos(
         writer: the dataset being written.
         size: see `shrink_photo`.
         threads: how many photos are worked on at once; by default one a core (Pillow frees the GIL).
+        reject: called with key, file and reason of each that cannot be used; by default the writer is told of the file.
 
     Returns:
         The keys that were stored.
@@ -112,14 +118,11 @@ def store_photos(
             if isinstance(result, bytes):
                 writer.images.add(key, result)
                 stored.add(key)
+            elif reject is not None:
+                reject(key, path, str(result))
             else:
-                writer.reject(
-                    file=f"{path.parent.name}/{path.name}",
-                    row=0,
-                    field="image",
-                    value=key,
-                    reason=str(result),
-                )
+                file = f"{path.parent.name}/{path.name}"
+                writer.reject(file=file, row=0, field="image", value=key, reason=str(result))
             progress.update()
     return stored
 
@@ -173,6 +176,8 @@ def _shrunk_in_order(
             return shrink_photo(path.read_bytes(), size=size)
         except PhotoError as error:
             return error
+        except (FileNotFoundError, IsADirectoryError):
+            return PhotoError("photo is missing")
         except OSError:
             return PhotoError("photo cannot be read")
 

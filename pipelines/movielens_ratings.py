@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from pipelines.id_index import GrowingIdIndex
 from pipelines.movielens_files import Ratings
 from pipelines.prepared_writer import PreparedWriter
-from pipelines.raw_csv import RawCsv, as_mask
+from pipelines.raw_csv import RawCsv
+from pipelines.raw_table import as_mask
 from pipelines.schema import PreparedError
 
 YEAR_10000 = 253_402_300_800  # seconds since 1970; calendars end before it

@@ -1,26 +1,29 @@
-"""Streams a raw CSV file in blocks of strings, and keeps account of its rows: each is kept or rejected."""
+"""Streams a raw CSV file in blocks of strings."""
 
 from __future__ import annotations
 
+import gzip
 import io
+import zlib
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from pipelines.csv_lines import UNSPLIT, decode_utf8, split_record
 from pipelines.prepared_writer import PreparedWriter
-from pipelines.progress import Progress
+from pipelines.raw_table import Malformed, RawTable
 from pipelines.schema import PreparedError
 
 BLOCK_BYTES = 4 << 20  # larger blocks fall out of the processor's cache
 LONGEST_RECORD = 20  # lines; where cells may hold line breaks, a quote still open after that many is a stray one
 WRONG_COUNT = "wrong number of fields"
+GZIP = b"\x1f\x8b"  # how such a file begins
 
 
 @dataclass(frozen=True)
@@ -43,17 +46,8 @@ class CsvLayout:
         return 1 if self.names else 2
 
 
-@dataclass(frozen=True)
-class _Malformed:
-    """A row that has no cells to speak of: its 1-based row in the file, its text, and why it is rejected."""
-
-    row: int
-    text: str
-    reason: str
-
-
-class RawCsv:
-    """One raw CSV file. Iterating yields blocks of string columns, in the file's order.
+class RawCsv(RawTable):
+    """One raw CSV file, plain or packed by gzip. Iterating yields blocks of string columns, in the file's order.
 
     Rows with a wrong number of fields, or with a quote that is never closed, are rejected here; all other faults
     are the reader's to `reject`.
@@ -64,10 +58,7 @@ class RawCsv:
         writer: where rejected rows go.
         layout: how its rows are laid out; comma-separated with a header by default.
         quoted_newlines: whether a quoted field may hold line breaks (the file is then read as one block).
-
-    Attributes:
-        rows: data rows met so far, malformed ones included.
-        rejected: how many of them were rejected so far.
+        name: what the file is called in the account of its rows; its own name where None.
 
     Raises:
         PreparedError: the file or one of its columns is missing, or it is not UTF-8.
@@ -81,84 +72,34 @@ class RawCsv:
         writer: PreparedWriter,
         layout: CsvLayout = CsvLayout(),
         quoted_newlines: bool = False,
+        name: str | None = None,
     ):
-        self.path, self.columns, self.layout = path, list(columns), layout
-        self.rows, self.rejected = 0, 0
-        self._writer, self._quoted_newlines = writer, quoted_newlines
-        self._yielded = 0  # well-formed rows in all blocks handed out
-        self._block_start = 0
+        super().__init__(path, columns, writer=writer, first_row=layout.first_row, name=name)
+        self.layout = layout
+        self._quoted_newlines = quoted_newlines
         self._parsed = 0  # rows of all blocks parsed so far, malformed ones included
-        self._malformed: list[_Malformed] = []
-        self._reported = 0  # of the malformed rows
-        self._rejected_rows: list[np.ndarray] = []  # the other rejected ones
-        self._names, self._data_start = self._read_header()
+        self._names, self._data_start = read_header(path, layout)
+        for column in self.columns:
+            if column not in self._names:
+                raise PreparedError(
+                    f"{path}: column {column!r} is missing (found {', '.join(self._names)}); "
+                    "restore it from the original file, or add it with empty values where they are unknown"
+                )
 
-    def __iter__(self) -> Iterator[pa.RecordBatch]:
-        size = self.path.stat().st_size
-        with Progress(self.path.name, size, unit="B") as progress:
-            for batch in self._batches():
-                self._block_start = self._yielded
-                self._yielded += len(batch)
-                self._report_malformed()
-                yield batch
-                progress.update(min(BLOCK_BYTES, size))
-                size -= min(BLOCK_BYTES, size)
-        self._report_malformed()
+    def _size(self) -> tuple[int | None, str]:
+        return (None if is_packed(self.path) else self.path.stat().st_size), "B"
 
-    def read(self) -> pa.RecordBatch:
-        """Return the whole file as one block."""
-        blocks = list(self)
-        self._block_start = 0
-        schema = pa.schema({name: pa.string() for name in self.columns})
-        return pa.concat_batches(blocks) if blocks else pa.RecordBatch.from_pylist([], schema)
-
-    def reject(self, mask: np.ndarray, field: str, values: pa.Array, reason: str) -> None:
-        """Reject rows of the block at hand.
-
-        Args:
-            mask: `[rows of the block]` bool, True = rejected.
-            field: the column at fault.
-            values: the block's column.
-            reason: a fixed phrase; the manifest counts by it.
-        """
-        at = np.flatnonzero(mask)
-        if len(at):
-            self.rejected += len(at)
-            malformed = np.array([row.row for row in self._malformed], np.int64)  # these are in no block
-            rows = self._rows_without(self._block_start + at, malformed)
-            shown = values.take(pa.array(at)).to_pylist()
-            self._writer.reject_rows(file=self.path.name, rows=rows, field=field, values=shown, reason=reason)
-            self._rejected_rows.append(rows)
-
-    def settle(self, max_rejected: float) -> None:
-        """Write the file's account to the manifest, and refuse a file of which too much was rejected.
-
-        Raises:
-            PreparedError: no row is usable, or more than the share `max_rejected` of them was rejected.
-        """
-        account = {"rows": self.rows, "kept": self.rows - self.rejected, "rejected": self.rejected}
-        self._writer.notes.setdefault("raw_rows", {})[self.path.name] = account
-        if not self.rows:
-            raise PreparedError(f"{self.path} has no rows below its header")
-        if self.rejected > max_rejected * self.rows:
-            raise PreparedError(
-                f"{self.path}: {self.rejected:,} of {self.rows:,} rows were rejected, more than "
-                f"--max-rejected {max_rejected:g} allows; reasons so far: {self._writer.rejected}"
-            )
-        if self.rejected == self.rows:
-            raise PreparedError(f"{self.path}: none of its {self.rows:,} rows is usable: {self._writer.rejected}")
-
-    def _batches(self) -> Iterator[pa.RecordBatch]:
+    def _blocks(self) -> Iterator[tuple[pa.RecordBatch, int]]:
         """Parse one block ahead, on a thread of our own: Arrow's own threads would lose the rows' numbers."""
         with closing(self._parse_blocks()) as blocks, ThreadPoolExecutor(max_workers=1) as pool:
             ahead = pool.submit(next, blocks, None)
-            while (batch := ahead.result()) is not None:
+            while (block := ahead.result()) is not None:
                 ahead = pool.submit(next, blocks, None)
-                yield batch
+                yield block
 
-    def _parse_blocks(self) -> Generator[pa.RecordBatch, None, None]:
+    def _parse_blocks(self) -> Generator[tuple[pa.RecordBatch, int], None, None]:
         """Parse blocks of whole lines, so that no quote reaches from one block into the next."""
-        with open(self.path, "rb") as file:
+        with open_bytes(self.path) as file:
             file.seek(self._data_start)
             while data := file.read(-1 if self._quoted_newlines else BLOCK_BYTES):
                 data += file.readline()
@@ -168,13 +109,13 @@ class RawCsv:
                     batch, malformed = self._parse_by_line(data, first_row)
                 self._parsed += len(batch) + len(malformed)
                 self._malformed += malformed
-                yield batch
+                yield batch, len(data)
 
-    def _parse(self, data: bytes, first_row: int) -> tuple[pa.RecordBatch, list[_Malformed]]:
+    def _parse(self, data: bytes, first_row: int) -> tuple[pa.RecordBatch, list[Malformed]]:
         malformed = []
 
         def skip(row: pacsv.InvalidRow) -> str:
-            malformed.append(_Malformed(first_row + row.number - 1, row.text, WRONG_COUNT))
+            malformed.append(Malformed(first_row + row.number - 1, row.text, WRONG_COUNT))
             return "skip"
 
         try:
@@ -209,67 +150,61 @@ class RawCsv:
         last = data[data.rfind(b"\n", 0, -1) + 1 :].decode(errors="replace")  # there is no row it could swallow
         return rows != lines or split_record([last], self.layout.delimiter)[0] is None
 
-    def _parse_by_line(self, data: bytes, first_row: int) -> tuple[pa.RecordBatch, list[_Malformed]]:
+    def _parse_by_line(self, data: bytes, first_row: int) -> tuple[pa.RecordBatch, list[Malformed]]:
         """Parse a block in which a quote is open: slowly, but the row with the quote is the only one lost."""
         lines = list(io.StringIO(decode_utf8(data, self.path, first_row=first_row), newline=""))
         most = LONGEST_RECORD if self._quoted_newlines else 1
         kept: list[list[str]] = []
-        malformed: list[_Malformed] = []
+        malformed: list[Malformed] = []
         at = 0
         while at < len(lines):
             cells, used = split_record(lines[at : at + most], self.layout.delimiter)
             row, text = first_row + len(kept) + len(malformed), lines[at].rstrip("\r\n")
             if cells is None or (used > 1 and len(cells) != len(self._names)):
-                malformed.append(_Malformed(row, text, UNSPLIT))
+                malformed.append(Malformed(row, text, UNSPLIT))
                 used = 1  # the lines after it are rows of their own
             elif len(cells) == len(self._names):
                 kept.append(cells)
             elif cells:
-                malformed.append(_Malformed(row, text, WRONG_COUNT))
+                malformed.append(Malformed(row, text, WRONG_COUNT))
             at += used
         columns = {name: pa.array([cells[at] for cells in kept], pa.string()) for at, name in enumerate(self._names)}
         return pa.RecordBatch.from_pydict({name: columns[name] for name in self.columns}), malformed
 
-    def _report_malformed(self) -> None:
-        """Reject the malformed rows met since the last block (on this thread, as the writer has no lock)."""
-        for malformed in self._malformed[self._reported :]:
-            self._writer.reject(
-                file=self.path.name, row=malformed.row, field="", value=malformed.text, reason=malformed.reason
-            )
-            self._reported += 1
-            self.rejected += 1
-        self.rows = self._yielded + self._reported
 
-    def rows_of_kept(self, positions: np.ndarray) -> np.ndarray:
-        """Return the 1-based rows in the file of kept rows, given their places among the kept ones, `[n]` int64."""
-        rejected = np.concatenate([*self._rejected_rows, [row.row for row in self._malformed]])
-        return self._rows_without(positions, np.sort(rejected.astype(np.int64)))
+def read_header(path: Path, layout: CsvLayout = CsvLayout()) -> tuple[list[str], int]:
+    """Return the names of all columns of a CSV file, and the byte at which the data begin.
 
-    def _rows_without(self, positions: np.ndarray, absent: np.ndarray) -> np.ndarray:
-        """Return the 1-based rows at places that do not count the header and the rows `absent`, sorted."""
-        first = self.layout.first_row
-        before = np.searchsorted(absent - first - np.arange(len(absent)), positions, side="right")
-        return positions + before + first
-
-    def _read_header(self) -> tuple[list[str], int]:
-        """Return the names of all columns, and the byte at which the data begin."""
-        if not self.path.is_file():
-            packed = self.path.with_name(self.path.name + ".zip")
-            hint = f"unpack {packed} first" if packed.is_file() else "check --raw"
-            raise PreparedError(f"{self.path} is missing; {hint}")
-        with open(self.path, "rb") as file:
-            line = b"" if self.layout.names else file.readline()
-        cells, _ = split_record([line.decode("utf-8-sig", errors="replace")], self.layout.delimiter)
-        header = list(self.layout.names or cells or [])
-        for column in self.columns:
-            if column not in header:
-                raise PreparedError(
-                    f"{self.path}: column {column!r} is missing (found {', '.join(header)}); "
-                    "restore it from the original file, or add it with empty values where they are unknown"
-                )
-        return header, len(line)
+    Raises:
+        PreparedError: there is no such file.
+    """
+    if not path.is_file():
+        packed = path.with_name(path.name + ".zip")
+        hint = f"unpack {packed} first" if packed.is_file() else "check --raw"
+        raise PreparedError(f"{path} is missing; {hint}")
+    if layout.names:
+        return list(layout.names), 0
+    with open_bytes(path) as file:
+        line = file.readline()
+    cells, _ = split_record([line.decode("utf-8-sig", errors="replace")], layout.delimiter)
+    return list(cells or []), len(line)
 
 
-def as_mask(booleans: pa.BooleanArray) -> np.ndarray:
-    """Return Arrow's packed booleans as a NumPy mask."""
-    return booleans.to_numpy(zero_copy_only=False)
+def is_packed(path: Path) -> bool:
+    """Whether a file is packed by gzip, whatever its name says."""
+    with open(path, "rb") as file:
+        return file.read(len(GZIP)) == GZIP
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for its bytes, unpacked where gzip packed it.
+
+    Raises:
+        PreparedError: what is packed turns out to be damaged.
+    """
+    try:
+        with gzip.open(path) if is_packed(path) else open(path, "rb") as file:
+            yield cast(BinaryIO, file)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise PreparedError(f"{path} is damaged or cut off ({error}); copy it again") from error

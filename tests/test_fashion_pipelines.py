@@ -119,7 +119,7 @@ def test_fashion_products(products):
     assert data.manifest["rejected"] == {
         "id is not a number": 1,
         "no article type": 1,
-        "photo cannot be read": 1,
+        "photo is missing": 1,
         "photo is truncated or damaged": 1,
         "repeated id": 1,
         "wrong number of cells": 2,

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines import hm_transactions, raw_csv
+from pipelines import purchase_order, raw_csv
 from pipelines.__main__ import DATASETS, main
 from pipelines.csv_lines import UNSPLIT
 from pipelines.hm_dataset import median_by_item
@@ -324,7 +324,7 @@ def test_the_cleaned_variant_gives_the_same_dataset(tmp_path, nested):
 
 def test_many_blocks_give_what_plain_pandas_gives(tmp_path, monkeypatch):
     monkeypatch.setattr(raw_csv, "BLOCK_BYTES", 2000)
-    monkeypatch.setattr(hm_transactions, "EVENTS_AT_ONCE", 50)
+    monkeypatch.setattr(purchase_order, "EVENTS_AT_ONCE", 50)
     rng = np.random.default_rng(0)
     days, buyers, bought = rng.integers(1, 31, 2000), rng.integers(0, 3, 2000), rng.integers(0, 5, 2000)
     lines = [purchase(*row, price=f"{rng.random():.4f}") for row in zip(days, buyers, bought)]
@@ -344,7 +344,7 @@ def test_many_blocks_give_what_plain_pandas_gives(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("in_order", [True, False])
 def test_sorting_is_stable_for_more_users_than_16_bits_hold(monkeypatch, in_order):
-    monkeypatch.setattr(hm_transactions, "EVENTS_AT_ONCE", 100)
+    monkeypatch.setattr(purchase_order, "EVENTS_AT_ONCE", 100)
     rng = np.random.default_rng(0)
     user = rng.choice(rng.integers(0, 1_400_000, 300), 3000).astype(np.int32)
     time = rng.integers(0, 9, 3000)
@@ -457,7 +457,7 @@ def test_options_that_make_no_sense_are_named(tmp_path, capsys, options, message
             for dataset in ("movielens", "compcars", "fashion_products", "fashion_mnist", "kfashion")
             for option in ("--test-share", "--val-share")
         ),
-        *((dataset, "--seed", 0, None) for dataset in DATASETS if dataset not in ("hm", "sequences")),
+        *((dataset, "--seed", 0, None) for dataset in DATASETS if dataset not in ("hm", "sequences", "shop")),
     ],
 )
 def test_numbers_that_cannot_be_are_refused_by_the_command_line(capsys, dataset, option, least, most):

@@ -178,7 +178,7 @@ def test_store_keeps_order_and_rejects_what_is_broken(tmp_path, threads):
             "row": 0,
             "field": "image",
             "value": "gone",
-            "reason": "photo cannot be read",
+            "reason": "photo is missing",
         },
     ]
     assert "not a JPEG" in rejected.reason[0]

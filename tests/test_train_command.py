@@ -1,5 +1,6 @@
 """The training command as a user meets it: killed and resumed, repeated, and told wrong things."""
 
+import json
 import os
 import shlex
 import signal
@@ -8,7 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+
+from pipelines.prepared import PreparedWriter
+from tfrec.config import ConfigError, RetrievalConfig
+from tfrec.run_folder import run_folder
 
 ROOT = Path(__file__).parents[1]
 SMALL = shlex.split(
@@ -88,3 +95,88 @@ def test_wrong_options_are_one_clear_line(words, says, tmp_path):
     last = err.strip().splitlines()[-1]
     assert last.startswith("error: ")
     assert says in last
+
+
+@pytest.fixture(scope="module")
+def shop_without_products(tmp_path_factory):
+    """Twelve items with a word each, and customers who buy a handful of them; no item names its product."""
+    path = tmp_path_factory.mktemp("plain") / "data"
+    rng = np.random.default_rng(0)
+    events = pd.DataFrame({"user": np.repeat(np.arange(40), 5), "item": rng.integers(0, 12, 200)})
+    events["time"], events["split"] = np.tile(np.arange(5), 40) * 86_400, np.tile([0, 0, 0, 1, 2], 40)
+    with PreparedWriter(path, dataset="plain") as writer:
+        writer.split = {"kind": "leave-last-out"}
+        writer.items(
+            pd.DataFrame({"item_id": [f"i{row}" for row in range(12)], "text": [f"word{row}" for row in range(12)]})
+        )
+        writer.users(pd.DataFrame({"user_id": [f"u{row}" for row in range(40)]}))
+        writer.events(events)
+    return path
+
+
+PLAIN = shlex.split(
+    "--recipe hm-small --model.image.enabled false --model.text.vocabulary_size 60 --model.text.length 4 "
+    "--training.steps 3 --training.batch_size 16 --task.encode_items 4 --task.negatives 4"
+)
+
+
+@pytest.mark.slow
+def test_items_without_products_are_trained_on_with_one_warning(shop_without_products, tmp_path):
+    train = ["tfrec.train", *PLAIN, "--data", shop_without_products]
+    _, err = run(*train, "--out", tmp_path / "run")
+    assert err.count("name no product") == 1
+    run(*train, "--model.query.variants", "0", "--out", tmp_path / "without")
+    with_it, without = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("run", "without"))
+    assert with_it["metrics"] == without["metrics"]
+    run("tfrec.export", "--run", tmp_path / "run", "--name", "plain", "--root", tmp_path / "models")
+    assert (tmp_path / "models" / "plain" / "1" / "saved_model.pb").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--features", "nosuch"], "nosuch"),
+        (["--model.query.kind", "user"], "model.query.variants"),
+        (["--model.text.weights", "nosuch"], "nosuch"),
+    ],
+)
+def test_refused_options_leave_no_run_behind(shop_without_products, tmp_path, words, says):
+    train = ["tfrec.train", *PLAIN, "--data", shop_without_products, "--out", tmp_path / "run"]
+    _, err = run(*train, *words, code=2)
+    assert says in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_refused_command_removes_what_it_wrote_and_nothing_else(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    config = RetrievalConfig(data="d")
+
+    def train(error, *, resume, keep):
+        with run_folder(tmp_path, config, resume=resume):
+            (tmp_path / "assets").mkdir(exist_ok=True)
+            for name in keep:
+                (tmp_path / name).mkdir(parents=True)
+                (tmp_path / name / "checkpoint").touch()
+            raise error
+
+    def begin(error, *, resume=False, keep=()):
+        with pytest.raises(type(error)):
+            train(error, resume=resume, keep=keep)
+
+    begin(ConfigError("no"))
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    begin(FloatingPointError("the loss is nan"))
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    begin(ConfigError("no"), keep=["stage1/checkpoints"])  # something was trained
+    assert (tmp_path / "config.yaml").is_file()
+    begin(ConfigError("no"), resume=True)
+    assert (tmp_path / "config.yaml").is_file()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("a defect")])
+def test_a_run_that_was_stopped_or_failed_is_kept(tmp_path, error):
+    with pytest.raises(type(error)), run_folder(tmp_path / "run", RetrievalConfig(data="d"), resume=False):
+        raise error
+    with run_folder(tmp_path / "run", RetrievalConfig(data="d"), resume=True):
+        assert (tmp_path / "run" / "config.yaml").is_file()

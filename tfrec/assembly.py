@@ -18,7 +18,7 @@ from tfrec.encoders.untrained import untrained_bert, untrained_vit
 from tfrec.features import SideFeatures
 from tfrec.fusion import CrossAttentionFusion
 from tfrec.models import ItemVectors, TwoTower
-from tfrec.neighbours import Neighbours, followers, product_neighbours
+from tfrec.neighbours import Neighbours, followers, product_neighbours, products_of
 from tfrec.protocol import Protocol
 from tfrec.towers import HistoryTower, ItemTower, ShallowTower, UserTower
 from tfrec.workers import Workers
@@ -297,7 +297,7 @@ class RetrievalAssembly:
         """See that what purchases are to add to other items can be had.
 
         Raises:
-            ConfigError: a negative weight, a query without purchases, or a dataset that names no products.
+            ConfigError: a negative weight, or a query without purchases.
         """
         query = self.config.model.query
         for name in ("variants", "followers"):
@@ -306,15 +306,18 @@ class RetrievalAssembly:
                 raise ConfigError(
                     f"model.query.{name}={weight} must not be negative, and needs model.query.kind history"
                 )
-        if query.variants and "group" not in self.prepared.items:
-            raise ConfigError(f"model.query.variants: the items of {self.config.data} name no product; set it to 0")
+
+    @cached_property
+    def product_score(self) -> float:
+        """What a purchase adds to the items of its product; 0 where the items name none, as there is nothing to add to."""
+        return self.config.model.query.variants if any(products_of(self.prepared.items)) else 0.0
 
     @cached_property
     def neighbours(self) -> list[Neighbours]:
         """The items that gain from a purchase of another one; made when first asked for: training does not read them."""
-        score, tables = self.config.model.query.variants, []
-        if score:
-            tables.append(product_neighbours(self.prepared.items["group"], self.frequency, score))
+        tables = []
+        if self.product_score:
+            tables.append(product_neighbours(self.prepared.items["group"], self.frequency, self.product_score))
         if self.followers is not None:
             tables.append(self.followers)
         return tables

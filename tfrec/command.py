@@ -50,8 +50,9 @@ def is_users(error: BaseException) -> bool:
     return own or isinstance(error, OSError)
 
 
-def log_to(path: Path) -> None:
-    """Also write the log to a file."""
+def log_to(path: Path) -> logging.Handler:
+    """Also write the log to a file; returns the handler that does."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter(FORMAT))
     logging.getLogger("tfrec").addHandler(handler)
+    return handler

@@ -164,7 +164,8 @@ class QueryConfig:
         shortcut: add the mean of the purchases' candidate vectors to the decoder's output.
         repeats: learn, by the days since, what a candidate gains or loses for having been bought before.
         variants: what every purchase adds to all items of its product (the same in other colours), itself included, in
-            logits. It is set, not learned: of purchases that a model was trained on, its vectors explain too much.
+            logits; nothing where items name no product. It is set, not learned: of purchases that a model was trained on,
+            its vectors explain too much.
         followers: what the last purchases add to the items that other customers bought soon after them, in logits a unit
             of a cosine; set likewise.
         dropout: dropout rate.

@@ -63,6 +63,11 @@ class Neighbours:
         return replace(self, rows=np.pad(self.rows, more, constant_values=-1), scores=np.pad(self.scores, more))
 
 
+def products_of(items: pd.DataFrame) -> list[str]:
+    """The product that each item is a variant of, "" where it names none."""
+    return list(items["group"].fillna("")) if "group" in items else [""] * len(items)
+
+
 def product_neighbours(groups: pd.Series, sales: np.ndarray, score: float, most: int = VARIANTS) -> Neighbours:
     """An item itself and the other items of its product gain from its purchase, however long ago.
 

@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from pipelines.prepared import Prepared, open_prepared
 from tfrec.assets import with_group
-from tfrec.runs import Run, RunError, products_of
+from tfrec.neighbours import products_of
+from tfrec.runs import Run, RunError
 from tfrec.serving_model import encode_content
 
 BATCH = 64

@@ -64,6 +64,8 @@ def _train(config: RetrievalConfig, run_dir: Path, workers: Workers) -> None:
         steps,
         assembly.batches.batch_size,
     )
+    if config.model.query.variants and not assembly.product_score:
+        log.warning("the items of %s name no product, so that model.query.variants adds to no scores", config.data)
     rates = {
         "item_tower/image_encoder": options.encoder_rate,
         "item_tower/text_encoder": options.encoder_rate,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import pandas as pd
 
-from tfrec.neighbours import Neighbours, product_neighbours
+from tfrec.neighbours import Neighbours, product_neighbours, products_of
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -194,7 +194,7 @@ def load_run(run_dir: Path, *, max_users: int = MAX_USER_TABLE) -> Run:
         query_kind=towers.query_kind,
         repeats=assembly.model.repeats is not None,
         products=products_of(prepared.items),
-        product_score=config.model.query.variants,
+        product_score=assembly.product_score,
         followers=assembly.followers,
         rates=hasattr(assembly.model, "rate"),
         attends=towers.attends,
@@ -205,11 +205,6 @@ def load_run(run_dir: Path, *, max_users: int = MAX_USER_TABLE) -> Run:
         users=user_table(assembly, max_users),
         sample_queries=sample_queries(assembly),
     )
-
-
-def products_of(items: pd.DataFrame) -> list[str]:
-    """The product that each item is a variant of, "" where it names none."""
-    return list(items["group"].fillna("")) if "group" in items else [""] * len(items)
 
 
 def recent_sales(prepared) -> np.ndarray:

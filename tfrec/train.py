@@ -13,10 +13,11 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from tfrec.cluster import place_in_cluster
-from tfrec.config import ConfigError, make_parser, parse_config, plain, read_yaml, recipe_path, save_config
+from tfrec.config import ConfigError, make_parser, parse_config, plain, read_yaml, recipe_path
 from tfrec.run_places import fix_places
 
 log = logging.getLogger("tfrec")
@@ -43,6 +44,7 @@ def run(arguments: list[str]) -> int:
         return 0
     from pipelines.prepared import open_prepared  # not before the options are read: it would double what --help takes
     from pipelines.remote import local_path
+    from tfrec.run_folder import run_folder
     from tfrec.summary import summary_table
 
     if not config.data and config.recipe == "demo":
@@ -58,14 +60,13 @@ def run(arguments: list[str]) -> int:
     open_prepared(config.data)  # wrong data are told before a run is begun, and before TensorFlow takes seconds to load
     system, chief = system_of(config), place_in_cluster().chief
     check_engine(system, switches)
-    if chief:
-        open_run(run_dir, config, resume=switches.resume)
-    if switches.engine == "ray":
-        from tfrec.ray_training import train_on_ray
+    with run_folder(run_dir, config, resume=switches.resume) if chief else nullcontext():
+        if switches.engine == "ray":
+            from tfrec.ray_training import train_on_ray
 
-        train_on_ray(run_dir, switches.workers)
-    else:
-        system.train(config, run_dir)
+            train_on_ray(run_dir, switches.workers)
+        else:
+            system.train(config, run_dir)
     if not chief:
         return 0
     print(summary_table(system.evaluate(run_dir)))
@@ -119,30 +120,6 @@ def check_engine(system, switches: argparse.Namespace) -> None:
     several = switches.engine == "ray" or place_in_cluster().count > 1
     if several and system.__name__ != "tfrec.retrieval":
         raise ConfigError("several workers train retrieval recipes alone; leave out --engine ray, and unset TF_CONFIG")
-
-
-def open_run(run_dir: Path, config, *, resume: bool) -> None:
-    """Make the run's folder, or take up the one there.
-
-    Raises:
-        ConfigError: the folder holds a run and `--resume` is not given, or it was made with other options.
-    """
-    from tfrec.command import log_to
-    from tfrec.config import load_config
-
-    saved = run_dir / "config.yaml"
-    if saved.exists():
-        if not resume:
-            raise ConfigError(
-                f"--out {run_dir} holds a run already: add --resume to go on with it, or name another folder"
-            )
-        if load_config(saved) != config:
-            raise ConfigError(
-                f"--resume: the options differ from those in {saved}; give the same command, or name another --out"
-            )
-    run_dir.mkdir(parents=True, exist_ok=True)
-    save_config(config, saved)
-    log_to(run_dir / "training.log")
 
 
 def system_of(config):

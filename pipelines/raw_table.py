@@ -1,0 +1,139 @@
+"""A raw table in blocks of strings, and the account of its rows: each is kept or rejected."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.prepared_writer import PreparedWriter
+from pipelines.progress import Progress
+from pipelines.schema import PreparedError
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """A row that has no cells to speak of: its 1-based row in the file, its text, and why it is rejected."""
+
+    row: int
+    text: str
+    reason: str
+
+
+class RawTable(ABC):
+    """One raw file. Iterating yields blocks of string columns, in the file's order.
+
+    Args:
+        path: the file.
+        columns: the columns to read; others are skipped.
+        writer: where rejected rows go.
+        first_row: the 1-based row in the file at which the data begin.
+        name: what the file is called in the account of its rows; its own name where None.
+
+    Attributes:
+        rows: data rows met so far, malformed ones included.
+        rejected: how many of them were rejected so far.
+    """
+
+    def __init__(
+        self, path: Path, columns: Sequence[str], *, writer: PreparedWriter, first_row: int, name: str | None = None
+    ):
+        self.path, self.columns, self.name = path, list(columns), name or path.name
+        self.rows, self.rejected = 0, 0
+        self._writer, self._first_row = writer, first_row
+        self._yielded = 0  # well-formed rows in all blocks handed out
+        self._block_start = 0
+        self._malformed: list[Malformed] = []
+        self._reported = 0  # of the malformed rows
+        self._rejected_rows: list[np.ndarray] = []  # the other rejected ones
+
+    @abstractmethod
+    def _blocks(self) -> Iterator[tuple[pa.RecordBatch, int]]:
+        """Yield each block and its size in units of `_size`; malformed rows are left out and told to `_malformed`."""
+
+    @abstractmethod
+    def _size(self) -> tuple[int | None, str]:
+        """How large the whole file is, None where that is not known, and in what unit."""
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        total, unit = self._size()
+        with Progress(self.name, total, unit=unit) as progress:
+            for batch, size in self._blocks():
+                self._block_start = self._yielded
+                self._yielded += len(batch)
+                self._report_malformed()
+                yield batch
+                progress.update(size)
+        self._report_malformed()
+
+    def read(self) -> pa.RecordBatch:
+        """Return the whole file as one block."""
+        blocks = list(self)
+        self._block_start = 0
+        schema = pa.schema({name: pa.string() for name in self.columns})
+        return pa.concat_batches(blocks) if blocks else pa.RecordBatch.from_pylist([], schema)
+
+    def reject(self, mask: np.ndarray, field: str, values: pa.Array, reason: str) -> None:
+        """Reject rows of the block at hand.
+
+        Args:
+            mask: `[rows of the block]` bool, True = rejected.
+            field: the column at fault.
+            values: the block's column.
+            reason: a fixed phrase; the manifest counts by it.
+        """
+        at = np.flatnonzero(mask)
+        if len(at):
+            self.rejected += len(at)
+            malformed = np.array([row.row for row in self._malformed], np.int64)  # these are in no block
+            rows = self._rows_without(self._block_start + at, malformed)
+            shown = values.take(pa.array(at)).to_pylist()
+            self._writer.reject_rows(file=self.name, rows=rows, field=field, values=shown, reason=reason)
+            self._rejected_rows.append(rows)
+
+    def settle(self, max_rejected: float) -> None:
+        """Write the file's account to the manifest, and refuse a file of which too much was rejected.
+
+        Raises:
+            PreparedError: no row is usable, or more than the share `max_rejected` of them was rejected.
+        """
+        account = {"rows": self.rows, "kept": self.rows - self.rejected, "rejected": self.rejected}
+        self._writer.notes.setdefault("raw_rows", {})[self.name] = account
+        if not self.rows:
+            raise PreparedError(f"{self.path} has no rows below its header")
+        if self.rejected > max_rejected * self.rows:
+            raise PreparedError(
+                f"{self.path}: {self.rejected:,} of {self.rows:,} rows were rejected, more than "
+                f"--max-rejected {max_rejected:g} allows; reasons so far: {self._writer.rejected}"
+            )
+        if self.rejected == self.rows:
+            raise PreparedError(f"{self.path}: none of its {self.rows:,} rows is usable: {self._writer.rejected}")
+
+    def rows_of_kept(self, positions: np.ndarray) -> np.ndarray:
+        """Return the 1-based rows in the file of kept rows, given their places among the kept ones, `[n]` int64."""
+        rejected = np.concatenate([*self._rejected_rows, [row.row for row in self._malformed]])
+        return self._rows_without(positions, np.sort(rejected.astype(np.int64)))
+
+    def _report_malformed(self) -> None:
+        """Reject the malformed rows met since the last block (on this thread, as the writer has no lock)."""
+        for malformed in self._malformed[self._reported :]:
+            self._writer.reject(
+                file=self.name, row=malformed.row, field="", value=malformed.text, reason=malformed.reason
+            )
+            self._reported += 1
+            self.rejected += 1
+        self.rows = self._yielded + self._reported
+
+    def _rows_without(self, positions: np.ndarray, absent: np.ndarray) -> np.ndarray:
+        """Return the 1-based rows at places that do not count the header and the rows `absent`, sorted."""
+        before = np.searchsorted(absent - self._first_row - np.arange(len(absent)), positions, side="right")
+        return positions + before + self._first_row
+
+
+def as_mask(booleans: pa.BooleanArray) -> np.ndarray:
+    """Return Arrow's packed booleans as a NumPy mask."""
+    return booleans.to_numpy(zero_copy_only=False)

@@ -1,0 +1,72 @@
+"""A run's folder: begun once, taken up by `--resume`, and gone again when training refuses what it was asked for."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tfrec.command import is_users, log_to
+from tfrec.config import ConfigError, load_config, save_config
+
+log = logging.getLogger("tfrec")
+
+FEATURES = "features"
+
+
+@contextmanager
+def run_folder(run_dir: Path, config, *, resume: bool) -> Iterator[None]:
+    """Make the run's folder, or take up the one there, for a block that trains in it.
+
+    Most of what can be wrong with options shows only beside the data and the weights that they name, after the folder was
+    begun. Where the block refuses them before it has kept anything trained, what this command wrote is removed, so that
+    the corrected one finds no run in its way.
+
+    Raises:
+        ConfigError: the folder holds a run and `resume` is not set, or it was made with other options.
+    """
+    begun = (run_dir / "config.yaml").exists()
+    before = set(run_dir.iterdir()) if run_dir.is_dir() else None
+    _open(run_dir, config, resume=resume)
+    handler = log_to(run_dir / "training.log")
+    try:
+        yield
+    except Exception as error:
+        # A loss that is no number asks for other options as well.
+        refused = is_users(error) or isinstance(error, FloatingPointError)
+        if refused and not begun and not any(run_dir.rglob("checkpoint")):
+            log.removeHandler(handler)
+            handler.close()
+            _remove_what_came(run_dir, before)
+        raise
+
+
+def _open(run_dir: Path, config, *, resume: bool) -> None:
+    saved = run_dir / "config.yaml"
+    if saved.exists():
+        if not resume:
+            raise ConfigError(
+                f"--out {run_dir} holds a run already: add --resume to go on with it, or name another folder"
+            )
+        if load_config(saved) != config:
+            raise ConfigError(
+                f"--resume: the options differ from those in {saved}; give the same command, or name another --out"
+            )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    save_config(config, saved)
+
+
+def _remove_what_came(folder: Path, before: set[Path] | None) -> None:
+    """Remove what a folder holds beside the entries `before`, and the folder itself where nothing is left of it.
+
+    Features of frozen encoders stay: they may have taken hours, and their store knows what they are of.
+    """
+    for path in set(folder.iterdir()) - (before or set()) - {folder / FEATURES}:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    if before is None and not any(folder.iterdir()):
+        folder.rmdir()
