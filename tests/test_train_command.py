@@ -150,24 +150,27 @@ def test_refused_options_leave_no_run_behind(shop_without_products, tmp_path, wo
 
 def test_a_refused_command_removes_what_it_wrote_and_nothing_else(tmp_path):
     (tmp_path / "notes.txt").touch()
-    config = RetrievalConfig(data="d")
+    config = RetrievalConfig(data="/d")
 
-    def train(error, *, resume, keep):
+    def train(error, *, resume, keep, make):
         with run_folder(tmp_path, config, resume=resume):
-            (tmp_path / "assets").mkdir(exist_ok=True)
+            for name in ("assets", *make):
+                (tmp_path / name).mkdir(exist_ok=True)
             for name in keep:
                 (tmp_path / name).mkdir(parents=True)
                 (tmp_path / name / "checkpoint").touch()
             raise error
 
-    def begin(error, *, resume=False, keep=()):
+    def begin(error, *, resume=False, keep=(), make=()):
         with pytest.raises(type(error)):
-            train(error, resume=resume, keep=keep)
+            train(error, resume=resume, keep=keep, make=make)
 
     begin(ConfigError("no"))
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     begin(FloatingPointError("the loss is nan"))
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    begin(ConfigError("no"), make=["features"])  # frozen encoders' features may have taken hours
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "features"}
     begin(ConfigError("no"), keep=["stage1/checkpoints"])  # something was trained
     assert (tmp_path / "config.yaml").is_file()
     begin(ConfigError("no"), resume=True)
@@ -176,7 +179,7 @@ def test_a_refused_command_removes_what_it_wrote_and_nothing_else(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("a defect")])
 def test_a_run_that_was_stopped_or_failed_is_kept(tmp_path, error):
-    with pytest.raises(type(error)), run_folder(tmp_path / "run", RetrievalConfig(data="d"), resume=False):
+    with pytest.raises(type(error)), run_folder(tmp_path / "run", RetrievalConfig(data="/d"), resume=False):
         raise error
-    with run_folder(tmp_path / "run", RetrievalConfig(data="d"), resume=True):
+    with run_folder(tmp_path / "run", RetrievalConfig(data="/d"), resume=True):
         assert (tmp_path / "run" / "config.yaml").is_file()
