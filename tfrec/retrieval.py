@@ -293,8 +293,16 @@ def assembly_class(config: RetrievalConfig):
     return RetrievalAssembly
 
 
-def load_assembly(run_dir: Path):
-    """The model of a finished run with its weights, and its dataset."""
+def load_assembly(run_dir: Path, *, other_events: bool = False):
+    """The model of a finished run with its weights, and its dataset.
+
+    Args:
+        run_dir: the run.
+        other_events: take a dataset whose events or split are not those of the training: it is not to be judged on them.
+
+    Raises:
+        ConfigError: the dataset is not the run's own.
+    """
     import tensorflow as tf
 
     from pipelines.prepared import open_prepared
@@ -307,7 +315,7 @@ def load_assembly(run_dir: Path):
     prepare_evaluation()
     tf.keras.utils.set_random_seed(config.seed)
     prepared = open_prepared(config.data)
-    assets = Assets.load(run_dir / "assets", config, prepared)
+    assets = Assets.load(run_dir / "assets", config, prepared, other_events=other_events)
     assembly = assembly_class(config)(config, prepared, assets, frozen_features(config, prepared, assets, run_dir))
     restore_weights(assembly.model, run_dir)
     return assembly
