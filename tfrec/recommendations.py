@@ -10,7 +10,7 @@ import json
 import zlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -50,7 +50,7 @@ class RetrieveOptions:
         batch: customers a call of the model.
         part: customers a part; what a stopped run loses at most.
         resume: keep the parts of a stopped run.
-        exclude_seen: leave out what a customer has bought.
+        exclude_seen: leave out what a customer has bought; None: as the model was judged (`evaluation.seen_filter`).
         users: a file whose first column lists customers; all where None.
         until: only purchases before this day count (UTC).
         generation: continue the histories by `generation.length` items, in their order, instead of listing the best k.
@@ -68,7 +68,7 @@ class RetrieveOptions:
     batch: int = 1024
     part: int = 32_768
     resume: bool = False
-    exclude_seen: bool = False
+    exclude_seen: bool | None = None
     users: Path | None = None
     until: datetime | None = None
     generation: Generation | None = None
@@ -93,6 +93,8 @@ def plan(options: RetrieveOptions) -> Job:
     kind = options.kind or format_of(options.out)
     version = find_version(options.model)
     manifest = read_manifest(version)
+    if options.exclude_seen is None:
+        options = replace(options, exclude_seen=judged_without_seen(manifest))
     if not 1 <= options.k <= manifest["max_k"]:
         raise RetrieveError(f"--k {options.k} must be 1 to {manifest['max_k']}, the most that {version} answers")
     check_stages(options, manifest, version)
@@ -246,6 +248,11 @@ class Job:
         return pd.Index([name.decode() for name in self.model.module.user_ids.numpy()])
 
 
+def judged_without_seen(manifest: dict[str, Any]) -> bool:
+    """Whether a version's model was judged on items that are new to the customer; it is no judge of the others."""
+    return bool(manifest.get("config", {}).get("evaluation", {}).get("seen_filter", False))
+
+
 def check_stages(options: RetrieveOptions, manifest: dict[str, Any], version: Path) -> None:
     """Refuse stages that a version cannot answer, by its manifest.
 
@@ -292,7 +299,7 @@ def _reader(options: RetrieveOptions, data: Path, model: LoadedModel) -> Custome
         length=model.manifest["history_length"],
         fields=model.manifest["user_fields"],
         until=None if options.until is None else int(options.until.timestamp()),
-        with_seen=options.exclude_seen,
+        with_seen=bool(options.exclude_seen),
     )
 
 
