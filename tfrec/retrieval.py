@@ -222,6 +222,8 @@ def evaluate(
         final=config.training.final,
         seed=config.seed,
     )
+    about = protocol.describe() | {"recipe": config.recipe, "training_seed": config.seed}
+    _tell_repeats(about)
     ranking = rank(assembly, protocol, max(ks))
     ranked, vectors = ranking.rows, ranking.candidates
     metrics, cohorts = summarize_protocol(protocol, ranked, vectors=vectors, ks=ks, seed=config.seed)
@@ -235,7 +237,6 @@ def evaluate(
     reachable = best_reachable(prepared, protocol, ks)
     if reachable:
         more["oracle"] = reachable
-    about = protocol.describe() | {"recipe": config.recipe, "training_seed": config.seed}
     content = write_metrics(
         run_dir / "metrics.json",
         protocol=about,
@@ -251,6 +252,18 @@ def evaluate(
     write_examples(run_dir, examples)
     write_report(run_dir, prepared)
     return content
+
+
+def _tell_repeats(about: dict) -> None:
+    """Log what became of targets that the customer had already, where those are never recommended."""
+    if about["missed_repeat_targets"]:
+        log.info("%d targets were bought before and never recommended: misses", about["missed_repeat_targets"])
+    if about["dropped_repeat_targets"]:
+        log.info(
+            "%d targets were bought before and dropped, with %d customers who had no other",
+            about["dropped_repeat_targets"],
+            about["dropped_users"],
+        )
 
 
 def _add_reasons(assembly, protocol: Protocol, examples: list[dict], ranking: Ranking) -> None:
