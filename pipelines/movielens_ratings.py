@@ -67,6 +67,24 @@ def read_ratings(
     return log, raw
 
 
+def duplicates(log: Log) -> np.ndarray:
+    """Which ratings of a log sorted by user and time are the same as an earlier one in all they tell, bool `[E]`.
+
+    Only ratings of one user and second are compared: few, in a log of tens of millions.
+    """
+    again = np.zeros(len(log.user), bool)
+    again[1:] = (log.user[1:] == log.user[:-1]) & (log.time[1:] == log.time[:-1])
+    rows = np.flatnonzero(again | np.append(again[1:], False))
+    told = [column[rows] for column in (log.rating, log.item, log.time, log.user) if column is not None]
+    order = np.lexsort(told)  # stable: of equal ones the first in the file comes first
+    same = np.ones(max(len(rows) - 1, 0), bool)
+    for column in told:
+        same &= column[order][1:] == column[order][:-1]
+    again[:] = False
+    again[rows[order[1:][same]]] = True
+    return again
+
+
 def keep_core(log: Log, least: int) -> tuple[Log, np.ndarray, np.ndarray]:
     """Drop users and items with fewer than `least` interactions until none is left to drop.
 

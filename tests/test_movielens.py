@@ -317,6 +317,61 @@ def test_random_split_by_user_takes_its_share_of_every_user():
     assert (split != other).any()
 
 
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), min_size=10, max_size=120), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_a_random_split_keeps_a_users_ratings_of_a_movie_together(pairs, within_users):
+    user, item = (np.array(column, np.int32) for column in zip(*sorted(pairs, key=lambda pair: pair[0])))
+    shares = {"test_share": 0.3, "val_share": 0.2, "seed": 1}
+
+    def draw(user):
+        if within_users:
+            return ratio_splits.random_split_by_user(user, **shares)
+        return ratio_splits.random_split(len(user), **shares)
+
+    split = ratio_splits.by_pair(user, item, draw)
+    of_pair = {}
+    for pair, part in zip(zip(user.tolist(), item.tolist()), split.tolist()):
+        assert of_pair.setdefault(pair, part) == part
+    firsts = np.array([pair[0] for pair in of_pair], np.int32)
+    assert list(of_pair.values()) == draw(firsts).tolist()  # the shares are of pairs, which are drawn in their order
+
+
+@pytest.mark.parametrize("split", ["random", "random-by-user"])
+def test_duplicate_ratings_are_set_aside_and_do_not_leak(tmp_path, split):
+    """Every rating twice in the file, and some changed later: none is in training and in the test."""
+    rng = np.random.default_rng(0)
+    rated = [(u, i, int(rng.integers(1, 6)), 100 + u) for u in range(12) for i in range(10)]
+    changed = [(u, i, 6, 500 + i) for u, i, _, _ in rated if i % 3 == 0]
+
+    def write(raw):
+        write_csv(raw)
+        rows = [*rated, *changed, *rated]
+        (raw / "ratings.csv").write_text(
+            "userId,movieId,rating,timestamp\n" + "".join(f"{u},{i},{r},{t}\n" for u, i, r, t in rows)
+        )
+
+    data = prepare(tmp_path, "--split", split, "--test-share", "0.3", write=write)
+    assert data.manifest["rejected"] == {"duplicate rating": len(rated)}
+    rejected = pd.read_parquet(data.path / "rejected.parquet")
+    assert sorted(rejected["row"]) == list(range(2 + len(rated) + len(changed), 2 + 2 * len(rated) + len(changed)))
+    events = data.events()
+    assert len(events) == len(rated) + len(changed)
+    assert (events.groupby(["user", "item"])["split"].nunique() == 1).all()
+    assert (events["split"] == 2).sum() > 20
+
+
+def test_ratings_of_one_second_are_no_duplicates(tmp_path):
+    def write(raw):
+        write_csv(raw)
+        with open(raw / "ratings.csv", "a") as file:
+            file.write("1,20,5,90\n1,20,3.0,90\n2,10,5,50\n")  # another rating; twice what is there
+
+    data = prepare(tmp_path, write=write)
+    assert data.manifest["rejected"]["duplicate rating"] == 2
+    rejected = pd.read_parquet(data.path / "rejected.parquet")
+    assert sorted(rejected.loc[rejected["reason"] == "duplicate rating", "row"]) == [8, 9]
+
+
 @given(st.lists(st.integers(0, 50), min_size=10, max_size=200))
 @settings(max_examples=60, deadline=None)
 def test_a_time_split_never_trains_on_the_future(times):
