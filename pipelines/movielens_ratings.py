@@ -121,7 +121,8 @@ def _convert(raw: RawCsv, block: pa.RecordBatch, ratings: Ratings, users: Growin
     ]
     rating = None
     if ratings.rating:
-        rating = _to_floats(block[ratings.rating])
+        with np.errstate(over="ignore"):  # what is too large for 32 bits becomes infinite here, and is rejected
+            rating = _to_floats(block[ratings.rating]).astype(np.float32)
         checks.append((ratings.rating, np.isfinite(rating), "rating is not a number"))
     kept = np.ones(len(block), bool)
     for field, proper, reason in checks:
@@ -132,7 +133,7 @@ def _convert(raw: RawCsv, block: pa.RecordBatch, ratings: Ratings, users: Growin
         users.rows(block[ratings.user]),
         items.rows(block[ratings.item]),
         time[kept].astype(np.int64),
-        None if rating is None else rating[kept].astype(np.float32),
+        None if rating is None else rating[kept],
         np.arange(kept.sum(), dtype=np.int32),
     )
 

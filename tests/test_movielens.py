@@ -372,6 +372,18 @@ def test_ratings_of_one_second_are_no_duplicates(tmp_path):
     assert sorted(rejected.loc[rejected["reason"] == "duplicate rating", "row"]) == [8, 9]
 
 
+@pytest.mark.parametrize("rating", ["1e39", "-1e39", "inf", "nan"])
+def test_ratings_that_are_not_finite_as_stored_are_rejected(tmp_path, rating):
+    def write(raw):
+        write_csv(raw)
+        with open(raw / "ratings.csv", "a") as file:
+            file.write(f"3,20,{rating},100\n")
+
+    data = prepare(tmp_path, "--max-rejected", "0.5", write=write)
+    assert data.manifest["rejected"] == {"rating is not a number": 1}
+    assert np.isfinite(data.events()["rating"]).all()
+
+
 @given(st.lists(st.integers(0, 50), min_size=10, max_size=200))
 @settings(max_examples=60, deadline=None)
 def test_a_time_split_never_trains_on_the_future(times):
