@@ -84,7 +84,7 @@ def open_source(raw: Path) -> Source:
             if all((folder / name).is_file() for name in names):
                 return reader(folder)
         if atomic := sorted(folder.glob("*.inter")):
-            return _recbole(atomic[0])
+            return _recbole(_whole_log(folder, atomic))
     state = "has no ratings file" if raw.is_dir() else "is not a folder"
     raise PreparedError(
         f"--raw {raw} {state}; expected u.data, ratings.dat, ratings.csv, rating.csv or a RecBole .inter file"
@@ -131,6 +131,24 @@ def _csv(ratings: Path, movies: Path) -> Source:
         if row > 1:
             _add_listed_movie(source, movies.name, row, cells)
     return source
+
+
+def _whole_log(folder: Path, atomic: list[Path]) -> Path:
+    """The one of RecBole's `.inter` files that holds all interactions: a folder may hold its parts beside it.
+
+    Raises:
+        PreparedError: several, none of which is named as the whole.
+    """
+    named = folder / f"{folder.resolve().name}.inter"
+    shortest = min(atomic, key=lambda path: len(path.name))
+    if named in atomic:
+        return named
+    if all(path == shortest or path.name.startswith(f"{shortest.stem}.") for path in atomic):
+        return shortest  # alone, or x.inter beside x.train.inter ...
+    raise PreparedError(
+        f"{folder} holds several .inter files, of which none is the whole: {', '.join(path.name for path in atomic)}. "
+        f"Put all their rows into {named.name}, with the header once; --split divides them"
+    )
 
 
 def _recbole(inter: Path) -> Source:

@@ -237,6 +237,30 @@ def test_recbole_files_in_latin_1_are_read_as_the_older_sets_are(tmp_path):
     assert prepare(tmp_path, write=write).items["title"][1] == "Café Löwe"
 
 
+@pytest.mark.parametrize("name", ["raw", "ml"])
+def test_recbole_parts_beside_the_whole_are_passed_over(tmp_path, name):
+    """The whole is named like the folder, or as its parts begin."""
+
+    def write(raw):
+        write_recbole(raw)
+        header = (raw / "ml.inter").read_text().splitlines()[0]
+        (raw / "ml.inter").rename(raw / f"{name}.inter")
+        for part in ("a", "ml.train", "ml.test") if name == "raw" else ("ml.train", "ml.test"):
+            (raw / f"{part}.inter").write_text(f"{header}\n1\t10\t4.0\t100\n")
+
+    assert len(prepare(tmp_path, write=write).events()) == len(RATINGS)
+
+
+def test_recbole_parts_without_the_whole_are_refused_by_name(tmp_path, capsys):
+    write_recbole(tmp_path)
+    parts = [f"ml.{part}.inter" for part in ("test", "train", "valid")]
+    for part in parts:
+        (tmp_path / part).write_text((tmp_path / "ml.inter").read_text())
+    (tmp_path / "ml.inter").unlink()
+    assert main(["movielens", "--raw", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert ", ".join(parts) in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("age", "bracket"),
     [("17", "under 18"), ("18", "18-24"), ("49", "45-49"), ("56", "56+"), ("", ""), ("x", "")],
