@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=SHARE,
         default=0.1,
         metavar="SHARE",
-        help="give up when more than this share of the ratings is unusable (default: %(default)s)",
+        help="give up when more than this share of the ratings, movies or users is unusable (default: %(default)s)",
     )
 
 
@@ -79,6 +79,7 @@ def run(args: argparse.Namespace) -> None:
         PreparedError: the folder is no MovieLens layout, has no usable rating, or the split is impossible.
     """
     source = open_source(Path(args.raw))
+    source.settle(args.max_rejected)
     options = {name: getattr(args, name) for name in ("split", "seed", "min_interactions")}
     with PreparedWriter(
         args.out, dataset="movielens", source=str(args.raw), options=options, overwrite=args.overwrite

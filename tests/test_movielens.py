@@ -207,7 +207,7 @@ def test_duplicate_movies_keep_the_first(tmp_path):
         with open(raw / "movies.csv", "a") as file:
             file.write("10,Another (2000),Drama\n")
 
-    data = prepare(tmp_path, write=write)
+    data = prepare(tmp_path, "--max-rejected", "0.5", write=write)
     assert data.items["title"].tolist()[0] == "Toy Story"
     assert data.manifest["rejected"] == {"duplicate movie": 1}
 
@@ -219,13 +219,49 @@ def test_a_stray_quote_costs_one_movie(tmp_path):
         movies = [lines[0], '11,"Stray (1990),Drama', *lines[1:], '12,"Second (1991),Drama']
         (raw / "movies.csv").write_text("\n".join(movies) + "\n", encoding="utf-8")
 
-    data = prepare(tmp_path, write=write)
+    data = prepare(tmp_path, "--max-rejected", "0.5", write=write)
     assert data.items["title"].tolist() == ["Toy Story", "Café Löwe", "unknown"]
     rejected = pd.read_parquet(data.path / "rejected.parquet")
     assert rejected[["file", "row", "reason"]].values.tolist() == [
         ["movies.csv", 2, UNSPLIT],
         ["movies.csv", 6, UNSPLIT],
     ]
+
+
+def test_columns_of_movies_are_found_by_their_names(tmp_path):
+    def write(raw):
+        write_csv(raw)
+        movies = "genres,imdbId,movieId,title\nDrama|Comedy,7,20,Café Löwe (1971)\nDrama,8,30\n"
+        (raw / "movies.csv").write_text(movies, encoding="utf-8")
+
+    data = prepare(tmp_path, "--max-rejected", "0.5", write=write)
+    assert data.items["item_id"].tolist()[0] == "20"
+    assert data.items["title"].tolist()[0] == "Café Löwe"
+    assert data.items["attr.genres"][0].tolist() == ["Drama", "Comedy"]
+    assert data.manifest["rejected"] == {"malformed row": 1}
+
+
+def test_movies_without_a_column_are_refused(tmp_path, capsys):
+    write_csv(tmp_path)
+    (tmp_path / "movies.csv").write_text("movieId,name,genres\n10,Toy Story,Drama\n")
+    assert main(["movielens", "--raw", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "movies.csv: column 'title' is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "line"),
+    [("csv", "movies.csv", "11\n"), ("dat", "users.dat", "9::M\n"), ("100k", "u.item", "4|x\n")],
+)
+def test_too_many_bad_movies_or_users_are_an_error(tmp_path, capsys, layout, name, line):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    WRITERS[layout](raw)
+    with open(raw / name, "a") as file:
+        file.write(line)
+    words = ["movielens", "--raw", str(raw), "--out", str(tmp_path / "out")]
+    assert main(words) == 2
+    assert f"{name}: 1 of 4 rows were rejected, more than --max-rejected 0.1 allows" in capsys.readouterr().err
+    assert main([*words, "--max-rejected", "0.25"]) == 0
 
 
 def test_recbole_files_in_latin_1_are_read_as_the_older_sets_are(tmp_path):
