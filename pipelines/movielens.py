@@ -23,6 +23,7 @@ from pipelines.movielens_ratings import Log, duplicates, keep_core, read_ratings
 from pipelines.prepared import PreparedWriter
 from pipelines.ratio_splits import by_pair, check_shares, random_split, random_split_by_user, split_at, time_edges
 from pipelines.raw_csv import RawCsv
+from pipelines.schema import TEST, TRAIN, VAL, PreparedError
 from pipelines.splits import DROPPED, leave_last_out, temporal_window
 from pipelines.summary import print_summary
 
@@ -105,6 +106,7 @@ def run(args: argparse.Namespace) -> None:
             user_ids = [user_ids[row] for row in kept_users]
             item_ids = [item_ids[row] for row in kept_items]
         split, writer.split = split_log(log, args)
+        _check_training_part(split, args.split)
         dropped = log.take(split == DROPPED)  # neither history nor target
         writer.split["dropped"] = len(dropped.user)
         set_aside(dropped, item_ids, DROPPED_BY.get(args.split, ""))
@@ -149,6 +151,15 @@ def split_log(log: Log, args: argparse.Namespace) -> tuple[np.ndarray, dict[str,
     if kind == "random":
         return by_pair(log.user, log.item, lambda user: random_split(len(user), **shares, seed=args.seed)), entry
     return by_pair(log.user, log.item, lambda user: random_split_by_user(user, **shares, seed=args.seed)), entry
+
+
+def _check_training_part(split: np.ndarray, kind: str) -> None:
+    """Refuse a split that leaves nothing to train on, as one by time does where all ratings are of one time."""
+    if not (split == TRAIN).any():
+        raise PreparedError(
+            f"--split {kind} leaves none of the {len(split):,} ratings to train on ({(split == VAL).sum():,} validate, "
+            f"{(split == TEST).sum():,} test); take smaller shares, or where all are of one time --split random"
+        )
 
 
 def _set_aside(

@@ -215,7 +215,8 @@ def build_protocol(
     if len(users) == 0:
         raise ProtocolError(
             f"no user of {prepared.path} can be evaluated on split={split!r}: "
-            f"{int((part == code).sum())} held-out events, {int(earlier.sum())} earlier ones. "
+            f"{int((part == code).sum())} held-out events, {int(earlier.sum())} earlier ones"
+            f"{_filters_told(min_rating, held_out, targets, seen_filter=seen_filter)}. "
             "Prepare the data with a longer test period or more events."
         )
     trained = np.zeros(n_items, bool)
@@ -242,6 +243,12 @@ def build_protocol(
         max_users=max_users,
         seed=seed,
     )
+
+
+def _filters_told(min_rating: float, held_out: Csr, targets: Csr, *, seen_filter: bool) -> str:
+    """What the filters left of the held-out events, where there are any."""
+    said = f"; {len(held_out.items)} targets are rated {min_rating:g} and more (min_rating)" if min_rating else ""
+    return said + f"; {len(targets.items)} are new to their user (seen_filter)" * seen_filter
 
 
 def _first_held(user: np.ndarray, held: np.ndarray, n_users: int) -> np.ndarray:
