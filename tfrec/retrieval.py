@@ -165,8 +165,11 @@ def rank(assembly, protocol: Protocol, k: int) -> Ranking:
     from tfrec.search import exact_top_k
 
     queries, inputs = protocol_queries(assembly, protocol)
-    bonus = purchase_bonus(assembly, inputs["history"], inputs["days_ago"])
     candidates = candidate_vectors(assembly)
+
+    def bonus(start: int, stop: int):  # of a chunk of customers: of all, it would be 10 KB each
+        return purchase_bonus(assembly, inputs["history"][start:stop], inputs["days_ago"][start:stop])
+
     rows, scores = exact_top_k(queries, candidates, k, exclude=protocol.excluded(), bonus=bonus)
     return Ranking(rows, scores, candidates, inputs)
 
