@@ -437,6 +437,22 @@ def test_histories_are_continued(models, prepared, tmp_path):
     assert found["item_ids"].map(lambda items: len(set(items)) == len(items)).all()
 
 
+def test_samples_without_a_history_follow_the_sales(models, prepared, run, tmp_path):
+    nobody = set(range(USERS)) - set(events_frame()["user"])
+    (tmp_path / "nobody.txt").write_text("".join(f"c{row}\n" for row in nobody))
+    words = ["--model", str(models / "shop"), "--data", str(prepared), "--users", str(tmp_path / "nobody.txt")]
+    words += ["--out", str(tmp_path / "next.parquet"), "--generate", "1", "--strategy", "sample", "--candidates", "60"]
+    share, drawn = run.popularity / run.popularity.sum(), []
+    for seed in range(12):
+        assert command.main([*words, "--seed", str(seed)]) == 0
+        found = pd.read_parquet(tmp_path / "next.parquet")
+        rows = [run.item_ids.index(items[0]) for items in found["item_ids"]]
+        np.testing.assert_allclose(np.concatenate(found["scores"].tolist()), np.log(share[rows]), rtol=1e-4)
+        drawn += rows
+    deviation = np.sqrt((share * np.arange(ITEMS) ** 2).sum() - (share * np.arange(ITEMS)).sum() ** 2)
+    assert abs(np.mean(drawn) - (share * np.arange(ITEMS)).sum()) < 4 * deviation / np.sqrt(len(drawn))
+
+
 def test_the_ranking_head_orders_what_was_found(models, prepared, tmp_path):
     words = ["--model", str(models / "shop"), "--data", str(prepared)]
     assert command.main([*words, "--out", str(tmp_path / "wide.parquet"), "--k", "20"]) == 0

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from pipelines.prepared import Prepared, open_prepared
 from pipelines.remote import local_copy
 from tfrec.customers import CustomerReader, Customers
-from tfrec.generation import Generation
+from tfrec.generation import Generation, Search, log_sales
 from tfrec.publish import find_version, read_manifest
 from tfrec.recommendation_files import Parts, format_of, recommendation_table
 
@@ -210,7 +210,7 @@ class Job:
 
         if self.options.generation is not None:
             numbers = np.array([zlib.crc32(name.encode()) for name in customers.ids[start:stop].to_pylist()])
-            return self.options.generation(search, history, days_ago, excluded, numbers)
+            return self.options.generation(self._by_logits(search), history, days_ago, excluded, numbers)
         everyone = np.arange(stop - start)
         rows, scores = search(history, days_ago, excluded, everyone, self.options.rerank or self.options.k)
         if not self.options.rerank:
@@ -220,6 +220,17 @@ class Job:
         ratings = np.where(rows >= 0, ratings, scores)  # "no item" has the lowest score
         best = np.argsort(-ratings, axis=1, kind="stable")[:, : self.options.k]
         return np.take_along_axis(rows, best, 1), np.take_along_axis(ratings, best, 1)
+
+    def _by_logits(self, search: Search) -> Search:
+        """The search with logits throughout: where it reads nothing of a history, it scores popular items by their sales."""
+        readable = self.model.manifest.get("readable_items", len(self._item_ids))
+
+        def logits(history, days_ago, excluded, customers, k):
+            rows, scores = search(history, days_ago, excluded, customers, k)
+            reads = ((history >= 0) & (history < readable)).any(1)
+            return rows, np.where(reads[:, None], scores, log_sales(scores))
+
+        return logits
 
     def explain(self, customers: Customers, rows: np.ndarray) -> list[str]:
         """Why each of a part's customers got the items `rows` int32 `[U, k]`: a line of JSON for each."""
