@@ -281,6 +281,7 @@ def _add_reasons(assembly, protocol: Protocol, examples: list[dict], ranking: Ra
         ranking.inputs,
         sampled_rows(protocol),
         queries_of=lambda inputs: query_vectors(assembly.model, inputs),
+        bonus_of=lambda history, days_ago: purchase_bonus(assembly, history, days_ago),
         vectors=ranking.candidates,
         titles=items["title"].where(items["title"] != "", items["item_id"]),
     )
