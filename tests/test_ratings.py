@@ -28,13 +28,21 @@ def head_inputs():
 def test_the_head_starts_as_biased_matrix_factorisation():
     head, inputs = RatingHead(2, 3, mean=3.5, factors=4, hidden=8), head_inputs()
     head(inputs)
-    head.start_from([0.1, -0.2], [0.5, -0.25, 0.125], [True, True])
+    head.start_from([0.1, -0.2], [0.5, -0.25, 0.125], [True, True], [True] * 3)
     rating, squares = head(inputs)
     factors = USER_SCALE * head.user_factors.numpy(), head.item_factors.numpy()
     expected = [3.5 - 0.2 + 0.5 + factors[0][1] @ factors[1][0], 3.5 + 0.125]  # an unknown user adds nothing
     expected.append(3.5 + 0.1 - 0.25 + factors[0][0] @ factors[1][1])
     np.testing.assert_allclose(rating, expected, rtol=1e-5)
     assert (squares.numpy() > 0).all()
+
+
+def test_who_has_no_training_rating_has_no_factors():
+    head = RatingHead(2, 3, mean=3.5, factors=4, hidden=8)
+    head(head_inputs())
+    head.start_from([0.0, 0.0], [0.0, 0.0, 0.0], [True, False], [True, False, True])
+    assert (head.user_factors.numpy() != 0).any(1).tolist() == [True, False, False]  # the last: unknown users
+    assert (head.item_factors.numpy() != 0).any(1).tolist() == [True, False, True]
 
 
 def test_the_head_is_rebuilt_from_its_config():

@@ -47,12 +47,14 @@ class RatingHead(tf.keras.layers.Layer):
         self.item_factors = self.add_weight(name="item_factors", shape=(self.items, self.factors), initializer=init())
         super().build(input_shape)
 
-    def start_from(self, of_user, of_item, trained):
+    def start_from(self, of_user, of_item, rating_users, rated_items):
         """Begin with the biases `[U]` and `[N]`, so that what is to be learned is how people differ from them.
 
-        Users that are not `trained`, bool `[U]`, have no factors: nothing would ever be learned of them.
+        Users and items outside of `rating_users` bool `[U]` and `rated_items` bool `[N]` have no factors: nothing would ever
+        be learned of them.
         """
-        self.user_factors.assign(self.user_factors * tf.pad(tf.cast(trained, tf.float32), [[0, 1]])[:, None])
+        self.user_factors.assign(self.user_factors * tf.pad(tf.cast(rating_users, tf.float32), [[0, 1]])[:, None])
+        self.item_factors.assign(self.item_factors * tf.cast(rated_items, tf.float32)[:, None])
         self.user_bias.assign(tf.pad(tf.cast(of_user, tf.float32) / USER_SCALE, [[0, 1]]))
         self.item_bias.assign(tf.cast(of_item, tf.float32))
 

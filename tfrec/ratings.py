@@ -55,8 +55,10 @@ class RatingAssembly(RetrievalAssembly):
         model = super()._model()
         assert isinstance(model, RatingTwoTower)
         user, item, prepared = self.purchases.user, self.purchases.item, self.prepared
-        _, of_user, of_item = biases(user, item, self.ratings, len(prepared.users), len(prepared.items))
-        model.head.start_from(of_user, of_item, np.bincount(user, minlength=len(prepared.users)) > 0)
+        users, items = len(prepared.users), len(prepared.items)
+        _, of_user, of_item = biases(user, item, self.ratings, users, items)
+        rating, rated = np.bincount(user, minlength=users) > 0, np.bincount(item, minlength=items) > 0
+        model.head.start_from(of_user, of_item, rating, rated)
         return model
 
     def further_metrics(self, split, queries_of):
