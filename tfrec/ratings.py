@@ -44,6 +44,8 @@ class RatingAssembly(RetrievalAssembly):
             len(self.prepared.users),
             len(self.prepared.items),
             mean=float(self.ratings.mean()),
+            low=float(self.ratings.min()),
+            high=float(self.ratings.max()),
             factors=options.factors,
             hidden=options.hidden,
             dropout=options.dropout,
@@ -86,7 +88,7 @@ class RatingAssembly(RetrievalAssembly):
             part = slice(start, start + EVALUATE_BATCH)
             users = np.where(trained[part], user[part], -1).astype(np.int32)
             parts.append(rate(queries[place[part]], users, item[part, None].astype(np.int32), vectors).numpy()[:, 0])
-        return np.clip(np.concatenate(parts), self.ratings.min(), self.ratings.max())
+        return np.concatenate(parts)
 
 
 def rating_errors(predicted: np.ndarray, given: np.ndarray, seed: int) -> dict[str, dict[str, float]]:
