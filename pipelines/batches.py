@@ -12,6 +12,7 @@ import numpy as np
 
 from pipelines.content import ItemContent
 from pipelines.epochs import ShuffledRows
+from pipelines.schema import PreparedError
 
 DAY = 86_400
 
@@ -144,7 +145,7 @@ class HistoryBatches:
     def __post_init__(self):
         self.windows = cut_windows(self.purchases.offsets, self.length)
         if not len(self.windows):
-            raise ValueError("there are no training purchases; check the dataset's split")
+            raise PreparedError("there are no training purchases; prepare the data again with another --split")
         self.batch_size = min(self.batch_size, len(self.windows))
         self.weights = self._recency_weights()
         self.order = ShuffledRows(len(self.windows), self.batch_size, self.seed, 0)

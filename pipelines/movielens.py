@@ -19,10 +19,11 @@ import pyarrow as pa
 from pipelines.arguments import MOST_DAYS, SEED, SHARE, add_paths, whole_number
 from pipelines.id_index import GrowingIdIndex
 from pipelines.movielens_files import Movie, open_source
-from pipelines.movielens_ratings import Log, keep_core, read_ratings
+from pipelines.movielens_ratings import Log, duplicates, keep_core, read_ratings
 from pipelines.prepared import PreparedWriter
-from pipelines.ratio_splits import check_shares, random_split, random_split_by_user, split_at, time_edges
+from pipelines.ratio_splits import by_pair, check_shares, random_split, random_split_by_user, split_at, time_edges
 from pipelines.raw_csv import RawCsv
+from pipelines.schema import TEST, TRAIN, VAL, PreparedError
 from pipelines.splits import DROPPED, leave_last_out, temporal_window
 from pipelines.summary import print_summary
 
@@ -68,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=SHARE,
         default=0.1,
         metavar="SHARE",
-        help="give up when more than this share of the ratings is unusable (default: %(default)s)",
+        help="give up when more than this share of the ratings, movies or users is unusable (default: %(default)s)",
     )
 
 
@@ -79,6 +80,7 @@ def run(args: argparse.Namespace) -> None:
         PreparedError: the folder is no MovieLens layout, has no usable rating, or the split is impossible.
     """
     source = open_source(Path(args.raw))
+    source.settle(args.max_rejected)
     options = {name: getattr(args, name) for name in ("split", "seed", "min_interactions")}
     with PreparedWriter(
         args.out, dataset="movielens", source=str(args.raw), options=options, overwrite=args.overwrite
@@ -92,6 +94,10 @@ def run(args: argparse.Namespace) -> None:
         set_aside = partial(_set_aside, field=source.ratings.item, raw=raw, writer=writer)
         user_ids, item_ids = user_ids + users.added, item_ids + items.added
         writer.notes["movies_without_metadata"] = len(items.added)
+        log = log.take(np.lexsort((log.time, log.user)))  # stable: ties stay in the order of the file
+        again = duplicates(log)
+        set_aside(log.take(again), item_ids, "duplicate rating")
+        log = log.take(~again) if again.any() else log
         if args.min_interactions > 1:
             core, kept_users, kept_items = keep_core(log, args.min_interactions)
             outside = log.take(np.isin(log.position, core.position, invert=True))
@@ -99,8 +105,8 @@ def run(args: argparse.Namespace) -> None:
             log = core
             user_ids = [user_ids[row] for row in kept_users]
             item_ids = [item_ids[row] for row in kept_items]
-        log = log.take(np.lexsort((log.time, log.user)))  # stable: ties stay in the order of the file
         split, writer.split = split_log(log, args)
+        _check_training_part(split, args.split)
         dropped = log.take(split == DROPPED)  # neither history nor target
         writer.split["dropped"] = len(dropped.user)
         set_aside(dropped, item_ids, DROPPED_BY.get(args.split, ""))
@@ -112,6 +118,8 @@ def run(args: argparse.Namespace) -> None:
 
 def split_log(log: Log, args: argparse.Namespace) -> tuple[np.ndarray, dict[str, Any]]:
     """Split a log sorted by user and time as `args.split` asks.
+
+    A movie that a user rated twice is drawn once, with both ratings: one in training would tell the other in the test.
 
     Returns:
         `[E]` int8 marks, and the entry for the manifest.
@@ -141,8 +149,17 @@ def split_log(log: Log, args: argparse.Namespace) -> tuple[np.ndarray, dict[str,
         return split_at(log.time, edges), entry
     entry = {"kind": kind, **shares, "seed": args.seed}
     if kind == "random":
-        return random_split(len(log.user), **shares, seed=args.seed), entry
-    return random_split_by_user(log.user, **shares, seed=args.seed), entry
+        return by_pair(log.user, log.item, lambda user: random_split(len(user), **shares, seed=args.seed)), entry
+    return by_pair(log.user, log.item, lambda user: random_split_by_user(user, **shares, seed=args.seed)), entry
+
+
+def _check_training_part(split: np.ndarray, kind: str) -> None:
+    """Refuse a split that leaves nothing to train on, as one by time does where all ratings are of one time."""
+    if not (split == TRAIN).any():
+        raise PreparedError(
+            f"--split {kind} leaves none of the {len(split):,} ratings to train on ({(split == VAL).sum():,} validate, "
+            f"{(split == TEST).sum():,} test); take smaller shares, or where all are of one time --split random"
+        )
 
 
 def _set_aside(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ GENRES_100K = (
     "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama",
     "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
 )  # fmt: skip
+MOVIE_COLUMNS = ("movieId", "title", "genres")  # of movies.csv
 NO_GENRE = {"", "(no genres listed)", "unknown"}
 TITLE_YEAR = re.compile(r"^(.*?)\s*\((\d{4})(?:[-–]\d{0,4})?\)\s*$", re.DOTALL)
 AGE_BRACKETS = ((18, "under 18"), (25, "18-24"), (35, "25-34"), (45, "35-44"), (50, "45-49"), (56, "50-55"))
@@ -58,6 +60,7 @@ class Source:
         ratings: where the ratings are.
         movies: movie id -> row of the movies file, in its order; empty without such a file.
         users: user id -> field -> value ("" = missing); empty without such a file.
+        users_file: the name of that file.
         rejected: the rows of those two files that could not be used, as arguments of `PreparedWriter.reject`.
     """
 
@@ -65,11 +68,27 @@ class Source:
     ratings: Ratings
     movies: dict[str, Movie] = field(default_factory=dict)
     users: dict[str, dict[str, str]] = field(default_factory=dict)
+    users_file: str = ""
     rejected: list[dict[str, Any]] = field(default_factory=list)
 
     def reject(self, *, file: str, row: int, value: str, reason: str, field: str = "") -> None:
         """Set a row aside until there is a writer."""
         self.rejected.append({"file": file, "row": row, "field": field, "value": value, "reason": reason})
+
+    def settle(self, max_rejected: float) -> None:
+        """Refuse files of movies or users of which more than the share `max_rejected` was rejected.
+
+        Raises:
+            PreparedError: the file, and why its rows were rejected.
+        """
+        for file, rejected in Counter(entry["file"] for entry in self.rejected).items():
+            rows = rejected + len(self.users if file == self.users_file else self.movies)
+            if rejected > max_rejected * rows:
+                reasons = dict(Counter(entry["reason"] for entry in self.rejected if entry["file"] == file))
+                raise PreparedError(
+                    f"{self.ratings.path.with_name(file)}: {rejected:,} of {rows:,} rows were rejected, more than "
+                    f"--max-rejected {max_rejected:g} allows: {reasons}"
+                )
 
 
 def open_source(raw: Path) -> Source:
@@ -84,7 +103,7 @@ def open_source(raw: Path) -> Source:
             if all((folder / name).is_file() for name in names):
                 return reader(folder)
         if atomic := sorted(folder.glob("*.inter")):
-            return _recbole(atomic[0])
+            return _recbole(_whole_log(folder, atomic))
     state = "has no ratings file" if raw.is_dir() else "is not a folder"
     raise PreparedError(
         f"--raw {raw} {state}; expected u.data, ratings.dat, ratings.csv, rating.csv or a RecBole .inter file"
@@ -104,6 +123,7 @@ def _100k(folder: Path) -> Source:
         title, year = _title_and_year(cells[1])
         genres = [genre for genre, flag in zip(GENRES_100K, cells[5:]) if flag == "1"]
         _add_movie(source, "u.item", row, Movie(cells[0], title, year or cells[2][-4:], genres))
+    source.users_file = "u.user"
     for row, cells in _rows(folder / "u.user", "|"):
         _add_user(source, "u.user", row, cells, ("user_id", "age", "gender", "occupation"))
     return source
@@ -118,6 +138,7 @@ def _dat(folder: Path) -> Source:
     )
     for row, cells in _rows(folder / "movies.dat", "::"):
         _add_listed_movie(source, "movies.dat", row, cells)
+    source.users_file = "users.dat"
     for row, cells in _rows(folder / "users.dat", "::"):
         _add_user(source, "users.dat", row, cells, ("user_id", "gender", "age", "occupation"))
     return source
@@ -127,10 +148,36 @@ def _csv(ratings: Path, movies: Path) -> Source:
     layout = CsvLayout()
     source = Source("csv", Ratings(ratings, layout, "userId", "movieId", "timestamp", "rating"))
     lines = io.StringIO(_text(movies), newline="")
-    for row, cells in csv_rows(lines, file=movies.name, reject=source.reject):
-        if row > 1:
-            _add_listed_movie(source, movies.name, row, cells)
+    rows = csv_rows(lines, file=movies.name, reject=source.reject)
+    _, header = next(rows, (1, list(MOVIE_COLUMNS)))  # no rows: there need not be such a file
+    for name in MOVIE_COLUMNS:
+        if name not in header:
+            raise PreparedError(f"{movies}: column '{name}' is missing from the header; found {header}")
+    places = [header.index(name) for name in MOVIE_COLUMNS]
+    for row, cells in rows:
+        if len(cells) == len(header):
+            _add_listed_movie(source, movies.name, row, [cells[at] for at in places])
+        else:
+            source.reject(file=movies.name, row=row, value=",".join(cells), reason="malformed row")
     return source
+
+
+def _whole_log(folder: Path, atomic: list[Path]) -> Path:
+    """The one of RecBole's `.inter` files that holds all interactions: a folder may hold its parts beside it.
+
+    Raises:
+        PreparedError: several, none of which is named as the whole.
+    """
+    named = folder / f"{folder.resolve().name}.inter"
+    shortest = min(atomic, key=lambda path: len(path.name))
+    if named in atomic:
+        return named
+    if all(path == shortest or path.name.startswith(f"{shortest.stem}.") for path in atomic):
+        return shortest  # alone, or x.inter beside x.train.inter ...
+    raise PreparedError(
+        f"{folder} holds several .inter files, of which none is the whole: {', '.join(path.name for path in atomic)}. "
+        f"Put all their rows into {named.name}, with the header once; --split divides them"
+    )
 
 
 def _recbole(inter: Path) -> Source:
@@ -154,8 +201,9 @@ def _recbole(inter: Path) -> Source:
         genres = next((cells[name] for name in ("class", "genre", "genres") if name in cells), "")
         year = cells.get("release_year", "") or year
         _add_movie(source, f"{inter.stem}.item", row, Movie(cells.get("item_id", ""), title, year, genres.split()))
+    source.users_file = f"{inter.stem}.user"
     for row, cells in _atomic_rows(inter.with_suffix(".user")):
-        _add_user(source, f"{inter.stem}.user", row, list(cells.values()), tuple(cells))
+        _add_user(source, source.users_file, row, list(cells.values()), tuple(cells))
     return source
 
 

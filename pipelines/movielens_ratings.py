@@ -68,6 +68,24 @@ def read_ratings(
     return log, raw
 
 
+def duplicates(log: Log) -> np.ndarray:
+    """Which ratings of a log sorted by user and time are the same as an earlier one in all they tell, bool `[E]`.
+
+    Only ratings of one user and second are compared: few, in a log of tens of millions.
+    """
+    again = np.zeros(len(log.user), bool)
+    again[1:] = (log.user[1:] == log.user[:-1]) & (log.time[1:] == log.time[:-1])
+    rows = np.flatnonzero(again | np.append(again[1:], False))
+    told = [column[rows] for column in (log.rating, log.item, log.time, log.user) if column is not None]
+    order = np.lexsort(told)  # stable: of equal ones the first in the file comes first
+    same = np.ones(max(len(rows) - 1, 0), bool)
+    for column in told:
+        same &= column[order][1:] == column[order][:-1]
+    again[:] = False
+    again[rows[order[1:][same]]] = True
+    return again
+
+
 def keep_core(log: Log, least: int) -> tuple[Log, np.ndarray, np.ndarray]:
     """Drop users and items with fewer than `least` interactions until none is left to drop.
 
@@ -104,7 +122,8 @@ def _convert(raw: RawCsv, block: pa.RecordBatch, ratings: Ratings, users: Growin
     ]
     rating = None
     if ratings.rating:
-        rating = _to_floats(block[ratings.rating])
+        with np.errstate(over="ignore"):  # what is too large for 32 bits becomes infinite here, and is rejected
+            rating = _to_floats(block[ratings.rating]).astype(np.float32)
         checks.append((ratings.rating, np.isfinite(rating), "rating is not a number"))
     kept = np.ones(len(block), bool)
     for field, proper, reason in checks:
@@ -115,7 +134,7 @@ def _convert(raw: RawCsv, block: pa.RecordBatch, ratings: Ratings, users: Growin
         users.rows(block[ratings.user]),
         items.rows(block[ratings.item]),
         time[kept].astype(np.int64),
-        None if rating is None else rating[kept].astype(np.float32),
+        None if rating is None else rating[kept],
         np.arange(kept.sum(), dtype=np.int32),
     )
 

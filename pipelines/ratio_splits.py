@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from pipelines.schema import TEST, TRAIN, VAL, PreparedError
@@ -56,6 +58,30 @@ def random_split_by_user(user: np.ndarray, *, test_share: float, val_share: floa
     vals = np.floor(count * val_share + 1e-9).astype(np.int64)[user]
     split = np.empty(len(user), np.int8)
     split[shuffled] = np.select([rank < tests, rank < tests + vals], [TEST, VAL], TRAIN)
+    return split
+
+
+def by_pair(user: np.ndarray, item: np.ndarray, draw: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Draw a split of the distinct pairs of user and item, and mark all events of a pair alike.
+
+    Args:
+        user: `[E]` user of each event.
+        item: `[E]` item of each event.
+        draw: from the user of each pair `[P]`, pairs in the order of their first events, to their splits `[P]` int8.
+
+    Returns:
+        `[E]` int8: 0 train, 1 val, 2 test.
+    """
+    order = np.lexsort((item, user))  # stable: a pair's first event comes first
+    begins = np.ones(len(user), bool)
+    begins[1:] = (user[order][1:] != user[order][:-1]) | (item[order][1:] != item[order][:-1])
+    if begins.all():
+        return draw(user)
+    is_first = np.zeros(len(user), bool)
+    is_first[order[begins]] = True
+    split = np.empty(len(user), np.int8)
+    split[is_first] = draw(user[is_first])
+    split[order] = split[order[begins]][np.cumsum(begins) - 1]
     return split
 
 

@@ -1,11 +1,23 @@
 """Every rule on a shop so small that the right answer is known."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from pipelines.prepared import PreparedWriter, open_prepared
-from tfrec.baselines import _keep_largest, fill_up, item_cosine, popularity, repurchase, run_baselines, tfidf
+from tfrec.baselines import (
+    CHUNK_CANDIDATES,
+    _keep_largest,
+    fill_up,
+    item_cosine,
+    popularity,
+    repurchase,
+    run_baselines,
+    tfidf,
+)
+from tfrec.csr import Csr
 from tfrec.protocol import DAY, build_protocol
 
 CUTOFF = 1_600_214_400  # 2020-09-16
@@ -149,6 +161,22 @@ def test_fill_up_closes_gaps_without_repeating(protocol):
     ranked = np.array([[5, -1, 1, -1], [-1, -1, -1, 2]], np.int32)
     assert fill_up(ranked, protocol, 5).tolist() == [[5, 1, 2, 3, 0], [2, 1, 3, 0, 4]]
     assert fill_up(ranked, protocol, 8).tolist() == [[5, 1, 2, 3, 0, 4, -1, -1], [2, 1, 3, 0, 4, 5, -1, -1]]
+
+
+def test_one_long_list_of_seen_items_does_not_widen_those_of_all(monkeypatch):
+    items, users, k = 6_000, 5_000, 3
+    history = [np.arange(user % 3) for user in range(users)]
+    history[7] = np.arange(items - 1)
+    seen = Csr.from_rows(np.repeat(np.arange(users), [len(row) for row in history]), np.concatenate(history), users)
+    known = SimpleNamespace(item=np.repeat(np.arange(items), 2), time=None)
+    protocol = SimpleNamespace(excluded=lambda: seen, known=known, n_items=items, temporal=False)
+    asked, contains = [], Csr.contains
+    monkeypatch.setattr(Csr, "contains", lambda rows, ids: (asked.append(ids.size), contains(rows, ids))[1])
+    filled = fill_up(np.full((users, 2), -1, np.int32), protocol, k)
+    assert max(asked) <= CHUNK_CANDIDATES
+    assert filled[7].tolist() == [items - 1, -1, -1]
+    expected = [list(range(user % 3, user % 3 + k)) for user in range(users) if user != 7]
+    np.testing.assert_array_equal(np.delete(filled, 7, 0), expected)
 
 
 def test_keep_largest_keeps_the_first_of_equal_values():

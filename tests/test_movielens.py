@@ -207,7 +207,7 @@ def test_duplicate_movies_keep_the_first(tmp_path):
         with open(raw / "movies.csv", "a") as file:
             file.write("10,Another (2000),Drama\n")
 
-    data = prepare(tmp_path, write=write)
+    data = prepare(tmp_path, "--max-rejected", "0.5", write=write)
     assert data.items["title"].tolist()[0] == "Toy Story"
     assert data.manifest["rejected"] == {"duplicate movie": 1}
 
@@ -219,13 +219,49 @@ def test_a_stray_quote_costs_one_movie(tmp_path):
         movies = [lines[0], '11,"Stray (1990),Drama', *lines[1:], '12,"Second (1991),Drama']
         (raw / "movies.csv").write_text("\n".join(movies) + "\n", encoding="utf-8")
 
-    data = prepare(tmp_path, write=write)
+    data = prepare(tmp_path, "--max-rejected", "0.5", write=write)
     assert data.items["title"].tolist() == ["Toy Story", "Café Löwe", "unknown"]
     rejected = pd.read_parquet(data.path / "rejected.parquet")
     assert rejected[["file", "row", "reason"]].values.tolist() == [
         ["movies.csv", 2, UNSPLIT],
         ["movies.csv", 6, UNSPLIT],
     ]
+
+
+def test_columns_of_movies_are_found_by_their_names(tmp_path):
+    def write(raw):
+        write_csv(raw)
+        movies = "genres,imdbId,movieId,title\nDrama|Comedy,7,20,Café Löwe (1971)\nDrama,8,30\n"
+        (raw / "movies.csv").write_text(movies, encoding="utf-8")
+
+    data = prepare(tmp_path, "--max-rejected", "0.5", write=write)
+    assert data.items["item_id"].tolist()[0] == "20"
+    assert data.items["title"].tolist()[0] == "Café Löwe"
+    assert data.items["attr.genres"][0].tolist() == ["Drama", "Comedy"]
+    assert data.manifest["rejected"] == {"malformed row": 1}
+
+
+def test_movies_without_a_column_are_refused(tmp_path, capsys):
+    write_csv(tmp_path)
+    (tmp_path / "movies.csv").write_text("movieId,name,genres\n10,Toy Story,Drama\n")
+    assert main(["movielens", "--raw", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "movies.csv: column 'title' is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "line"),
+    [("csv", "movies.csv", "11\n"), ("dat", "users.dat", "9::M\n"), ("100k", "u.item", "4|x\n")],
+)
+def test_too_many_bad_movies_or_users_are_an_error(tmp_path, capsys, layout, name, line):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    WRITERS[layout](raw)
+    with open(raw / name, "a") as file:
+        file.write(line)
+    words = ["movielens", "--raw", str(raw), "--out", str(tmp_path / "out")]
+    assert main(words) == 2
+    assert f"{name}: 1 of 4 rows were rejected, more than --max-rejected 0.1 allows" in capsys.readouterr().err
+    assert main([*words, "--max-rejected", "0.25"]) == 0
 
 
 def test_recbole_files_in_latin_1_are_read_as_the_older_sets_are(tmp_path):
@@ -235,6 +271,30 @@ def test_recbole_files_in_latin_1_are_read_as_the_older_sets_are(tmp_path):
         (raw / "ml.item").write_bytes(movies.encode("latin-1"))
 
     assert prepare(tmp_path, write=write).items["title"][1] == "Café Löwe"
+
+
+@pytest.mark.parametrize("name", ["raw", "ml"])
+def test_recbole_parts_beside_the_whole_are_passed_over(tmp_path, name):
+    """The whole is named like the folder, or as its parts begin."""
+
+    def write(raw):
+        write_recbole(raw)
+        header = (raw / "ml.inter").read_text().splitlines()[0]
+        (raw / "ml.inter").rename(raw / f"{name}.inter")
+        for part in ("a", "ml.train", "ml.test") if name == "raw" else ("ml.train", "ml.test"):
+            (raw / f"{part}.inter").write_text(f"{header}\n1\t10\t4.0\t100\n")
+
+    assert len(prepare(tmp_path, write=write).events()) == len(RATINGS)
+
+
+def test_recbole_parts_without_the_whole_are_refused_by_name(tmp_path, capsys):
+    write_recbole(tmp_path)
+    parts = [f"ml.{part}.inter" for part in ("test", "train", "valid")]
+    for part in parts:
+        (tmp_path / part).write_text((tmp_path / "ml.inter").read_text())
+    (tmp_path / "ml.inter").unlink()
+    assert main(["movielens", "--raw", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert ", ".join(parts) in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -315,6 +375,73 @@ def test_random_split_by_user_takes_its_share_of_every_user():
     assert counts == [[3, 0, 0], [8, 1, 1], [21, 2, 2], [80, 10, 10]]
     other = ratio_splits.random_split_by_user(user, test_share=0.1, val_share=0.1, seed=1)
     assert (split != other).any()
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), min_size=10, max_size=120), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_a_random_split_keeps_a_users_ratings_of_a_movie_together(pairs, within_users):
+    user, item = (np.array(column, np.int32) for column in zip(*sorted(pairs, key=lambda pair: pair[0])))
+    shares = {"test_share": 0.3, "val_share": 0.2, "seed": 1}
+
+    def draw(user):
+        if within_users:
+            return ratio_splits.random_split_by_user(user, **shares)
+        return ratio_splits.random_split(len(user), **shares)
+
+    split = ratio_splits.by_pair(user, item, draw)
+    of_pair = {}
+    for pair, part in zip(zip(user.tolist(), item.tolist()), split.tolist()):
+        assert of_pair.setdefault(pair, part) == part
+    firsts = np.array([pair[0] for pair in of_pair], np.int32)
+    assert list(of_pair.values()) == draw(firsts).tolist()  # the shares are of pairs, which are drawn in their order
+
+
+@pytest.mark.parametrize("split", ["random", "random-by-user"])
+def test_duplicate_ratings_are_set_aside_and_do_not_leak(tmp_path, split):
+    """Every rating twice in the file, and some changed later: none is in training and in the test."""
+    rng = np.random.default_rng(0)
+    rated = [(u, i, int(rng.integers(1, 6)), 100 + u) for u in range(12) for i in range(10)]
+    changed = [(u, i, 6, 500 + i) for u, i, _, _ in rated if i % 3 == 0]
+
+    def write(raw):
+        write_csv(raw)
+        rows = [*rated, *changed, *rated]
+        (raw / "ratings.csv").write_text(
+            "userId,movieId,rating,timestamp\n" + "".join(f"{u},{i},{r},{t}\n" for u, i, r, t in rows)
+        )
+
+    data = prepare(tmp_path, "--split", split, "--test-share", "0.3", write=write)
+    assert data.manifest["rejected"] == {"duplicate rating": len(rated)}
+    rejected = pd.read_parquet(data.path / "rejected.parquet")
+    assert sorted(rejected["row"]) == list(range(2 + len(rated) + len(changed), 2 + 2 * len(rated) + len(changed)))
+    events = data.events()
+    assert len(events) == len(rated) + len(changed)
+    assert (events.groupby(["user", "item"])["split"].nunique() == 1).all()
+    assert (events["split"] == 2).sum() > 20
+
+
+def test_ratings_of_one_second_are_no_duplicates(tmp_path):
+    def write(raw):
+        write_csv(raw)
+        with open(raw / "ratings.csv", "a") as file:
+            file.write("1,20,5,90\n1,20,3.0,90\n2,10,5,50\n")  # another rating; twice what is there
+
+    data = prepare(tmp_path, write=write)
+    assert data.manifest["rejected"]["duplicate rating"] == 2
+    rejected = pd.read_parquet(data.path / "rejected.parquet")
+    assert sorted(rejected.loc[rejected["reason"] == "duplicate rating", "row"]) == [8, 9]
+
+
+@pytest.mark.parametrize("rating", ["1e39", "-1e39", "inf", "nan"])
+def test_ratings_that_are_not_finite_as_stored_are_rejected(tmp_path, rating):
+    def write(raw):
+        write_csv(raw)
+        with open(raw / "ratings.csv", "a") as file:
+            file.write(f"3,20,{rating},100\n")
+
+    data = prepare(tmp_path, "--max-rejected", "0.5", write=write)
+    assert data.manifest["rejected"] == {"rating is not a number": 1}
+    assert np.isfinite(data.events()["rating"]).all()
 
 
 @given(st.lists(st.integers(0, 50), min_size=10, max_size=200))

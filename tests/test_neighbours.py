@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from pipelines.batches import Purchases
 from tests.serving_fakes import FakeTowers, make_run
+from tfrec import retrieval
 from tfrec.index import ExactIndex
 from tfrec.neighbours import APART, NEARER, Neighbours, followers, product_neighbours, variant_table
 from tfrec.repeats import BUCKETS, RepeatScores
 from tfrec.retrieval import purchase_bonus
+from tfrec.search import MAX_QUERIES, exact_top_k
 from tfrec.serving_model import NeighbourGains, ServingModel
 
 ITEMS = 40
@@ -218,3 +220,30 @@ def test_the_bonus_in_evaluation_adds_up_purchases_and_neighbours():
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     nothing = SimpleNamespace(model=SimpleNamespace(repeats=None), neighbours=[])
     assert purchase_bonus(nothing, history, days) is None
+
+
+def test_evaluation_holds_the_bonus_of_one_chunk_of_customers(monkeypatch):
+    """And the lists are those of the whole bonus at once, to the bit."""
+    customers, rng = 1300, np.random.default_rng(0)
+    scores = RepeatScores()
+    scores.value.assign(rng.normal(size=BUCKETS))
+    history = rng.integers(-1, ITEMS, (customers, 6)).astype(np.int32)
+    inputs = {"history": history, "days_ago": rng.integers(0, 90, history.shape).astype(np.float32)}
+    queries, candidates = (rng.normal(size=(rows, 8)).astype(np.float32) for rows in (customers, ITEMS))
+    assembly = SimpleNamespace(model=SimpleNamespace(repeats=scores), neighbours=[random_table(3, recent=5, older=0.5)])
+    whole = purchase_bonus(assembly, history, inputs["days_ago"])
+    expected = exact_top_k(queries, candidates, 5, bonus=whole)
+    blocks = []
+
+    def counted(assembly, history, days_ago):
+        blocks.append(len(history))
+        return purchase_bonus(assembly, history, days_ago)
+
+    monkeypatch.setattr(retrieval, "purchase_bonus", counted)
+    monkeypatch.setattr(retrieval, "protocol_queries", lambda *_: (queries, inputs))
+    monkeypatch.setattr(retrieval, "candidate_vectors", lambda _: candidates)
+    found = retrieval.rank(assembly, SimpleNamespace(excluded=lambda: None), 5)
+    np.testing.assert_array_equal(found.rows, expected[0])
+    np.testing.assert_array_equal(found.scores, expected[1])
+    assert max(blocks) <= MAX_QUERIES
+    assert sum(blocks) == customers

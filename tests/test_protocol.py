@@ -105,6 +105,26 @@ def test_seen_filter_drops_unreachable_targets_and_excludes_the_history(temporal
     assert protocol.target_repeat.tolist() == [False, False]
     assert [protocol.excluded()[row].tolist() for row in range(2)] == [[0, 1], [3]]
     assert build_protocol(temporal, "test").excluded() is None
+    said = protocol.describe()
+    assert (said["dropped_repeat_targets"], said["dropped_users"], said["missed_repeat_targets"]) == (1, 0, 0)
+    assert build_protocol(temporal, "test").describe()["dropped_repeat_targets"] == 0
+
+
+@pytest.mark.parametrize(
+    ("held_out", "users", "misses", "dropped"), [(None, [1], 0, 1), ("last interaction", [0, 1], 1, 0)]
+)
+def test_a_held_out_repeat_is_a_miss_where_the_last_interaction_is_held_out(tmp_path, held_out, users, misses, dropped):
+    """As in S3-Rec's evaluation, which zeroes the scores of seen items and averages over all users."""
+    events = [(0, 0, 0, 0), (0, 1, 1, 1), (0, 0, 2, 2), (1, 0, 0, 0), (1, 1, 1, 1), (1, 2, 2, 2)]
+    split = {"kind": "leave-last-out"} | ({"held_out": held_out} if held_out else {})
+    data = prepared_from(tmp_path / "repeats", events, n_items=3, n_users=2, split=split)
+    protocol = build_protocol(data, "test", seen_filter=True)
+    assert protocol.users.tolist() == users
+    said = protocol.describe()
+    assert (said["missed_repeat_targets"], said["dropped_repeat_targets"]) == (misses, dropped)
+    assert said["dropped_users"] == dropped
+    assert protocol.target_repeat.sum() == misses
+    assert protocol.excluded()[0].tolist() == [0, 1]  # among them the first user's target
 
 
 def test_leave_last_out_cuts_the_history_at_the_held_out_position(last_out):

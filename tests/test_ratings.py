@@ -1,6 +1,7 @@
 """Retrieval and rating together: the ranking head against plain NumPy, and the recipe from files to metrics."""
 
 import json
+import shutil
 
 import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 
 from pipelines.__main__ import main as prepare
-from pipelines.prepared import open_prepared
+from pipelines.prepared import PreparedWriter, open_prepared
 from tfrec.protocol import ProtocolError, build_protocol
 from tfrec.rating_model import USER_SCALE, RatingHead
 from tfrec.ratings import rating_errors, rating_rules
@@ -28,13 +29,29 @@ def head_inputs():
 def test_the_head_starts_as_biased_matrix_factorisation():
     head, inputs = RatingHead(2, 3, mean=3.5, factors=4, hidden=8), head_inputs()
     head(inputs)
-    head.start_from([0.1, -0.2], [0.5, -0.25, 0.125], [True, True])
+    head.start_from([0.1, -0.2], [0.5, -0.25, 0.125], [True, True], [True] * 3)
     rating, squares = head(inputs)
     factors = USER_SCALE * head.user_factors.numpy(), head.item_factors.numpy()
     expected = [3.5 - 0.2 + 0.5 + factors[0][1] @ factors[1][0], 3.5 + 0.125]  # an unknown user adds nothing
     expected.append(3.5 + 0.1 - 0.25 + factors[0][0] @ factors[1][1])
     np.testing.assert_allclose(rating, expected, rtol=1e-5)
     assert (squares.numpy() > 0).all()
+
+
+def test_nothing_is_predicted_beyond_the_training_ratings():
+    head, inputs = RatingHead(2, 3, mean=3.5, low=1.0, high=5.0, factors=4, hidden=8), head_inputs()
+    head(inputs)
+    head.start_from([0.0, 0.0], [9.0, -9.0, 0.0], [False] * 2, [False] * 3)
+    assert head(inputs)[0].numpy().tolist() == [5.0, 3.5, 1.0]
+    assert head(inputs, training=True)[0].numpy().tolist() == [12.5, 3.5, -5.5]  # a clipped error has no gradient
+
+
+def test_who_has_no_training_rating_has_no_factors():
+    head = RatingHead(2, 3, mean=3.5, factors=4, hidden=8)
+    head(head_inputs())
+    head.start_from([0.0, 0.0], [0.0, 0.0, 0.0], [True, False], [True, False, True])
+    assert (head.user_factors.numpy() != 0).any(1).tolist() == [True, False, False]  # the last: unknown users
+    assert (head.item_factors.numpy() != 0).any(1).tolist() == [True, False, True]
 
 
 def test_the_head_is_rebuilt_from_its_config():
@@ -100,6 +117,52 @@ def test_the_recipe_learns_what_each_user_likes(movies, tmp_path):
     assert found["metrics"]["rating_rmse"]["value"] < 1.0  # always saying the mean errs by 2
     assert found["baselines"]["mean_rating"]["rating_rmse"]["value"] > 1.9
     assert found["metrics"]["recall@10"]["value"] > found["baselines"]["popularity"]["recall@10"]["value"]
+
+
+@pytest.fixture(scope="module")
+def rated_run(movies, tmp_path_factory):
+    """A run of two steps."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    options = ["--training.steps", "2", "--training.evaluations", "1", "--training.precision", "float32"]
+    assert train(["--recipe", "movielens", "--data", str(movies), "--out", str(out), *options]) == 0
+    return out
+
+
+def test_served_ratings_are_those_that_are_evaluated(rated_run):
+    from tfrec.retrieval import load_assembly, protocol_queries
+    from tfrec.served_towers import ServedTowers
+
+    assembly = load_assembly(rated_run)
+    bias = assembly.model.head.item_bias
+    bias.assign_add(np.linspace(-9, 9, MOVIES).astype(np.float32))  # half of the ratings are beyond the scale
+    events = assembly.prepared.events()
+    held = events[events["split"] == 2]
+    users, items = held["user"].to_numpy(), held["item"].to_numpy()
+    judged = assembly.predict_ratings(users, items, "test", lambda protocol: protocol_queries(assembly, protocol)[0])
+    protocol = build_protocol(assembly.prepared, "test", cold_users=True)
+    queries = protocol_queries(assembly, protocol)[0][np.searchsorted(protocol.users, users)]
+    served = ServedTowers(assembly).rate(queries, users, items[:, None].astype(np.int32)).numpy()[:, 0]
+    np.testing.assert_allclose(served, judged, rtol=1e-5)
+    assert (served.min(), served.max()) == (1.0, 5.0)
+
+
+def test_a_run_keeps_its_scale_beside_newer_ratings(movies, rated_run, tmp_path):
+    from tfrec.config import load_config, save_config
+    from tfrec.retrieval import load_assembly
+
+    scale = load_assembly(rated_run).model.head.scale.numpy()
+    old = open_prepared(movies)
+    with PreparedWriter(tmp_path / "newer", dataset="movielens") as writer:
+        writer.items(old.items)
+        writer.users(old.users)
+        writer.events(old.events().assign(rating=lambda frame: frame["rating"] * 2))
+    shutil.copytree(rated_run, tmp_path / "run")
+    config = load_config(rated_run / "config.yaml")
+    config.data = str(tmp_path / "newer")
+    save_config(config, tmp_path / "run" / "config.yaml")
+    kept = load_assembly(tmp_path / "run", other_events=True).model.head.scale.numpy()
+    np.testing.assert_array_equal(kept, scale)
+    assert scale[1:].tolist() == [1.0, 5.0]
 
 
 def test_a_popularity_bias_goes_with_the_ranking_head(movies, tmp_path):

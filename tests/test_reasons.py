@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tfrec.csr import Csr
 from tfrec.reasons import add_reasons, add_regions, histories_without, regions_of
 
 
@@ -27,8 +28,49 @@ def test_the_purchase_that_counts_most_is_named():
 
     examples = [{"recommended": [[3, 1.0]]}, {"recommended": [[3, 0.0], [2, 0.0]]}]
     titles = ["a", "b", "c", "d"]
-    add_reasons(examples, inputs, [1, 2], queries_of=queries_of, vectors=vectors, titles=titles)
+    nothing = {"bonus_of": lambda history, days_ago: None, "vectors": vectors, "titles": titles}
+    add_reasons(examples, inputs, [1, 2], queries_of=queries_of, **nothing)
     assert [example["reasons"] for example in examples] == [["like b"], ["", ""]]
+
+
+def test_reasons_count_what_purchases_themselves_add():
+    """Against the whole score of a history, made anew without each of its purchases."""
+    rng, items, length = np.random.default_rng(0), 7, 4
+    vectors, steps = rng.normal(size=(items, 3)).astype(np.float32), rng.exponential(size=(items, items)) * 2
+    history = rng.integers(0, items, (5, length)).astype(np.int32)
+    history[np.arange(length) < rng.integers(0, length, 5)[:, None]] = -1
+    days = rng.integers(0, 9, history.shape).astype(np.float32)
+
+    def query(rows):
+        return sum((vectors[row] for row in rows if row >= 0), np.zeros(3))
+
+    def bonus(rows, ago):
+        """The last purchase adds its followers' values, and every one a value of its age to itself."""
+        added = np.zeros(items)
+        if rows[-1] >= 0:
+            added += steps[rows[-1]]
+        for row, since in zip(rows, ago):
+            added[row] += (row >= 0) * (2.0 - since)
+        return added
+
+    def bonus_of(rows, ago):
+        table = np.stack([bonus(*one) for one in zip(rows, ago)])
+        return Csr.from_rows(*np.indices(table.shape).reshape(2, -1), len(rows)), table.ravel().astype(np.float32)
+
+    examples = [{"recommended": [[item, 0.0] for item in range(items)]} for _ in range(5)]
+    inputs = {"history": history, "days_ago": days, "user": np.arange(5), "user_fields": np.zeros((5, 0), np.int32)}
+    told = {"queries_of": lambda batch: np.stack([query(rows) for rows in batch["history"]]), "bonus_of": bonus_of}
+    add_reasons(examples, inputs, np.arange(5), **told, vectors=vectors, titles=list("abcdefg"))
+    for rows, ago, example in zip(history, days, examples):
+        for item in range(items):
+            gains = {}
+            for place in np.flatnonzero(rows >= 0):
+                less = np.append(-1, np.delete(rows, place)), np.append(0, np.delete(ago, place))
+                whole, rest = (query(of[0]) @ vectors[item] + bonus(*of)[item] for of in ((rows, ago), less))
+                gains[place] = whole - rest
+            best = max(gains, key=gains.get, default=None)
+            expected = f"like {'abcdefg'[rows[best]]}" if gains and gains[best] > 0 else ""
+            assert example["reasons"][item] == expected
 
 
 def test_what_stands_out_of_the_attention_is_framed():

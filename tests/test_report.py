@@ -279,6 +279,13 @@ def test_the_protocol_tells_what_was_held_out(protocol, says):
     assert says in protocol_words(protocol)[0]
 
 
+def test_the_protocol_tells_what_became_of_repeats():
+    missed = protocol_words({"seen_filter": True, "missed_repeat_targets": 1200})
+    assert "1,200 held-out items are such, and count as misses." in missed
+    dropped = protocol_words({"seen_filter": True, "dropped_repeat_targets": 40, "dropped_users": 7})
+    assert "40 held-out items were such and are no targets; 7 customers had no other and are left out." in dropped
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [

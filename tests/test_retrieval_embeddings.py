@@ -87,7 +87,7 @@ def test_a_retrieval_run_is_analysed_from_its_own_vectors(tmp_path, monkeypatch)
     vectors = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
     prepared = SimpleNamespace(items=pd.DataFrame({"item_id": ids}))
     found = SimpleNamespace(prepared=prepared, model=SimpleNamespace(item_tower=None), content=None)
-    monkeypatch.setattr("tfrec.retrieval.load_assembly", lambda folder: found)
+    monkeypatch.setattr("tfrec.retrieval.load_assembly", lambda folder, **options: found)
     monkeypatch.setattr("tfrec.retrieval.candidate_vectors", lambda made: vectors)
     words = ["--run", str(run), "--by", "kind", "--projections", "pca", "--clusterings", "kmeans"]
     assert analyze.main([*words, "--out", str(tmp_path / "report")]) == 0

@@ -141,6 +141,38 @@ def test_what_was_bought_can_be_left_out(models, prepared, run, tmp_path):
     assert len(found["item_ids"][5]) == 1  # has bought all but the item that only the model knows
 
 
+@pytest.fixture(scope="module")
+def judged_without_seen(tmp_path_factory) -> Path:
+    """The models of a run that was judged on items that are new to the customer."""
+    root = tmp_path_factory.mktemp("judged")
+    run = make_run(ITEMS, rates=True, config={"evaluation": {"seen_filter": True}})
+    export_run(run, "shop", root, say=lambda text: None)
+    return root
+
+
+def test_what_was_bought_is_left_out_of_models_that_were_judged_so(
+    judged_without_seen, prepared, run, recommended, tmp_path
+):
+    go(judged_without_seen, prepared, tmp_path / "recs.parquet")
+    found = pd.read_parquet(tmp_path / "recs.parquet")
+    for user in (0, 1, 5, 400):
+        assert found["item_ids"][user].tolist() == oracle(run, prepared, user, 12, exclude_seen=True)
+    words = ["--model", str(judged_without_seen / "shop"), "--data", str(prepared)]
+    assert command.main([*words, "--out", str(tmp_path / "all.parquet"), "--no-exclude-seen"]) == 0
+    everything = pd.read_parquet(tmp_path / "all.parquet")["item_ids"]
+    assert [list(items) for items in everything] == [list(items) for items in recommended["item_ids"]]
+    assert command.main([*words, "--out", str(tmp_path / "next.parquet"), "--generate", "3"]) == 0
+    assert len(pd.read_parquet(tmp_path / "next.parquet")["item_ids"][5]) == 1  # has bought all but one item
+
+
+def test_parts_with_and_without_what_was_bought_are_not_mixed(judged_without_seen, prepared, tmp_path):
+    model, out = judged_without_seen / "shop", tmp_path / "recs.parquet"
+    plan(RetrieveOptions(model, prepared, out))
+    plan(RetrieveOptions(model, prepared, out, exclude_seen=True, resume=True))  # the default, spelt out
+    with pytest.raises(RecommendationFileError, match="another exclude_seen;"):
+        plan(RetrieveOptions(model, prepared, out, exclude_seen=False, resume=True))
+
+
 @pytest.mark.parametrize("header", [[], ["customer_id"], ["user_id,group"]])
 def test_a_list_of_customers_is_answered_alone(models, prepared, recommended, tmp_path, header):
     chosen = [699, 5, 0, 150, 5]
@@ -403,6 +435,22 @@ def test_histories_are_continued(models, prepared, tmp_path):
     found = pd.read_parquet(tmp_path / "next.parquet")
     assert set(found["item_ids"].map(len)) <= {1, 3}  # one customer has bought all but one item
     assert found["item_ids"].map(lambda items: len(set(items)) == len(items)).all()
+
+
+def test_samples_without_a_history_follow_the_sales(models, prepared, run, tmp_path):
+    nobody = set(range(USERS)) - set(events_frame()["user"])
+    (tmp_path / "nobody.txt").write_text("".join(f"c{row}\n" for row in nobody))
+    words = ["--model", str(models / "shop"), "--data", str(prepared), "--users", str(tmp_path / "nobody.txt")]
+    words += ["--out", str(tmp_path / "next.parquet"), "--generate", "1", "--strategy", "sample", "--candidates", "60"]
+    share, drawn = run.popularity / run.popularity.sum(), []
+    for seed in range(12):
+        assert command.main([*words, "--seed", str(seed)]) == 0
+        found = pd.read_parquet(tmp_path / "next.parquet")
+        rows = [run.item_ids.index(items[0]) for items in found["item_ids"]]
+        np.testing.assert_allclose(np.concatenate(found["scores"].tolist()), np.log(share[rows]), rtol=1e-4)
+        drawn += rows
+    deviation = np.sqrt((share * np.arange(ITEMS) ** 2).sum() - (share * np.arange(ITEMS)).sum() ** 2)
+    assert abs(np.mean(drawn) - (share * np.arange(ITEMS)).sum()) < 4 * deviation / np.sqrt(len(drawn))
 
 
 def test_the_ranking_head_orders_what_was_found(models, prepared, tmp_path):

@@ -16,6 +16,7 @@ from tfrec.encoders.text import ClipTokenizer, WordPiece, train_vocabulary
 from tfrec.features import SIDES, SideStore, stored_sides
 
 DIGESTS = "digests.json"
+EVENTS = ("events", "split")  # in the digests: what was learned from; the others say what rows mean
 
 
 @dataclass
@@ -29,7 +30,8 @@ class Assets:
         text: the published text encoder; None where it starts from random weights.
         image: the published image encoder, likewise.
         digests: of the ids of `items`, and of `users` where the model has rows for them, in their order: what rows of the
-            run's tables mean. Empty for runs from before these were kept.
+            run's tables mean; and of the `events`, with the description of their `split`: what was learned from. Runs from
+            before any of these were kept lack it.
     """
 
     tokenizer: WordPiece | ClipTokenizer | None
@@ -59,21 +61,37 @@ class Assets:
         if model.query.user_fields and prepared.user_fields:
             users = AttributeVocabulary.build(prepared.users, prepared.user_fields, min_count=2)
         has_users = model.query.kind == "user" or system_name(config) == "ratings"
-        digests = {name: _digest(prepared, name) for name in (["items", "users"] if has_users else ["items"])}
+        digests = {name: _digest(prepared, name) for name in ["items", *["users"] * has_users, *EVENTS]}
         return cls(tokenizer, attributes, users, text, image, digests)
 
-    def check(self, prepared: Prepared) -> None:
-        """Refuse a dataset other than the one that was learned from: rows of the run's tables would be of other items.
+    def check(self, prepared: Prepared, *, other_events: bool = False) -> None:
+        """Refuse a dataset other than the one that was learned from: rows of the run's tables would be of other items, and
+        what is held out of other events may have been trained on.
+
+        Args:
+            prepared: the dataset.
+            other_events: take other events of the same items, as where newer purchases are served.
 
         Raises:
-            ConfigError: its items, or users who matter, are others or in another order.
+            ConfigError: its items, or users who matter, are others or in another order; or its events or their split are.
         """
-        for name, digest in self.digests.items():
-            if _digest(prepared, name) != digest:
+        for name in self.digests.keys() - set(EVENTS):
+            if _digest(prepared, name) != self.digests[name]:
                 raise ConfigError(
                     f"{prepared.path}: its {name}, or their order, are not those that the run was trained on, so that rows "
                     "would be taken for others; give the run its own dataset back, or train a new run"
                 )
+        if not (other_events or self.knows_events(prepared)):
+            raise ConfigError(
+                f"{prepared.path}: its events or their split are not those that the run was trained on, so that it could be "
+                f"judged on what it learned. The run: {_events_told(self.digests)}. The dataset: "
+                f"{_events_told({name: _digest(prepared, name) for name in EVENTS})}. Prepare the data again as they were "
+                "for the run, or train a new run (another --out)"
+            )
+
+    def knows_events(self, prepared: Prepared) -> bool:
+        """Whether a dataset's events and their split are those that were learned from; so for runs that kept no record."""
+        return all(self.digests.get(name, _digest(prepared, name)) == _digest(prepared, name) for name in EVENTS)
 
     def save(self, folder: Path) -> None:
         """Write `vocab.txt` or `text/`, `image/`, `attributes.json`, `users.json`, those that there are, and `digests.json`;
@@ -94,7 +112,7 @@ class Assets:
         work.rename(folder)
 
     @classmethod
-    def load(cls, folder: Path, config: RetrievalConfig, prepared: Prepared) -> "Assets":
+    def load(cls, folder: Path, config: RetrievalConfig, prepared: Prepared, *, other_events: bool = False) -> "Assets":
         """Read what `save` wrote.
 
         Raises:
@@ -115,7 +133,7 @@ class Assets:
             tokenizer = WordPiece.load(path, sequence_length=config.model.text.length)
         digests = json.loads((folder / DIGESTS).read_text(encoding="utf-8")) if (folder / DIGESTS).exists() else {}
         assets = cls(tokenizer, vocabulary("attributes"), vocabulary("users"), text, side("image"), digests)
-        assets.check(prepared)
+        assets.check(prepared, other_events=other_events)
         return assets
 
     def photo_size(self, model: ModelConfig) -> tuple[int, int]:
@@ -231,5 +249,14 @@ def with_group(items):
 
 
 def _digest(prepared: Prepared, name: str) -> str:
+    if name == "split":
+        return json.dumps(prepared.manifest.get("split") or {}, sort_keys=True)
+    if name == "events":
+        return prepared.manifest["files"]["events.parquet"].get("sha256", "")
     ids = prepared.items["item_id"] if name == "items" else prepared.users["user_id"]
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()
+
+
+def _events_told(digests: dict[str, str]) -> str:
+    """Events and their split in words."""
+    return f"events {digests['events'][:12]}, split {digests['split']}"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 CHUNK_USERS = 4_096
 CHUNK_ITEMS = 2_048
+CHUNK_CANDIDATES = 1 << 20  # of all users of a chunk that are filled up at once
 DENSE_USERS = 128  # columns of a dense score matrix `[N, users]`
 MAX_PURCHASES = 100  # of a user, latest ones; co-occurrence grows with their square
 NEIGHBOURS = 400  # kept of each item
@@ -168,21 +169,31 @@ def fill_up(ranked: Ranked, protocol: Protocol, k: int, *, days: int = 7) -> Ran
     excluded = protocol.excluded()
 
     def chunk(start: int) -> Ranked:
-        own = ranked[start : start + CHUNK_USERS]
-        seen = None if excluded is None else excluded.slice(start, start + CHUNK_USERS)
-        enough = k if seen is None else k + int(seen.lengths.max(initial=0))
-        filler = np.broadcast_to(popular[:enough], (len(own), len(popular[:enough])))
-        row, place = np.nonzero(own >= 0)
-        listed = Csr.from_rows(row, own[row, place], len(own))
-        candidates = np.concatenate([own, filler], axis=1)
-        out = np.concatenate([own < 0, listed.contains(filler)], axis=1)
-        if seen is not None:
-            out |= seen.contains(candidates)
-        order = np.argsort(out, axis=1, kind="stable")[:, :k]
-        filled = np.where(np.take_along_axis(out, order, 1), -1, np.take_along_axis(candidates, order, 1))
-        return np.pad(filled, ((0, 0), (0, k - filled.shape[1])), constant_values=-1)
+        stop = min(start + CHUNK_USERS, len(ranked))
+        longest = 0 if excluded is None else int(excluded.lengths[start:stop].max(initial=0))
+        size = max(1, CHUNK_CANDIDATES // (ranked.shape[1] + k + longest))  # one long list must not widen all others
+        return np.concatenate([block(at, min(at + size, stop)) for at in range(start, stop, size)])
+
+    def block(start: int, stop: int) -> Ranked:
+        seen = None if excluded is None else excluded.slice(start, stop)
+        return _filled(ranked[start:stop], popular, seen, k)
 
     return _in_chunks(chunk, len(ranked), CHUNK_USERS)
+
+
+def _filled(own: Ranked, popular: np.ndarray, seen: Csr | None, k: int) -> Ranked:
+    """`fill_up` of some users, given the items `[N]` by popularity and those that each user must not get."""
+    enough = k if seen is None else k + int(seen.lengths.max(initial=0))
+    filler = np.broadcast_to(popular[:enough], (len(own), len(popular[:enough])))
+    row, place = np.nonzero(own >= 0)
+    listed = Csr.from_rows(row, own[row, place], len(own))
+    candidates = np.concatenate([own, filler], axis=1)
+    out = np.concatenate([own < 0, listed.contains(filler)], axis=1)
+    if seen is not None:
+        out |= seen.contains(candidates)
+    order = np.argsort(out, axis=1, kind="stable")[:, :k]
+    filled = np.where(np.take_along_axis(out, order, 1), -1, np.take_along_axis(candidates, order, 1))
+    return np.pad(filled, ((0, 0), (0, k - filled.shape[1])), constant_values=-1)
 
 
 def _by_popularity(protocol: Protocol, days: int) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Continue histories item by item with a retrieval model: greedily, by beam search, or by sampling.
 
 The model's scores are the logits of its softmax, so a step's probabilities are a softmax over what a search finds: exact
-where the search returns the whole catalogue, else over its best `candidates`. An item is generated once.
+where the search returns the whole catalogue, else over its best `candidates`. An item is generated once. Where a model reads
+nothing it answers with popular items, whose scores are sales: their probabilities are their shares of them.
 """
 
 from __future__ import annotations
@@ -127,6 +128,11 @@ def append(values: np.ndarray, last) -> np.ndarray:
     """`[B, L]` shifted left by one, `last` (`[B]` or one for all) at its end."""
     end = np.broadcast_to(np.asarray(last, values.dtype).reshape(-1, 1), (len(values), 1))
     return np.concatenate([values[:, 1:], end], 1)
+
+
+def log_sales(sales: np.ndarray) -> np.ndarray:
+    """Logits that give items `[B, K]` their shares of the sales; what never sold is all but never drawn."""
+    return np.log(np.maximum(sales, np.finfo(np.float32).tiny))
 
 
 def log_softmax(scores: np.ndarray) -> np.ndarray:

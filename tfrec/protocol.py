@@ -8,6 +8,10 @@ alone:
   start.
 * random: the targets are drawn from all of the log, and the history is all that was not held out.
 
+Where items of the history are never recommended (`seen_filter`), a target that stands in it cannot be found. Of published
+protocols that hold out the last interaction, repeats included, it is a miss, as in their code (S3-Rec sets the scores of
+seen items to 0 and averages over all users); elsewhere it is no target, and what was dropped is counted.
+
 "Known" events are those of the earlier splits (for `test`: train and val; for `val`: train). Baselines count
 only these. Two kinds of cohort cut the results: users by history length, targets by repeat / new and warm /
 cold.
@@ -64,7 +68,10 @@ class Protocol:
         n_items: size of the catalogue; every item is a candidate.
         target_repeat: bool `[T]`, the target is in that user's history.
         target_cold: bool `[T]`, the target was never sold in what the model was trained on.
-        seen_filter: items of the history are never recommended (and are no targets).
+        seen_filter: items of the history are never recommended; as targets they are misses (`held_out: last interaction`)
+            or dropped.
+        dropped_targets: targets that `seen_filter` dropped, of all users.
+        dropped_users: users who had none left.
         min_rating: events rated lower are no targets, and the seen filter passes over them; 0: all count.
         liked: the events of the history that count.
         eligible_users: users who could be evaluated before sampling to `max_users` by `seed`.
@@ -82,6 +89,8 @@ class Protocol:
     target_repeat: np.ndarray
     target_cold: np.ndarray
     seen_filter: bool
+    dropped_targets: int
+    dropped_users: int
     min_rating: float
     liked: Csr
     eligible_users: int
@@ -140,6 +149,9 @@ class Protocol:
             "candidates": self.n_items,
             "ranking": "exact, over the whole catalogue",
             "seen_filter": self.seen_filter,
+            "missed_repeat_targets": int(self.target_repeat.sum()) if self.seen_filter else 0,
+            "dropped_repeat_targets": self.dropped_targets,
+            "dropped_users": self.dropped_users,
             "min_rating": self.min_rating or None,
             "seed": self.seed,
         }
@@ -161,7 +173,8 @@ def build_protocol(
     Args:
         prepared: an opened prepared dataset.
         split: `val` or `test`, the events to predict.
-        seen_filter: never recommend an item of the history; repeat targets, unreachable then, are dropped.
+        seen_filter: never recommend an item of the history; repeat targets, unreachable then, are misses where the last
+            interaction is held out, and dropped elsewhere.
         min_rating: held-out events rated lower are no targets, and earlier ones are no reason to leave an item out.
         cold_users: keep users without any known event; they are reported apart from the main metrics.
         max_users: evaluate this many users, drawn uniformly; None = all.
@@ -189,10 +202,10 @@ def build_protocol(
         before &= np.arange(len(log)) < first_held[log.user]
     history, liked = _rows(log, before, n_users), _rows(log, before & counts, n_users)
     held = held[counts[held]]
-    targets = Csr.from_rows(log.user[held], log.item[held], n_users).distinct()
-    repeat = _in_history(liked, targets)
-    if seen_filter:
-        targets, repeat = targets.where(~repeat), repeat[~repeat]
+    held_out = Csr.from_rows(log.user[held], log.item[held], n_users).distinct()
+    targets, repeat = held_out, _in_history(liked, held_out)
+    if seen_filter and split_info.get("held_out") != "last interaction":
+        targets, repeat = held_out.where(~repeat), repeat[~repeat]
 
     eligible = targets.lengths > 0
     if not cold_users:
@@ -202,7 +215,8 @@ def build_protocol(
     if len(users) == 0:
         raise ProtocolError(
             f"no user of {prepared.path} can be evaluated on split={split!r}: "
-            f"{int((part == code).sum())} held-out events, {int(earlier.sum())} earlier ones. "
+            f"{int((part == code).sum())} held-out events, {int(earlier.sum())} earlier ones"
+            f"{_filters_told(min_rating, held_out, targets, seen_filter=seen_filter)}. "
             "Prepare the data with a longer test period or more events."
         )
     trained = np.zeros(n_items, bool)
@@ -222,11 +236,19 @@ def build_protocol(
         target_repeat=repeat[np.isin(targets.rows, users)],
         target_cold=~trained[chosen.items],
         seen_filter=seen_filter,
+        dropped_targets=len(held_out.items) - len(targets.items),
+        dropped_users=int(((held_out.lengths > 0) & (targets.lengths == 0)).sum()),
         min_rating=min_rating,
         eligible_users=int(eligible.sum()),
         max_users=max_users,
         seed=seed,
     )
+
+
+def _filters_told(min_rating: float, held_out: Csr, targets: Csr, *, seen_filter: bool) -> str:
+    """What the filters left of the held-out events, where there are any."""
+    said = f"; {len(held_out.items)} targets are rated {min_rating:g} and more (min_rating)" if min_rating else ""
+    return said + f"; {len(targets.items)} are new to their user (seen_filter)" * seen_filter
 
 
 def _first_held(user: np.ndarray, held: np.ndarray, n_users: int) -> np.ndarray:

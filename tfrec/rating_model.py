@@ -1,5 +1,7 @@
 """Retrieval and rating together: two towers with a ranking head on top (the multitask model of TensorFlow Recommenders)."""
 
+import math
+
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
@@ -23,14 +25,28 @@ class RatingHead(tf.keras.layers.Layer):
         users: known users U.
         items: size of the catalogue N.
         mean: mean rating of the training.
+        low, high: the least and the largest of them, between which predictions lie outside of training. All three are kept
+            with the weights, so that a run predicts the same beside newer ratings.
         factors: width of the factors.
         hidden: width of the perceptron.
         dropout: its dropout rate.
     """
 
-    def __init__(self, users: int, items: int, *, mean: float, factors=32, hidden=64, dropout=0.0, **kwargs):
+    def __init__(
+        self,
+        users: int,
+        items: int,
+        *,
+        mean: float,
+        low: float = -math.inf,
+        high: float = math.inf,
+        factors=32,
+        hidden=64,
+        dropout=0.0,
+        **kwargs,
+    ):
         super().__init__(**({"dtype": "float32"} | kwargs))
-        self.users, self.items, self.mean = users, items, mean
+        self.users, self.items, self.mean, self.low, self.high = users, items, mean, low, high
         self.factors, self.hidden_dim, self.dropout_rate = factors, hidden, dropout
         self.dropout = ResumableDropout(dropout, dtype="float32")
         self.hidden = tf.keras.layers.Dense(hidden, activation="gelu", name="hidden", dtype="float32")
@@ -45,14 +61,18 @@ class RatingHead(tf.keras.layers.Layer):
         small = normal(0.1 / USER_SCALE)
         self.user_factors = self.add_weight(name="user_factors", shape=shape, initializer=small())
         self.item_factors = self.add_weight(name="item_factors", shape=(self.items, self.factors), initializer=init())
+        told = tf.constant_initializer([self.mean, self.low, self.high])
+        self.scale = self.add_weight(name="scale", shape=(3,), initializer=told, trainable=False)
         super().build(input_shape)
 
-    def start_from(self, of_user, of_item, trained):
+    def start_from(self, of_user, of_item, rating_users, rated_items):
         """Begin with the biases `[U]` and `[N]`, so that what is to be learned is how people differ from them.
 
-        Users that are not `trained`, bool `[U]`, have no factors: nothing would ever be learned of them.
+        Users and items outside of `rating_users` bool `[U]` and `rated_items` bool `[N]` have no factors: nothing would ever
+        be learned of them.
         """
-        self.user_factors.assign(self.user_factors * tf.pad(tf.cast(trained, tf.float32), [[0, 1]])[:, None])
+        self.user_factors.assign(self.user_factors * tf.pad(tf.cast(rating_users, tf.float32), [[0, 1]])[:, None])
+        self.item_factors.assign(self.item_factors * tf.cast(rated_items, tf.float32)[:, None])
         self.user_bias.assign(tf.pad(tf.cast(of_user, tf.float32) / USER_SCALE, [[0, 1]]))
         self.item_bias.assign(tf.cast(of_item, tf.float32))
 
@@ -72,12 +92,13 @@ class RatingHead(tf.keras.layers.Layer):
         query, candidate = tf.math.l2_normalize(inputs["query"], -1), tf.math.l2_normalize(inputs["candidate"], -1)
         read = self.hidden(tf.concat([query, candidate, query * candidate], -1))
         read = self.out(self.dropout(read, training=training))[:, 0]
-        rating = self.mean + tf.add_n(biases) + tf.reduce_sum(factors[0] * factors[1], 1) + read
+        mean, low, high = tf.unstack(self.scale)
+        rating = mean + tf.add_n(biases) + tf.reduce_sum(factors[0] * factors[1], 1) + read
         squares = [tf.square(bias) for bias in biases] + [tf.reduce_sum(tf.square(x), 1) for x in factors]
-        return rating, tf.add_n(squares)
+        return rating if training else tf.clip_by_value(rating, low, high), tf.add_n(squares)
 
     def get_config(self):
-        names = ("users", "items", "mean", "factors")
+        names = ("users", "items", "mean", "low", "high", "factors")
         config = {name: getattr(self, name) for name in names}
         return {**super().get_config(), **config, "hidden": self.hidden_dim, "dropout": self.dropout_rate}
 

@@ -44,6 +44,8 @@ class RatingAssembly(RetrievalAssembly):
             len(self.prepared.users),
             len(self.prepared.items),
             mean=float(self.ratings.mean()),
+            low=float(self.ratings.min()),
+            high=float(self.ratings.max()),
             factors=options.factors,
             hidden=options.hidden,
             dropout=options.dropout,
@@ -55,8 +57,10 @@ class RatingAssembly(RetrievalAssembly):
         model = super()._model()
         assert isinstance(model, RatingTwoTower)
         user, item, prepared = self.purchases.user, self.purchases.item, self.prepared
-        _, of_user, of_item = biases(user, item, self.ratings, len(prepared.users), len(prepared.items))
-        model.head.start_from(of_user, of_item, np.bincount(user, minlength=len(prepared.users)) > 0)
+        users, items = len(prepared.users), len(prepared.items)
+        _, of_user, of_item = biases(user, item, self.ratings, users, items)
+        rating, rated = np.bincount(user, minlength=users) > 0, np.bincount(item, minlength=items) > 0
+        model.head.start_from(of_user, of_item, rating, rated)
         return model
 
     def further_metrics(self, split, queries_of):
@@ -84,7 +88,7 @@ class RatingAssembly(RetrievalAssembly):
             part = slice(start, start + EVALUATE_BATCH)
             users = np.where(trained[part], user[part], -1).astype(np.int32)
             parts.append(rate(queries[place[part]], users, item[part, None].astype(np.int32), vectors).numpy()[:, 0])
-        return np.clip(np.concatenate(parts), self.ratings.min(), self.ratings.max())
+        return np.concatenate(parts)
 
 
 def rating_errors(predicted: np.ndarray, given: np.ndarray, seed: int) -> dict[str, dict[str, float]]:

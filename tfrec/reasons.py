@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfrec.attention_maps import top_patches
+from tfrec.csr import Csr
 from tfrec.histories import to_gaps
 
 SHOWN_REGIONS = 3
@@ -33,15 +34,19 @@ def histories_without(history: np.ndarray, days_ago: np.ndarray) -> tuple[np.nda
 
 
 def add_reasons(
-    examples: list[dict[str, Any]], inputs: dict[str, np.ndarray], rows, *, queries_of, vectors, titles
+    examples: list[dict[str, Any]], inputs: dict[str, np.ndarray], rows, *, queries_of, bonus_of, vectors, titles
 ) -> None:
     """Name, in each example, the purchase without which a recommendation would lose most of its score.
+
+    The score is the whole one: the product of the vectors, and what the purchases themselves add.
 
     Args:
         examples: as `tfrec.examples.sample_examples` makes them; gains "reasons", a line for each recommended item.
         inputs: `history`, `days_ago`, `user` and `user_fields` of all evaluated customers.
         rows: the examples' customers among them.
         queries_of: such inputs with `gaps` -> query vectors `[B, D]`.
+        bonus_of: `history` and `days_ago` `[B, L]` -> what these add to items' scores, a `Csr` of `B` rows and the value of
+            each entry; None: nothing.
         vectors: candidate vectors `[N, D]`.
         titles: what each item is called.
     """
@@ -49,14 +54,24 @@ def add_reasons(
     history, days = (np.concatenate(part) for part in zip(*left_out))
     alike = {name: np.repeat(inputs[name][rows], len(left_out[0][0]), 0) for name in ("user", "user_fields")}
     queries = queries_of({"history": history, "days_ago": days, "gaps": to_gaps(days), **alike})
-    for example, row, own in zip(examples, rows, np.split(queries, len(rows))):
+    for example, row, own, (purchases, ago) in zip(examples, rows, np.split(queries, len(rows)), left_out):
         bought = inputs["history"][row]
-        scores = own @ vectors[[item for item, _ in example["recommended"]]].T  # (1 + L, K)
+        items = np.array([item for item, _ in example["recommended"]], np.int64)
+        scores = own @ vectors[items].T + _bonus_of_items(bonus_of(purchases, ago), items, len(own))  # (1 + L, K)
         gains = np.where(bought[:, None] >= 0, scores[:1] - scores[1:], -np.inf)
         best = np.argmax(gains, 0)
         example["reasons"] = [
             f"like {titles[bought[place]]}" if gains[place, at] > 0 else "" for at, place in enumerate(best)
         ]
+
+
+def _bonus_of_items(bonus: tuple[Csr, np.ndarray] | None, items: np.ndarray, histories: int) -> np.ndarray:
+    """What each history's purchases add to the `items` `[K]`: float32 `[histories, K]`."""
+    added = np.zeros((histories, len(items)), np.float32)
+    if bonus is not None:
+        entry, place = np.nonzero(bonus[0].items[:, None] == items)
+        np.add.at(added, (bonus[0].rows[entry], place), bonus[1][entry])
+    return added
 
 
 def add_regions(

@@ -10,7 +10,7 @@ import json
 import zlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from pipelines.prepared import Prepared, open_prepared
 from pipelines.remote import local_copy
 from tfrec.cores import calls_at_a_time, in_order, one_thread_an_op
 from tfrec.customers import CustomerReader, Customers
-from tfrec.generation import Generation
+from tfrec.generation import Generation, Search, log_sales
 from tfrec.publish import find_version, read_manifest
 from tfrec.recommendation_files import Parts, format_of, recommendation_table
 
@@ -51,7 +51,7 @@ class RetrieveOptions:
         batch: customers a call of the model.
         part: customers a part; what a stopped run loses at most.
         resume: keep the parts of a stopped run.
-        exclude_seen: leave out what a customer has bought.
+        exclude_seen: leave out what a customer has bought; None: as the model was judged (`evaluation.seen_filter`).
         users: a file whose first column lists customers; all where None.
         until: only purchases before this day count (UTC).
         generation: continue the histories by `generation.length` items, in their order, instead of listing the best k.
@@ -69,7 +69,7 @@ class RetrieveOptions:
     batch: int = 1024
     part: int = 32_768
     resume: bool = False
-    exclude_seen: bool = False
+    exclude_seen: bool | None = None
     users: Path | None = None
     until: datetime | None = None
     generation: Generation | None = None
@@ -98,6 +98,8 @@ def plan(options: RetrieveOptions, own_cores: float | None = None) -> Job:
     kind = options.kind or format_of(options.out)
     version = find_version(options.model)
     manifest = read_manifest(version)
+    if options.exclude_seen is None:
+        options = replace(options, exclude_seen=judged_without_seen(manifest))
     if not 1 <= options.k <= manifest["max_k"]:
         raise RetrieveError(f"--k {options.k} must be 1 to {manifest['max_k']}, the most that {version} answers")
     check_stages(options, manifest, version)
@@ -220,7 +222,7 @@ class Job:
 
         if self.options.generation is not None:
             numbers = np.array([zlib.crc32(name.encode()) for name in customers.ids[start:stop].to_pylist()])
-            return self.options.generation(search, history, days_ago, excluded, numbers)
+            return self.options.generation(self._by_logits(search), history, days_ago, excluded, numbers)
         everyone = np.arange(stop - start)
         rows, scores = search(history, days_ago, excluded, everyone, self.options.rerank or self.options.k)
         if not self.options.rerank:
@@ -230,6 +232,17 @@ class Job:
         ratings = np.where(rows >= 0, ratings, scores)  # "no item" has the lowest score
         best = np.argsort(-ratings, axis=1, kind="stable")[:, : self.options.k]
         return np.take_along_axis(rows, best, 1), np.take_along_axis(ratings, best, 1)
+
+    def _by_logits(self, search: Search) -> Search:
+        """The search with logits throughout: where it reads nothing of a history, it scores popular items by their sales."""
+        readable = self.model.manifest.get("readable_items", len(self._item_ids))
+
+        def logits(history, days_ago, excluded, customers, k):
+            rows, scores = search(history, days_ago, excluded, customers, k)
+            reads = ((history >= 0) & (history < readable)).any(1)
+            return rows, np.where(reads[:, None], scores, log_sales(scores))
+
+        return logits
 
     def explain(self, customers: Customers, rows: np.ndarray) -> list[str]:
         """Why each of a part's customers got the items `rows` int32 `[U, k]`: a line of JSON for each."""
@@ -256,6 +269,11 @@ class Job:
     @cached_property
     def _known_users(self) -> pd.Index:
         return pd.Index([name.decode() for name in self.model.module.user_ids.numpy()])
+
+
+def judged_without_seen(manifest: dict[str, Any]) -> bool:
+    """Whether a version's model was judged on items that are new to the customer; it is no judge of the others."""
+    return bool(manifest.get("config", {}).get("evaluation", {}).get("seen_filter", False))
 
 
 def check_stages(options: RetrieveOptions, manifest: dict[str, Any], version: Path) -> None:
@@ -304,7 +322,7 @@ def _reader(options: RetrieveOptions, data: Path, model: LoadedModel) -> Custome
         length=model.manifest["history_length"],
         fields=model.manifest["user_fields"],
         until=None if options.until is None else int(options.until.timestamp()),
-        with_seen=options.exclude_seen,
+        with_seen=bool(options.exclude_seen),
     )
 
 

@@ -191,6 +191,13 @@ def protocol_words(protocol: dict[str, Any]) -> list[str]:
     if get("seen_filter") is not None:
         seen = "are never recommended again" if get("seen_filter") else "may be recommended again"
         sentences.append(f"Items a customer has bought before {seen}.")
+    if get("missed_repeat_targets"):
+        sentences.append(f"{get('missed_repeat_targets'):,} held-out items are such, and count as misses.")
+    if get("dropped_repeat_targets"):
+        sentences.append(
+            f"{get('dropped_repeat_targets'):,} held-out items were such and are no targets; "
+            f"{get('dropped_users'):,} customers had no other and are left out."
+        )
     sentences.append("Intervals are 95 % confidence intervals over customers.")
     return sentences
 

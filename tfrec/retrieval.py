@@ -167,8 +167,11 @@ def rank(assembly, protocol: Protocol, k: int) -> Ranking:
     from tfrec.search import exact_top_k
 
     queries, inputs = protocol_queries(assembly, protocol)
-    bonus = purchase_bonus(assembly, inputs["history"], inputs["days_ago"])
     candidates = candidate_vectors(assembly)
+
+    def bonus(start: int, stop: int):  # of a chunk of customers: of all, it would be 10 KB each
+        return purchase_bonus(assembly, inputs["history"][start:stop], inputs["days_ago"][start:stop])
+
     rows, scores = exact_top_k(queries, candidates, k, exclude=protocol.excluded(), bonus=bonus)
     return Ranking(rows, scores, candidates, inputs)
 
@@ -224,6 +227,8 @@ def evaluate(
         final=config.training.final,
         seed=config.seed,
     )
+    about = protocol.describe() | {"recipe": config.recipe, "training_seed": config.seed}
+    _tell_repeats(about)
     ranking = rank(assembly, protocol, max(ks))
     ranked, vectors = ranking.rows, ranking.candidates
     metrics, cohorts = summarize_protocol(protocol, ranked, vectors=vectors, ks=ks, seed=config.seed)
@@ -237,7 +242,6 @@ def evaluate(
     reachable = best_reachable(prepared, protocol, ks)
     if reachable:
         more["oracle"] = reachable
-    about = protocol.describe() | {"recipe": config.recipe, "training_seed": config.seed}
     content = write_metrics(
         run_dir / "metrics.json",
         protocol=about,
@@ -255,6 +259,18 @@ def evaluate(
     return content
 
 
+def _tell_repeats(about: dict) -> None:
+    """Log what became of targets that the customer had already, where those are never recommended."""
+    if about["missed_repeat_targets"]:
+        log.info("%d targets were bought before and never recommended: misses", about["missed_repeat_targets"])
+    if about["dropped_repeat_targets"]:
+        log.info(
+            "%d targets were bought before and dropped, with %d customers who had no other",
+            about["dropped_repeat_targets"],
+            about["dropped_users"],
+        )
+
+
 def _add_reasons(assembly, protocol: Protocol, examples: list[dict], ranking: Ranking) -> None:
     """Say in the report's examples which purchase a recommendation owes most to, and where its words look in its photo."""
     from tfrec.attention_maps import attention_of
@@ -267,6 +283,7 @@ def _add_reasons(assembly, protocol: Protocol, examples: list[dict], ranking: Ra
         ranking.inputs,
         sampled_rows(protocol),
         queries_of=lambda inputs: query_vectors(assembly.model, inputs),
+        bonus_of=lambda history, days_ago: purchase_bonus(assembly, history, days_ago),
         vectors=ranking.candidates,
         titles=items["title"].where(items["title"] != "", items["item_id"]),
     )
@@ -295,8 +312,16 @@ def assembly_class(config: RetrievalConfig):
     return RetrievalAssembly
 
 
-def load_assembly(run_dir: Path):
-    """The model of a finished run with its weights, and its dataset."""
+def load_assembly(run_dir: Path, *, other_events: bool = False):
+    """The model of a finished run with its weights, and its dataset.
+
+    Args:
+        run_dir: the run.
+        other_events: take a dataset whose events or split are not those of the training: it is not to be judged on them.
+
+    Raises:
+        ConfigError: the dataset is not the run's own.
+    """
     import tensorflow as tf
 
     from tfrec.assets import Assets
@@ -309,7 +334,7 @@ def load_assembly(run_dir: Path):
     prepare_evaluation()
     tf.keras.utils.set_random_seed(config.seed)
     prepared = open_run_data(run_dir, config.data)
-    assets = Assets.load(run_dir / "assets", config, prepared)
+    assets = Assets.load(run_dir / "assets", config, prepared, other_events=other_events)
     assembly = assembly_class(config)(config, prepared, assets, frozen_features(config, prepared, assets, run_dir))
     restore_weights(assembly.model, run_dir)
     return assembly

@@ -32,7 +32,7 @@ def write_retrieval_embeddings(run_dir: Path) -> None:
     from tfrec.retrieval import candidate_vectors, load_assembly
 
     log.info("computing the items' vectors of %s", run_dir)
-    assembly = load_assembly(run_dir)
+    assembly = load_assembly(run_dir, other_events=True)  # vectors of items, which events do not change
     ids = assembly.prepared.items["item_id"].to_numpy(str)
     seen = attention_maps(assembly)
     if seen is not None:

@@ -51,7 +51,8 @@ def _retrieve(options: argparse.Namespace) -> int:
             count = run_on_ray(job, bar.update)
         else:
             count = job.run(bar.update)
-    print(f"{options.out}: {job.options.k} recommendations for each of {count} customers")
+    which = ", without what they bought before" if job.options.exclude_seen else ""
+    print(f"{options.out}: {job.options.k} recommendations for each of {count} customers{which}")
     return 0
 
 
@@ -112,7 +113,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--seed", type=int, default=0, help="of sampling (default: %(default)s)")
     add("--candidates", type=int, help="items found for --rerank (default: 100), or for a step of --generate (500)")
-    add("--exclude-seen", action="store_true", help="leave out what a customer has bought")
+    add(
+        "--exclude-seen",
+        action=argparse.BooleanOptionalAction,
+        help="leave out what a customer has bought (default: as the model was judged, evaluation.seen_filter)",
+    )
     add("--resume", action="store_true", help="go on where a stopped run with the same options was")
     add("--batch", type=int, default=1024, help="customers a call of the model (default: %(default)s)")
     add("--part", type=int, default=32_768, help="customers a part (default: %(default)s)")

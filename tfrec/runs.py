@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from tfrec.encoders.attributes import AttributeVocabulary
+
+
+log = logging.getLogger("tfrec")
 
 
 class RunError(ValueError):
@@ -163,6 +167,8 @@ SAMPLE_QUERIES = 2_000
 def load_run(run_dir: Path, *, max_users: int = MAX_USER_TABLE) -> Run:
     """Load a finished run as export needs it.
 
+    The dataset may have other events than in training, newer purchases as a rule: a warning says what is taken from them.
+
     Args:
         run_dir: the `--out` folder of a training.
         max_users: keep up to so many customers with their histories; a model that looks customers up keeps all.
@@ -180,8 +186,14 @@ def load_run(run_dir: Path, *, max_users: int = MAX_USER_TABLE) -> Run:
     from tfrec.retrieval import candidate_vectors, load_assembly
     from tfrec.served_towers import ServedTowers
 
-    assembly = load_assembly(run_dir)
+    assembly = load_assembly(run_dir, other_events=True)
     towers, prepared, assets = ServedTowers(assembly), assembly.prepared, assembly.assets
+    if not assets.knows_events(prepared):
+        log.warning(
+            "%s: its events or their split are not those that the run was trained on. Popular items, customers' histories "
+            "and what follows an item are taken from them; all that was learned stays as it is.",
+            prepared.path,
+        )
     has = {"photo": config.model.image.enabled, "text": assets.tokenizer, "attributes": assets.attributes}
     return Run(
         name=run_dir.name,

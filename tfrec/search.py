@@ -33,6 +33,7 @@ SCREENED_WORK, SCREENED_K = 1e11, 1 / 16  # multiplications from which, and shar
 RESCORED = 8192  # candidates whose vectors are gathered at once
 
 Progress = Callable[[int], object]
+Bonus = tuple[Csr, np.ndarray]
 
 
 def exact_top_k(
@@ -41,7 +42,7 @@ def exact_top_k(
     k: int,
     *,
     exclude: Csr | None = None,
-    bonus: tuple[Csr, np.ndarray] | None = None,
+    bonus: Bonus | Callable[[int, int], Bonus | None] | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
     screen: bool | None = None,
@@ -54,7 +55,8 @@ def exact_top_k(
         k: how many; a larger k than there are candidates leaves the rest of a row empty.
         exclude: `U` rows of items that must not be found; others take their place.
         bonus: `U` rows of items and a float32 value of each entry, added to the item's score; entries of one item add
-            up.
+            up. Or a function of `start, stop` that gives those of the queries in between, called by the threads for one
+            chunk after another: of many queries they need never be held at once.
         threads: worker threads; all cores by default.
         progress: called with the number of queries finished, after every chunk.
         screen: rule items out in bfloat16 first; where it pays by default.
@@ -91,7 +93,7 @@ def exact_top_k(
         for start in starts[worker::threads]:
             stop = min(start + chunk, n_queries)
             excluded = exclude.slice(start, stop) if exclude is not None else None
-            added = _slice(*bonus, start, stop) if bonus is not None else None
+            added = bonus(start, stop) if callable(bonus) else bonus and _slice(*bonus, start, stop)
             ids[start:stop], scores[start:stop] = search.best(queries[start:stop], excluded, added)
             if progress is not None:
                 progress(stop - start)
@@ -123,7 +125,7 @@ class _Search:
         self._screened = screen.scores(chunk) if screen else None
         self._board: ScoreBoard | None = None
 
-    def best(self, queries: np.ndarray, exclude: Csr | None, bonus: tuple[Csr, np.ndarray] | None):
+    def best(self, queries: np.ndarray, exclude: Csr | None, bonus: Bonus | None):
         """The k best of each of the `queries` `[B, D]`: item indices and scores `[B, k]`."""
         if self._screened is not None:
             found = self._best_of_screened(self._screened, queries, exclude, bonus)
@@ -247,7 +249,7 @@ class ScoreBoard:
         return _best_of_each(query, item, score, len(maxima), self.k)
 
 
-def _slice(items: Csr, values: np.ndarray, start: int, stop: int) -> tuple[Csr, np.ndarray]:
+def _slice(items: Csr, values: np.ndarray, start: int, stop: int) -> Bonus:
     return items.slice(start, stop), values[items.offsets[start] : items.offsets[stop]]
 
 

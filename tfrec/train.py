@@ -44,6 +44,8 @@ def run(arguments: list[str]) -> int:
         return 0
     from pipelines.prepared import open_prepared  # not before the options are read: it would double what --help takes
     from pipelines.remote import local_path
+    from tfrec.config import RetrievalConfig
+    from tfrec.data_checks import check_data
     from tfrec.run_folder import run_folder
     from tfrec.summary import summary_table
 
@@ -57,7 +59,9 @@ def run(arguments: list[str]) -> int:
     run_dir = local_path(config.out or f"runs/{Path(config.recipe).stem}")
     config.out = str(run_dir)
     fix_places(config)
-    open_prepared(config.data)  # wrong data are told before a run is begun, and before TensorFlow takes seconds to load
+    prepared = open_prepared(config.data)  # wrong data are told before a run is begun, and before TensorFlow is loaded
+    if isinstance(config, RetrievalConfig):
+        check_data(config, prepared)
     system, chief = system_of(config), place_in_cluster().chief
     check_engine(system, switches)
     with run_folder(run_dir, config, resume=switches.resume) if chief else nullcontext():
