@@ -576,6 +576,28 @@ def test_from_a_shops_tables_to_an_answer(tmp_path):
     assert set(found) <= ids - {"0003é"}
 
 
+@pytest.mark.slow
+def test_a_shop_of_ids_alone_is_trained_on_and_exported(tmp_path):
+    """The least that a shop can have, under the options that docs/your-data.md names for it."""
+    rng = np.random.default_rng(0)
+    sales = [
+        {
+            "customer_id": f"c{rng.integers(9)}",
+            "item_id": f"{rng.integers(12):02d}",
+            "time": 1_700_000_000 + 9_000 * place,
+        }
+        for place in range(200)
+    ]
+    files = shop(tmp_path, items=[{"item_id": f"{row:02d}"} for row in range(12)], purchases=sales)
+    data, run_dir, lists = tmp_path / "data", tmp_path / "run", tmp_path / "lists.csv"
+    without = shlex.split("--model.image.enabled false --model.text.enabled false")
+    command("pipelines", "shop", *files, "--out", data)
+    command("tfrec.train", *TINY, *without, "--data", data, "--out", run_dir)
+    command("tfrec.export", "--run", run_dir, "--name", "ids", "--root", tmp_path / "models")
+    command("tfrec.retrieve", "--model", tmp_path / "models" / "ids", "--data", data, "--k", "3", "--out", lists)
+    assert len(pd.read_csv(lists)) == 3 * len({sale["customer_id"] for sale in sales})
+
+
 # ---- docs/your-data.md -------------------------------------------------------------------------------------------
 
 PAGE = (ROOT / "docs" / "your-data.md").read_text(encoding="utf-8")

@@ -33,7 +33,8 @@ class ServedTowers(tf.Module):
         self.fields = len(assembly.assets.attributes.sizes) if assembly.assets.attributes else 0
         # Graphs of their own for what the signatures of both models share: traced once, not once a signature.
         self.query = tf.function(self._query, self._query_inputs(), autograph=False)
-        self.item = tf.function(self._item, self._item_inputs(), autograph=False)
+        if assembly.content is not None:  # ids alone have nothing to encode, and whatever is here would be traced
+            self.item = tf.function(self._item, self._item_inputs(), autograph=False)
 
     def _query_inputs(self):
         rows, days = tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None, None], tf.float32)
