@@ -11,8 +11,9 @@ import pytest
 from tfrec.analysis import statistics
 from tfrec.analysis.inputs import AnalysisError
 from tfrec.analyze import main as analyze
+from tfrec.errors import SweepError
 from tfrec.metric_names import sign_of
-from tfrec.sweep import SweepError, flatten, main, read_results, read_sweep
+from tfrec.sweep import flatten, main, read_results, read_sweep
 
 # Stands for the training command: its recall is known, and `--fail` makes it fail.
 TRAINER = """

@@ -22,12 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from tfrec.command import run_command
+from tfrec.errors import ClientError
 
 NOTHING = -3e38  # scores below belong to places that no item was left for
-
-
-class ClientError(ValueError):
-    """A server that cannot be reached, or that refused the request; the message says why."""
 
 
 class Client:

@@ -18,12 +18,9 @@ from functools import partial
 from pipelines.arguments import whole_number
 from pipelines.remote import local_path, location
 from tfrec.command import run_command
+from tfrec.errors import EncodeError
 
 log = logging.getLogger("tfrec")
-
-
-class EncodeError(ValueError):
-    """Options that do not go together."""
 
 
 def main(arguments: list[str] | None = None) -> int:

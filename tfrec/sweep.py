@@ -41,6 +41,7 @@ from typing import Any
 
 from pipelines.arguments import whole_number
 from pipelines.remote import local_path
+from tfrec.errors import SweepError
 
 KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of a sweep file's keys, beside `axes`
     "options": ("options with their values, such as {recipe: compcars}", lambda value: isinstance(value, dict)),
@@ -54,10 +55,6 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of a sweep file's key
 }
 INTERRUPTED = (130, -signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL)  # exit codes of runs that were stopped
 TAIL = 4_000  # characters of a failed run's output that its result keeps
-
-
-class SweepError(ValueError):
-    """A sweep file is broken; the message names the key and what it should be."""
 
 
 @dataclass(frozen=True)

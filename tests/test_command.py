@@ -1,0 +1,75 @@
+"""Every command, started as a user starts it: what is wrong is told in one line, with an exit code."""
+
+import ast
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from pipelines.prepared_writer import PreparedWriter
+from tests.test_layers import COMMANDS, MODULES, ROOT
+
+WRONG = {  # each is a fault that the command itself finds, behind its options' parser
+    "pipelines.__main__": ("pipelines", "sequences --raw nowhere --out made", "nowhere"),
+    "tfrec.analyze": ("tfrec.analyze", "--run nowhere --out made", "nowhere"),
+    "tfrec.client": ("tfrec.client", "--url file:///etc similar --item 1", "--url file:///etc must start with http"),
+    "tfrec.encode": ("tfrec.encode", "--weights words --side image --data shop --out made", "no encoder of side image"),
+    "tfrec.evaluate": ("tfrec.evaluate", "--run nowhere", "nowhere"),
+    "tfrec.export": ("tfrec.export", "--run nowhere --name shop", "nowhere is not a run's folder"),
+    "tfrec.layer_study": (
+        "tfrec.layer_study",
+        "--weights words --side text --data shop --field none --out made",
+        "--field none",
+    ),
+    "tfrec.retrieve": ("tfrec.retrieve", "--model nowhere --data shop --out made.parquet", "nowhere"),
+    "tfrec.serve.__main__": ("tfrec.serve", "--allocator system", "give either --model"),
+    "tfrec.sweep": ("tfrec.sweep", "--config nowhere.yaml --out made", "--config nowhere.yaml is not a file"),
+    "tfrec.train": ("tfrec.train", "--recipe hm --data nowhere --out made", "nowhere"),
+    "tfrec.versions": ("tfrec.versions", "list nowhere", "nowhere holds no published version"),
+}
+
+
+def start(module, words, folder):
+    command = [sys.executable, "-m", module, *words.split()]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a dataset of two items, and what says that it is a text encoder."""
+    folder = tmp_path_factory.mktemp("commands")
+    with PreparedWriter(folder / "shop", dataset="test") as writer:
+        writer.items(pd.DataFrame({"item_id": ["1", "2"], "title": ["a", "b"], "text": ["a", "b"]}))
+    from tfrec.encoders.sides import DESCRIPTION
+
+    (folder / "words").mkdir()
+    (folder / "words" / DESCRIPTION).write_text('{"tokenizer": {}}')
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _project_on_the_path(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+
+
+def test_every_command_is_tried():
+    assert set(WRONG) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", sorted(WRONG))
+def test_a_wrong_option_is_one_line_and_exit_code_2(command, folder):
+    module, words, message = WRONG[command]
+    done = start(module, words, folder)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_defines_errors(command):
+    """Run with -m, its classes would belong to `__main__`, and not be known as tfrec's own."""
+    tree = ast.parse(MODULES[command].read_text(encoding="utf-8"))
+    assert not [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name.endswith("Error")]
