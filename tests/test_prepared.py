@@ -71,6 +71,18 @@ def test_what_is_written_comes_back(tmp_path):
         data.images.read("side")
 
 
+def test_names_of_files_that_are_no_utf_8_are_written_all_the_same(tmp_path):
+    """Archives from Korean Windows unpack to names in CP949, which Python reads as lone surrogates."""
+    name = os.fsdecode("상의/7.jpg".encode("cp949"))
+    with PreparedWriter(tmp_path / "out", dataset="test", source=name, options={"raw": name}) as writer:
+        writer.items(ITEMS.assign(images=[[], []], views=[[], []]))
+        writer.reject(file=name, row=0, field="photo", value=name, reason="photo is missing")
+    data = open_prepared(tmp_path / "out", verify=True)
+    assert data.manifest["source"] == name
+    row = pd.read_parquet(tmp_path / "out" / "rejected.parquet").iloc[0]
+    assert row["file"] == row["value"] == r"\udcbb\udcf3\udcc0\udcc7/7.jpg"
+
+
 @pytest.mark.parametrize(
     ("split", "new"),
     [
