@@ -85,9 +85,14 @@ def shrink_photo(data: bytes, *, size: int, quality: int = QUALITY, max_pixels: 
     if not data:
         raise PhotoError("photo is empty")
     with checked_photo(io.BytesIO(data), max_pixels=max_pixels) as photo:
-        shrunk = _shrink(photo, size)
+        return as_jpeg(_shrink(photo, size), quality=quality)
+
+
+def as_jpeg(image: Image.Image, *, quality: int = QUALITY) -> bytes:
+    """Encode an RGB image, without the notes that came with it: Pillow would copy its comment, of whatever length."""
     out = io.BytesIO()
-    shrunk.save(out, "JPEG", quality=quality)
+    image.info.clear()
+    image.save(out, "JPEG", quality=quality)
     return out.getvalue()
 
 
@@ -134,8 +139,11 @@ def find_photos(folder: Path) -> Iterator[Path]:
 
 
 def upright_turn(photo: Image.Image) -> Image.Transpose | None:
-    """What turns a photo upright by its EXIF note; None where it is stored upright."""
-    return UPRIGHT.get(photo.getexif().get(EXIF_ORIENTATION, 1))
+    """What turns a photo upright by its EXIF note; None where it is stored upright, or the note is broken."""
+    try:
+        return UPRIGHT.get(photo.getexif().get(EXIF_ORIENTATION, 1))
+    except Exception:  # Pillow's parsers raise nearly anything; the photo itself may be sound
+        return None
 
 
 def without_palette_or_alpha(photo: Image.Image) -> Image.Image:
@@ -152,9 +160,9 @@ def _shrink(photo: Image.Image, size: int) -> Image.Image:
     """Scale to at most `size` pixels a side, turn upright, convert to RGB."""
     scale = min(1.0, size / max(photo.size))
     target = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
-    turn = upright_turn(photo)
     photo.draft("RGB", target)  # lets the JPEG decoder itself scale by 1/2, 1/4 or 1/8, not below the target
     photo.load()
+    turn = upright_turn(photo)  # which may load the photo, and forgives what it finds
     image = without_palette_or_alpha(photo)
     if image.size != target:
         image = image.resize(target, Image.Resampling.HAMMING)  # antialiased: Pillow widens the kernel to the scale

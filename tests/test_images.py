@@ -2,11 +2,13 @@
 
 import contextlib
 import io
+import struct
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, ImageFile
+from PIL.PngImagePlugin import PngInfo
 
 from pipelines.images import PhotoError, find_photos, shrink_photo, store_photos
 from pipelines.prepared import PreparedWriter, open_prepared
@@ -182,3 +184,22 @@ def test_store_keeps_order_and_rejects_what_is_broken(tmp_path, threads):
         },
     ]
     assert "not a JPEG" in rejected.reason[0]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's about the note
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    "note", [b"no TIFF at all", b"II*\0", struct.pack("<4sIHHHII", b"II*\0", 8, 9, 0x0112, 12, 3, 70_000)]
+)
+def test_a_broken_note_is_no_reason_to_reject_a_photo(kind, note):
+    data = encoded(halves(), kind, exif=b"Exif\0\0" + note)
+    assert is_red_over_blue(decoded(shrink_photo(data, size=64)))
+
+
+def test_a_comment_that_no_jpeg_can_hold_is_left_behind():
+    assert "comment" not in decoded(shrink_photo(encoded(halves(), comment=b"by me"), size=64)).info
+    text = PngInfo()
+    text.add_text("comment", "c" * 70_000)
+    image = decoded(shrink_photo(encoded(halves(), "PNG", pnginfo=text), size=10_000))
+    assert "comment" not in image.info
+    assert is_red_over_blue(image)
