@@ -131,11 +131,32 @@ def store_photos(
 
 def find_photos(folder: Path) -> Iterator[Path]:
     """Yield every photo file below a folder, at any depth, in a fixed order."""
-    for parent, folders, files in os.walk(folder):
+    return find_files(folder, SUFFIXES)
+
+
+def find_files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    """Yield every file below a folder whose name ends in one of `suffixes`, in letters of any case, in a fixed order.
+
+    Links to folders are followed, each folder is looked into once.
+    """
+    seen = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        about = os.stat(parent)
+        if (place := (about.st_dev, about.st_ino)) in seen:
+            folders.clear()
+            continue
+        seen.add(place)
         folders.sort()
         for name in sorted(files):
-            if name.lower().endswith(SUFFIXES):
+            if name.lower().endswith(suffixes):
                 yield Path(parent, name)
+
+
+def with_known_ending(path: Path) -> Path | None:
+    """The photo whose name differs from `path` by its ending alone, in small or capital letters; None: there is none."""
+    endings = [case(suffix) for suffix in SUFFIXES for case in (str.lower, str.upper, str.title)]
+    named = (path.with_suffix(ending) for ending in endings if path.name)
+    return next((photo for photo in named if photo.is_file()), None)
 
 
 def upright_turn(photo: Image.Image) -> Image.Transpose | None:
@@ -181,6 +202,8 @@ def _shrunk_in_order(
             return shrink_photo(path.read_bytes(), size=size)
         except PhotoError as error:
             return error
+        except (FileNotFoundError, IsADirectoryError):
+            return PhotoError("photo is missing")
         except OSError:
             return PhotoError("photo cannot be read")
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageFile
 from PIL.PngImagePlugin import PngInfo
 
-from pipelines.images import PhotoError, find_photos, shrink_photo, store_photos
+from pipelines.images import PhotoError, find_photos, shrink_photo, store_photos, with_known_ending
 from pipelines.prepared import PreparedWriter, open_prepared
 
 TRUNCATED = "photo is truncated or damaged"
@@ -180,7 +180,7 @@ def test_store_keeps_order_and_rejects_what_is_broken(tmp_path, threads):
             "row": 0,
             "field": "image",
             "value": "gone",
-            "reason": "photo cannot be read",
+            "reason": "photo is missing",
         },
     ]
     assert "not a JPEG" in rejected.reason[0]
@@ -203,3 +203,23 @@ def test_a_comment_that_no_jpeg_can_hold_is_left_behind():
     image = decoded(shrink_photo(encoded(halves(), "PNG", pnginfo=text), size=10_000))
     assert "comment" not in image.info
     assert is_red_over_blue(image)
+
+
+def test_photos_behind_links_are_found_once(tmp_path):
+    (tmp_path / "disk" / "a").mkdir(parents=True)
+    (tmp_path / "photos").mkdir()
+    for name in ("disk/1.JPG", "disk/a/2.webp", "disk/notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "photos" / "linked").symlink_to(tmp_path / "disk")
+    (tmp_path / "photos" / "twice").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "a" / "back").symlink_to(tmp_path / "photos")
+    found = [path.relative_to(tmp_path).as_posix() for path in find_photos(tmp_path / "photos")]
+    assert found == ["photos/linked/1.JPG", "photos/linked/a/2.webp"]
+
+
+def test_a_photo_may_have_another_ending_than_its_name(tmp_path):
+    (tmp_path / "1.PNG").write_bytes(b"x")
+    (tmp_path / "2.txt").write_bytes(b"x")
+    assert with_known_ending(tmp_path / "1.jpg") == tmp_path / "1.PNG"
+    assert with_known_ending(tmp_path / "2.jpg") is None
+    assert with_known_ending(tmp_path / "none" / "1.jpg") is None
