@@ -1,15 +1,20 @@
 """Every command, started as a user starts it: what is wrong is told in one line, with an exit code."""
 
 import ast
+import contextlib
+import errno
+import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from pipelines.prepared_writer import PreparedWriter
 from tests.test_layers import COMMANDS, MODULES, ROOT
+from tfrec.command import log_to, run_command
 
 WRONG = {  # each is a fault that the command itself finds, behind its options' parser
     "pipelines.__main__": ("pipelines", "sequences --raw nowhere --out made", "nowhere"),
@@ -73,3 +78,46 @@ def test_no_command_defines_errors(command):
     """Run with -m, its classes would belong to `__main__`, and not be known as tfrec's own."""
     tree = ast.parse(MODULES[command].read_text(encoding="utf-8"))
     assert not [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name.endswith("Error")]
+
+
+@pytest.mark.parametrize(
+    "full",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "runs/hm/weights.npz"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        OSError("Unable to flush file (file write failed: errno = 28, error message = 'No space left on device')"),
+        OSError("4096 requested and 0 written"),
+        type("ResourceExhaustedError", (Exception,), {})("{{node Save}} x; No space left on device [Op:SaveV2]\nmore"),
+    ],
+)
+def test_a_full_disk_is_one_line_that_says_how_to_go_on(full, capsys):
+    def write():
+        raise full
+
+    assert run_command(write, after_full_disk="go on with --resume") == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: the disk is full (")
+    assert told.endswith("make room, then go on with --resume\n")
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("defect", [KeyError("x"), ValueError("x"), OSError(errno.EIO, "I/O error"), RuntimeError("x")])
+def test_a_defect_is_shown_as_it_is(defect):
+    def fail():
+        raise defect
+
+    with pytest.raises(type(defect)):
+        run_command(fail)
+
+
+def test_a_log_on_a_full_disk_says_nothing_for_each_line(capsys):
+    log_to(Path("/dev/full"))
+    log = logging.getLogger("tfrec")
+    handler = log.handlers[-1]
+    try:
+        log.warning("a line")
+    finally:
+        log.removeHandler(handler)
+        with contextlib.suppress(OSError):
+            handler.close()
+    assert "Traceback" not in capsys.readouterr().err

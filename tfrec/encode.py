@@ -26,7 +26,9 @@ log = logging.getLogger("tfrec")
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit code: 0 done, 1 failed, 2 wrong options or data."""
     options = _parser().parse_args(arguments)
-    return run_command(lambda: run(options))
+    return run_command(
+        lambda: run(options), after_full_disk="give the same command again, which goes on where it stopped"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

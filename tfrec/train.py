@@ -27,7 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit code: 0 done, 1 failed, 2 wrong options or data."""
     from tfrec.command import run_command
 
-    return run_command(lambda: run(sys.argv[1:] if arguments is None else arguments))
+    words = sys.argv[1:] if arguments is None else arguments
+    return run_command(lambda: run(words), after_full_disk="give the same command again with --resume")
 
 
 def run(arguments: list[str]) -> int:
