@@ -15,6 +15,7 @@ import pytest
 from pipelines.prepared_writer import PreparedWriter
 from tests.test_layers import COMMANDS, MODULES, ROOT
 from tfrec.command import log_to, run_command
+from tfrec.run_lock import only_writer
 
 WRONG = {  # each is a fault that the command itself finds, behind its options' parser
     "pipelines.__main__": ("pipelines", "sequences --raw nowhere --out made", "nowhere"),
@@ -71,6 +72,16 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(command, folder):
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1, done.stderr
     assert message in done.stderr
+
+
+def test_two_trainings_do_not_write_into_one_folder(folder):
+    with only_writer(folder / "run"):
+        done = start("tfrec.train", "--recipe sequence-small --data shop --out run --resume", folder)
+    assert done.returncode == 2
+    assert (
+        done.stderr == "error: --out run: another process writes there; wait for it or end it, or name another folder\n"
+    )
+    assert sorted(file.name for file in (folder / "run").iterdir()) == [".lock"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -43,6 +43,7 @@ def run(arguments: list[str]) -> int:
         return 0
     from pipelines.prepared import open_prepared  # not before the options are read: it would double what --help takes
     from pipelines.remote import local_path
+    from tfrec.run_lock import only_writer
     from tfrec.summary import summary_table
 
     if not config.data and config.recipe == "demo":
@@ -55,19 +56,20 @@ def run(arguments: list[str]) -> int:
     run_dir = local_path(config.out or f"runs/{Path(config.recipe).stem}")
     config.out = str(run_dir)
     open_prepared(config.data)  # wrong data are told before a run is begun, and before TensorFlow takes seconds to load
-    system, chief = system_of(config), place_in_cluster().chief
+    system = system_of(config)
     check_engine(system, switches)
-    if chief:
-        open_run(run_dir, config, resume=switches.resume)
-    if switches.engine == "ray":
-        from tfrec.ray_training import train_on_ray
-
-        train_on_ray(run_dir, switches.workers)
-    else:
+    if not place_in_cluster().chief:
         system.train(config, run_dir)
-    if not chief:
         return 0
-    print(summary_table(system.evaluate(run_dir)))
+    with only_writer(run_dir):
+        open_run(run_dir, config, resume=switches.resume)
+        if switches.engine == "ray":
+            from tfrec.ray_training import train_on_ray
+
+            train_on_ray(run_dir, switches.workers)
+        else:
+            system.train(config, run_dir)
+        print(summary_table(system.evaluate(run_dir)))
     log.info("done: %s", run_dir / "report.html")
     return 0
 
@@ -121,7 +123,7 @@ def check_engine(system, switches: argparse.Namespace) -> None:
 
 
 def open_run(run_dir: Path, config, *, resume: bool) -> None:
-    """Make the run's folder, or take up the one there.
+    """Begin the run in its folder, or take up the one there.
 
     Raises:
         ConfigError: the folder holds a run and `--resume` is not given, or it was made with other options.
@@ -139,7 +141,6 @@ def open_run(run_dir: Path, config, *, resume: bool) -> None:
             raise ConfigError(
                 f"--resume: the options differ from those in {saved}; give the same command, or name another --out"
             )
-    run_dir.mkdir(parents=True, exist_ok=True)
     save_config(config, saved)
     log_to(run_dir / "training.log")
 
