@@ -23,7 +23,7 @@ from pipelines import schema
 from pipelines.events_file import EventsFile
 from pipelines.image_store import ImageWriter
 from pipelines.printable import printable
-from pipelines.publish import HiddenFolder, is_free
+from pipelines.publish import HiddenFolder, is_free, put_back
 from pipelines.schema import PreparedError
 
 MAX_REJECTED_ROWS = 100_000  # stored; every rejection is counted
@@ -76,6 +76,7 @@ class PreparedWriter:
         self._rejected_rows: dict[str, list] = {name: [] for name in schema.REJECTED_COLUMNS}
         self._images_of_items = pa.chunked_array([], type=pa.string())
         self._last_ids = {"users": -1, "items": -1}  # the largest that the events refer to
+        put_back(self.out)
         self._refuse_existing()
         self._folder = HiddenFolder(self.out)
         self.images = ImageWriter(self._folder.path)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ import pytest
 from pipelines.prepared import PreparedError, PreparedWriter, open_prepared
 from pipelines.prepared_writer import MAX_REJECTED_ROWS
 
+ROOT = Path(__file__).parents[1]
 ITEMS = pd.DataFrame(
     {
         "item_id": ["0108775015", "2"],
@@ -236,6 +238,46 @@ def test_a_failed_overwrite_keeps_the_old_dataset(tmp_path):
     out = write(tmp_path / "out")
     with pytest.raises(PreparedError):
         write(out, items=ITEMS.assign(item_id="same"), overwrite=True)
+    assert len(open_prepared(out, verify=True).items) == 2
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_dataset_that_a_killed_run_was_replacing_is_put_back(tmp_path, overwrite):
+    """A kill between the two renames leaves the only copy under a hidden name."""
+    out = write(tmp_path / "out")
+    code = (
+        "import os, signal, sys; from tests.test_prepared import write; rename, calls = os.rename, []\n"
+        "def once(*names):\n"
+        "    calls.append(names)\n"
+        "    return rename(*names) if len(calls) < 2 else os.kill(os.getpid(), signal.SIGKILL)\n"
+        "os.rename = once; write(sys.argv[1], overwrite=True)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(out)], check=False, cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL
+    assert not out.exists()
+    if overwrite:
+        with pytest.raises(PreparedError):
+            write(out, items=ITEMS.assign(item_id="same"), overwrite=True)
+    else:
+        with pytest.raises(PreparedError, match="pass --overwrite"):
+            write(out)
+    assert len(open_prepared(out, verify=True).items) == 2
+
+
+def test_a_run_stopped_between_two_renames_puts_the_old_dataset_back(tmp_path, monkeypatch):
+    out, rename = write(tmp_path / "out"), os.rename
+    calls = []
+
+    def stops(*names):
+        calls.append(names)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return rename(*names)
+
+    monkeypatch.setattr(os, "rename", stops)
+    with pytest.raises(KeyboardInterrupt):
+        write(out, overwrite=True)
+    assert os.listdir(tmp_path) == ["out"]
     assert len(open_prepared(out, verify=True).items) == 2
 
 
