@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import errno
+import importlib
 import logging
 import os
 import subprocess
@@ -72,6 +73,41 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(command, folder):
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1, done.stderr
     assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "message"),
+    [
+        (
+            "client",
+            ["--url", "http://[::1", "similar", "--item", "1"],
+            "--url http://[::1 is no address: Invalid IPv6 URL",
+        ),
+        ("client", ["--url", "http://a/é b", "--model", "m", "similar", "--item", "1"], "http://a/é b"),
+        (
+            "client",
+            ["--model", "m", "search", "--photo", "{folder}"],
+            "--photo {folder} cannot be read: Is a directory",
+        ),
+        ("client", ["--timeout", "-1", "similar", "--item", "1"], "'-1' is not a number from 0.001"),
+        ("analyze", ["--run", "x", "--out", "y", "--max-points", "0"], "'0' is not a whole number of at least 3"),
+        ("analyze", ["--run", "x", "--out", "y", "--seed", "-1"], "'-1' is not a whole number of at least 0"),
+        ("retrieve", ["--model", "x", "--data", "y", "--out", "{folder}"], "--out {folder} is a folder; name the file"),
+        (
+            "retrieve",
+            ["--model", "x", "--data", "y", "--out", "z.csv", "--generate", "0"],
+            "--generate 0 must be at least 1",
+        ),
+    ],
+)
+def test_what_cannot_be_is_told_by_its_own_name(command, words, message, folder, capsys):
+    main = importlib.import_module(f"tfrec.{command}").main
+    try:
+        code = main([word.replace("{folder}", str(folder)) for word in words])
+    except SystemExit as end:  # by the options' parser
+        code = end.code
+    assert code == 2
+    assert message.replace("{folder}", str(folder)) in capsys.readouterr().err
 
 
 def test_two_trainings_do_not_write_into_one_folder(folder):

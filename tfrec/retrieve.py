@@ -58,8 +58,11 @@ def _retrieve(options: argparse.Namespace) -> int:
 def _stages(options: argparse.Namespace) -> RetrieveOptions:
     """What to do, from the command line."""
     from tfrec.generation import Generation
+    from tfrec.recommendation_files import RecommendationFileError
     from tfrec.recommendations import RetrieveOptions
 
+    if "://" not in str(options.out) and options.out.is_dir():  # else it would be found when all is computed
+        raise RecommendationFileError(f"--out {options.out} is a folder; name the file to write")
     values = vars(options)
     length, rerank, candidates = values.pop("generate"), values.pop("rerank"), values.pop("candidates")
     drawn = {name: values.pop(name) for name in ("strategy", "beams", "temperature", "top_k", "seed")}
