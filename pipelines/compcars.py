@@ -1,9 +1,9 @@
 """CompCars (Yang et al., CVPR 2015): labelled photos of cars from several sides -> prepared dataset.
 
---raw is the folder that holds `image/<make>/<model>/<year>/*.jpg` and `label/...txt` (viewpoint, number of
-boxes, box), with `misc/make_model_name.mat` and `misc/attributes.txt` where they are present; or a folder
-with one CSV file of the columns image_name,image_path,released_year,viewpoint,bbox,make,model,type (or --csv
-FILE).
+--raw is the folder that holds `image/<make>/<model>/<year>/*.jpg` (or .jpeg, .png, .webp) and `label/...txt`
+(viewpoint, number of boxes, box), with `misc/make_model_name.mat` and `misc/attributes.txt` where they are
+present; or a folder with one CSV file of the columns
+image_name,image_path,released_year,viewpoint,bbox,make,model,type (or --csv FILE).
 
 An item is one car: the n-th photo of each view (--views front rear) of one model and year, cropped to its
 box. A view that has fewer photos is missing in the last items. Rows without a year or with a broken box are

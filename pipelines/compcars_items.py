@@ -14,6 +14,7 @@ from pipelines.compcars_labels import CarPhoto, read_csv, read_tree
 from pipelines.label_splits import split_labels
 from pipelines.photo_crops import Shot, store_crops
 from pipelines.prepared import PreparedError, PreparedWriter
+from pipelines.printable import printable
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def _row(label: str, year: str, shown: list[tuple[str, CarPhoto]]) -> dict:
 
 def _key(photo: CarPhoto, number: int) -> str:
     """A key that is unique though a photo's name is not."""
-    return f"{number:06d}-{photo.path.stem}"
+    return f"{number:06d}-{printable(photo.path.stem)}"
 
 
 def _find_csv(raw: Path, csv: str | None) -> Path | None:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.csv_lines import csv_rows, decode_utf8
+from pipelines.images import find_photos, with_known_ending
+from pipelines.printable import printable
 from pipelines.schema import PreparedError
 
 CSV_COLUMNS = ("image_name", "image_path", "released_year", "viewpoint", "bbox", "make", "model", "type")
@@ -78,7 +80,7 @@ class Names:
 
 
 def read_tree(raw: Path, reject: Reject) -> Iterator[CarPhoto]:
-    """Walk through `image/make/model/year/*.jpg` with `label/make/model/year/*.txt`.
+    """Walk through the photos in `image/make/model/year` with `label/make/model/year/*.txt`.
 
     Args:
         raw: the folder that holds `image` and `label`.
@@ -88,11 +90,11 @@ def read_tree(raw: Path, reject: Reject) -> Iterator[CarPhoto]:
         PreparedError: there is no `image` folder, or no photo in it.
     """
     images, names = raw / "image", read_names(raw / "misc")
-    photos = sorted(images.glob("*/*/*/*.jpg"))
+    photos = [photo for photo in find_photos(images) if len(photo.relative_to(images).parts) == 4]
     if not photos:
         raise PreparedError(f"{images} holds no make/model/year/*.jpg; --raw must be CompCars's `data` folder")
-    for photo in photos:
-        make, model, year, _ = photo.relative_to(images).parts
+    for photo in sorted(photos):
+        make, model, year, _ = map(printable, photo.relative_to(images).parts)
         label = (raw / "label" / photo.relative_to(images)).with_suffix(".txt")
         lines = label.read_text(encoding="ascii", errors="replace").split("\n") if label.is_file() else []
         where: dict[str, Any] = {"file": str(label.relative_to(raw)), "row": 0}
@@ -153,7 +155,8 @@ def find_photo(raw: Path, path: str, name: str) -> Path:
     `image/`.
 
     Returns:
-        The first candidate that is a file, else the plain one (whose absence the reader of photos reports).
+        The first candidate that is a file, as it is named or with another ending, else the plain one (whose absence the
+        reader of photos reports).
     """
     tail = path.replace("\\", "/").rpartition("/image/")[2].lstrip("/")
     candidates = [
@@ -163,7 +166,8 @@ def find_photo(raw: Path, path: str, name: str) -> Path:
         raw / "image" / tail / name,
         raw / path / name,
     ]
-    return next((candidate for candidate in candidates if candidate.is_file()), raw / path)
+    named = next((candidate for candidate in candidates if candidate.is_file()), None)
+    return named or next(filter(None, map(with_known_ending, candidates)), raw / path)
 
 
 def parse_box(text: str) -> tuple[float, float, float, float] | None:

@@ -80,7 +80,8 @@ def photo_arrays(prepared: Prepared, size: tuple[int, int], *, limit: int = PIXE
     """
     items = len(prepared.items)
     if prepared.images is None:
-        return {"has_photo": np.zeros(items, bool), "photos": np.zeros((items, *size, 3), np.uint8)}, None
+        blank = np.broadcast_to(np.uint8(0), (items, *size, 3))  # which takes one byte, whatever the catalogue's size
+        return {"has_photo": np.zeros(items, bool), "photos": blank}, None
     photos = PhotoBytes(prepared)
     arrays = {"has_photo": photos.present}
     if items * size[0] * size[1] * 3 > limit:

@@ -2,7 +2,7 @@
 
 --raw is the folder with `styles.csv`
 (id,gender,masterCategory,subCategory,articleType,baseColour,season,year,usage, productDisplayName) and
-`images/<id>.jpg`. The label is the article type.
+`images/<id>.jpg` (or .jpeg, .png, .webp). The label is the article type.
 """
 
 from __future__ import annotations

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
-from pipelines.csv_lines import csv_rows
-from pipelines.images import store_photos
+from pipelines.csv_lines import csv_rows, decode_utf8
+from pipelines.images import find_photos, store_photos
 from pipelines.label_splits import split_labels
 from pipelines.prepared import PreparedError, PreparedWriter
 
@@ -41,11 +42,17 @@ def prepare(
         out, dataset="fashion_products", source=str(raw), options=options, overwrite=overwrite
     ) as writer:
         rows = list(read_styles(raw / "styles.csv", writer))
-        paths = {row["item_id"]: raw / "images" / f"{row['item_id']}.jpg" for row in rows}
+        folder = raw / "images"
+        photos = {path.stem: path for path in reversed(list(find_photos(folder)))}  # of equal names the first counts
+        paths = {row["item_id"]: photos.get(row["item_id"], folder / f"{row['item_id']}.jpg") for row in rows}
         stored = store_photos(paths, writer=writer, size=size)
         frame = pd.DataFrame([row for row in rows if row["item_id"] in stored])
         if not len(frame):
-            raise PreparedError(f"{raw}: no row of styles.csv has a usable photo; rejected: {writer.rejected}")
+            named = len(photos.keys() & paths.keys())
+            raise PreparedError(
+                f"{raw}: no row of styles.csv has a usable photo ({folder} holds {len(photos)}, {named} of them named by "
+                f"an id); rejected: {writer.rejected}"
+            )
         frame["split"] = split_labels(frame["label"].to_numpy(), kind=split, **shares)
         writer.split = {"kind": split, **shares}
         writer.items(frame)
@@ -59,26 +66,26 @@ def read_styles(file: Path, writer: PreparedWriter) -> Iterator[dict]:
         Rows of the items table.
 
     Raises:
-        PreparedError: the file or a column is missing.
+        PreparedError: the file or a column is missing, or it is not UTF-8.
     """
     if not file.is_file():
         raise PreparedError(f"{file} is missing; --raw must be the folder with styles.csv and images/")
     seen: set[str] = set()
-    with open(file, encoding="utf-8-sig", errors="replace", newline="") as stream:
-        rows = csv_rows(stream, file=file.name, reject=writer.reject)
-        _, header = next(rows, (1, []))
-        absent = [name for name in COLUMNS if name not in header]
-        if absent:
-            raise PreparedError(f"{file} has no column {absent[0]!r}; it needs {', '.join(COLUMNS)}")
-        for number, cells in rows:
-            record = dict(zip(header, cells))
-            fault = _fault(record, seen) if len(cells) == len(header) else WRONG_COUNT
-            if fault:
-                field, reason = fault
-                writer.reject(file=file.name, row=number, field=field, value=record.get(field), reason=reason)
-                continue
-            seen.add(record["id"].strip())
-            yield _row(record)
+    lines = io.StringIO(decode_utf8(file.read_bytes(), file), newline="")
+    rows = csv_rows(lines, file=file.name, reject=writer.reject)
+    _, header = next(rows, (1, []))
+    absent = [name for name in COLUMNS if name not in header]
+    if absent:
+        raise PreparedError(f"{file} has no column {absent[0]!r}; it needs {', '.join(COLUMNS)}")
+    for number, cells in rows:
+        record = dict(zip(header, cells))
+        fault = _fault(record, seen) if len(cells) == len(header) else WRONG_COUNT
+        if fault:
+            field, reason = fault
+            writer.reject(file=file.name, row=number, field=field, value=record.get(field), reason=reason)
+            continue
+        seen.add(record["id"].strip())
+        yield _row(record)
 
 
 def _fault(record: dict, seen: set[str]) -> tuple[str, str] | None:

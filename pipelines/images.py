@@ -85,9 +85,14 @@ def shrink_photo(data: bytes, *, size: int, quality: int = QUALITY, max_pixels: 
     if not data:
         raise PhotoError("photo is empty")
     with checked_photo(io.BytesIO(data), max_pixels=max_pixels) as photo:
-        shrunk = _shrink(photo, size)
+        return as_jpeg(_shrink(photo, size), quality=quality)
+
+
+def as_jpeg(image: Image.Image, *, quality: int = QUALITY) -> bytes:
+    """Encode an RGB image, without the notes that came with it: Pillow would copy its comment, of whatever length."""
     out = io.BytesIO()
-    shrunk.save(out, "JPEG", quality=quality)
+    image.info.clear()
+    image.save(out, "JPEG", quality=quality)
     return out.getvalue()
 
 
@@ -129,16 +134,40 @@ def store_photos(
 
 def find_photos(folder: Path) -> Iterator[Path]:
     """Yield every photo file below a folder, at any depth, in a fixed order."""
-    for parent, folders, files in os.walk(folder):
+    return find_files(folder, SUFFIXES)
+
+
+def find_files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    """Yield every file below a folder whose name ends in one of `suffixes`, in letters of any case, in a fixed order.
+
+    Links to folders are followed, each folder is looked into once.
+    """
+    seen = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        about = os.stat(parent)
+        if (place := (about.st_dev, about.st_ino)) in seen:
+            folders.clear()
+            continue
+        seen.add(place)
         folders.sort()
         for name in sorted(files):
-            if name.lower().endswith(SUFFIXES):
+            if name.lower().endswith(suffixes):
                 yield Path(parent, name)
 
 
+def with_known_ending(path: Path) -> Path | None:
+    """The photo whose name differs from `path` by its ending alone, in small or capital letters; None: there is none."""
+    endings = [case(suffix) for suffix in SUFFIXES for case in (str.lower, str.upper, str.title)]
+    named = (path.with_suffix(ending) for ending in endings if path.name)
+    return next((photo for photo in named if photo.is_file()), None)
+
+
 def upright_turn(photo: Image.Image) -> Image.Transpose | None:
-    """What turns a photo upright by its EXIF note; None where it is stored upright."""
-    return UPRIGHT.get(photo.getexif().get(EXIF_ORIENTATION, 1))
+    """What turns a photo upright by its EXIF note; None where it is stored upright, or the note is broken."""
+    try:
+        return UPRIGHT.get(photo.getexif().get(EXIF_ORIENTATION, 1))
+    except Exception:  # Pillow's parsers raise nearly anything; the photo itself may be sound
+        return None
 
 
 def without_palette_or_alpha(photo: Image.Image) -> Image.Image:
@@ -155,9 +184,9 @@ def _shrink(photo: Image.Image, size: int) -> Image.Image:
     """Scale to at most `size` pixels a side, turn upright, convert to RGB."""
     scale = min(1.0, size / max(photo.size))
     target = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
-    turn = upright_turn(photo)
     photo.draft("RGB", target)  # lets the JPEG decoder itself scale by 1/2, 1/4 or 1/8, not below the target
     photo.load()
+    turn = upright_turn(photo)  # which may load the photo, and forgives what it finds
     image = without_palette_or_alpha(photo)
     if image.size != target:
         image = image.resize(target, Image.Resampling.HAMMING)  # antialiased: Pillow widens the kernel to the scale

@@ -1,7 +1,8 @@
 """K-Fashion (AI Hub): JSON labels and photos -> prepared dataset, one item for each labelled garment.
 
-Photos and labels lie at any depth below --raw and belong together by name (100026.json, 100026.jpg). Each
-garment is cut out by its rectangle, with a margin. Garments of one photo stay in one part of the split.
+Photos and labels lie at any depth below --raw and belong together by name (100026.json, 100026.jpg); of several
+with one name, those in one folder or in the same one below two (labels/a/1.json, photos/a/1.jpg). Each garment is
+cut out by its rectangle, with a margin. Garments of one photo stay in one part of the split.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import pandas as pd
 
 from pipelines import kfashion_synthetic
 from pipelines.arguments import PHOTO_SIDE, SEED, SHARE, add_paths, number, whole_number
-from pipelines.images import PhotoError, find_photos
+from pipelines.images import PhotoError, find_files, find_photos
 from pipelines.kfashion_labels import ATTRIBUTES, CATEGORIES, Garment, Label, read_label
+from pipelines.label_photos import LabelPhotos
 from pipelines.photo_crops import Shot, store_crops, upright_size
 from pipelines.prepared import PreparedError, PreparedWriter
 from pipelines.progress import Progress
@@ -111,11 +113,11 @@ def crop_box(box: Box, padding: float, declared: tuple[float, float], actual: tu
 
 def _read_items(raw: Path, args: argparse.Namespace, writer: PreparedWriter) -> list[Item]:
     """Read every label file; what cannot be used is rejected, what is not asked for is counted."""
-    files = sorted(raw.rglob("*.json")) if raw.is_dir() else []
+    files = sorted(find_files(raw, (".json",)))
     if not files:
         state = "has no label file (*.json)" if raw.is_dir() else "is not a folder"
         raise PreparedError(f"--raw {raw} {state}; unpack K-Fashion there, or try --synthetic 500")
-    photos = {path.stem: path for path in reversed(list(find_photos(raw)))}  # of equal names the first counts
+    photos = LabelPhotos(find_photos(raw), files)
     items: list[Item] = []
     seen: set[str] = set()
     unknown: Counter[str] = Counter()
@@ -141,8 +143,7 @@ def _read_items(raw: Path, args: argparse.Namespace, writer: PreparedWriter) -> 
             unknown.update(label.unknown)
             wanted = [garment for garment in label.garments if garment.category in args.categories]
             unwanted += len(label.garments) - len(wanted)
-            photo = photos.get(file.stem) or photos.get(Path(label.file_name).stem)
-            items += _items_of(label, wanted, file, photo, args.padding, writer)
+            items += _items_of(label, wanted, file, photos, args.padding, writer)
     writer.notes |= {"labels": len(files), "garments_of_other_categories": unwanted}
     writer.notes |= {"unknown_label_keys": dict(sorted(unknown.items()))}
     return items
@@ -152,7 +153,7 @@ def _items_of(
     label: Label,
     garments: list[Garment],
     file: Path,
-    photo: Path | None,
+    photos: LabelPhotos,
     padding: float,
     writer: PreparedWriter,
 ) -> list[Item]:
@@ -160,8 +161,7 @@ def _items_of(
     if not garments:
         return []
     try:
-        if photo is None:
-            raise PhotoError("photo is missing")
+        photo = photos.find(file, label.file_name)
         size = upright_size(photo)
     except PhotoError as error:
         for garment in garments:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.printable import printable
 from pipelines.schema import PreparedError
 
 CATEGORIES = ("상의", "하의", "아우터", "원피스")  # top, bottom, outerwear, dress
@@ -63,8 +64,8 @@ class Garment:
             PreparedError: a coordinate is missing or no number, or the rectangle lies outside the photo.
         """
         values = [self.rectangle.get(name) for name in ("X좌표", "Y좌표", "가로", "세로")]
-        numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)]
-        if len(numbers) < 4:
+        numbers = [_number(value) for value in values]
+        if any(map(math.isnan, numbers)):
             raise PreparedError(f"rectangle {self.rectangle} of {self.category} lacks a coordinate")
         x, y, wide, high = numbers
         box = (max(x, 0.0), max(y, 0.0), min(x + wide, width), min(y + high, height))
@@ -94,12 +95,12 @@ def read_label(path: Path) -> Label:
     try:
         text = unicodedata.normalize("NFC", path.read_text(encoding="utf-8-sig"))  # macOS may store letters in parts
         root = json.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last of lists in lists in lists
         raise PreparedError(f"{path} is not valid JSON ({error})") from error
     image = _part(path, root, "이미지 정보", dict)
     detail = _part(path, _part(path, root, "데이터셋 정보", dict), "데이터셋 상세설명", dict)
     rectangles, labels = _part(path, detail, "렉트좌표", dict), _part(path, detail, "라벨링", dict)
-    image_id = str(image.get("이미지 식별자", "")).strip() or path.stem
+    image_id = _text(image.get("이미지 식별자")) or printable(path.stem)
     styles, unknown = _attributes(labels.get(STYLE))
     garments = []
     for category in CATEGORIES:
@@ -112,9 +113,9 @@ def read_label(path: Path) -> Label:
             own, extra = _attributes([values])
             unknown += extra
             garments.append(Garment(category, number, rectangle, {"garment": [category], **styles, **own}))
-    size = [image.get(name) for name in ("이미지 너비", "이미지 높이")]
-    width, height = (float(side) if isinstance(side, int | float) and side > 0 else math.nan for side in size)
-    return Label(image_id, str(image.get("이미지 파일명", "")), width, height, garments, unknown)
+    size = [_number(image.get(name)) for name in ("이미지 너비", "이미지 높이")]
+    width, height = (side if side > 0 else math.nan for side in size)
+    return Label(image_id, _text(image.get("이미지 파일명")), width, height, garments, unknown)
 
 
 def _attributes(entries: Any) -> tuple[dict[str, list[str]], list[str]]:
@@ -123,12 +124,28 @@ def _attributes(entries: Any) -> tuple[dict[str, list[str]], list[str]]:
     unknown = []
     for key, value in [pair for entry in _dicts(entries) for pair in entry.items()]:
         if key not in FIELDS:
-            unknown.append(key)
+            unknown.append(printable(key))
             continue
         values = value if isinstance(value, list) else [value]
-        texts = [str(text).strip() for text in values if isinstance(text, str | int | float)]
+        texts = [_text(text) for text in values]
         fields.setdefault(FIELDS[key], {}).update(dict.fromkeys(text for text in texts if text))
     return {field: list(values) for field, values in fields.items() if values}, unknown
+
+
+def _text(value: Any) -> str:
+    """A string or number as text; "" for what is neither."""
+    return printable(value).strip() if isinstance(value, str | int | float) else ""
+
+
+def _number(value: Any) -> float:
+    """A finite number; NaN for what is none."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return math.nan
+    try:
+        number = float(value)
+    except OverflowError:  # JSON's whole numbers have no bounds
+        return math.nan
+    return number if math.isfinite(number) else math.nan
 
 
 def _dicts(entries: Any) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ counted.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipelines.images import QUALITY, SIDEWAYS, PhotoError, checked_photo, upright_turn, without_palette_or_alpha
+from pipelines.images import SIDEWAYS, PhotoError, as_jpeg, checked_photo, upright_turn, without_palette_or_alpha
 from pipelines.prepared_writer import PreparedWriter
 from pipelines.progress import Progress
 
@@ -109,13 +108,11 @@ def crop_photo(path: Path, box: Box, *, size: int, margin: float = 0.0) -> Crop:
         upright = without_palette_or_alpha(photo)
         if turn is not None:
             upright = upright.transpose(turn)
-    inner = _inside(box, upright.size)
-    outer = _enlarged(inner, upright.size, margin)
-    crop = upright.crop(outer).convert("RGB")
-    crop.thumbnail((size, size), Image.Resampling.BICUBIC)
-    encoded = io.BytesIO()
-    crop.save(encoded, "JPEG", quality=QUALITY)
-    return Crop(encoded.getvalue(), _shares(inner, outer))
+        inner = _inside(box, upright.size)
+        outer = _enlarged(inner, upright.size, margin)
+        crop = upright.crop(outer).convert("RGB")
+        crop.thumbnail((size, size), Image.Resampling.BICUBIC)
+        return Crop(as_jpeg(crop), _shares(inner, outer))
 
 
 def upright_size(path: Path) -> tuple[int, int]:

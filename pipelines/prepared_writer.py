@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from pipelines import schema
 from pipelines.events_file import EventsFile
 from pipelines.image_store import ImageWriter
-from pipelines.publish import HiddenFolder, is_free
+from pipelines.printable import printable
+from pipelines.publish import HiddenFolder, is_free, put_back
 from pipelines.schema import PreparedError
 
 MAX_REJECTED_ROWS = 100_000  # stored; every rejection is counted
@@ -75,6 +76,7 @@ class PreparedWriter:
         self._rejected_rows: dict[str, list] = {name: [] for name in schema.REJECTED_COLUMNS}
         self._images_of_items = pa.chunked_array([], type=pa.string())
         self._last_ids = {"users": -1, "items": -1}  # the largest that the events refer to
+        put_back(self.out)
         self._refuse_existing()
         self._folder = HiddenFolder(self.out)
         self.images = ImageWriter(self._folder.path)
@@ -147,8 +149,8 @@ class PreparedWriter:
         self._rejected[reason] += len(rows)
         room = MAX_REJECTED_ROWS - len(self._rejected_rows["row"])
         for row, value in zip(rows[:room], values[:room]):
-            text = str(value)[:MAX_REJECTED_VALUE]
-            for name, cell in zip(schema.REJECTED_COLUMNS, (file, int(row), field, text, reason)):
+            text = printable(value)[:MAX_REJECTED_VALUE]
+            for name, cell in zip(schema.REJECTED_COLUMNS, (printable(file), int(row), field, text, reason)):
                 self._rejected_rows[name].append(cell)
 
     @property
@@ -215,7 +217,7 @@ class PreparedWriter:
             "options": self._options,
         }
         text = json.dumps(manifest, indent=2, ensure_ascii=False, default=str) + "\n"
-        (folder / "manifest.json").write_text(text, encoding="utf-8")
+        (folder / "manifest.json").write_text(printable(text), encoding="utf-8")
         _sync_and_describe(folder / "manifest.json")
 
     def _fill_absent_tables(self) -> None:

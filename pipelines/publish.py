@@ -7,14 +7,18 @@ import glob
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+ASIDE = "-old"  # how the name of a folder ends that is being replaced
 
 
 class HiddenFolder:
     """A folder `.tmp-<name>-*` beside `out`, owned by this process until it is published or discarded.
 
-    Making one clears what killed runs left beside `out`. A running process holds a lock on its folder, which
-    ends with the process, so only abandoned folders are cleared.
+    Making one clears what killed runs left beside `out`, and puts back what one had moved aside. A running process
+    holds a lock on its folder, which ends with the process, so only abandoned folders are cleared.
 
     Args:
         out: the final place. Its parent is created when absent.
@@ -26,32 +30,30 @@ class HiddenFolder:
     def __init__(self, out: Path):
         self._out = out
         out.parent.mkdir(parents=True, exist_ok=True)
-        parent = os.open(out.parent, os.O_RDONLY)
-        try:  # the parent stays locked: no run shall clear a folder that another made but has not locked yet
-            if _lock(parent, wait=True):
-                # Eight digits and no less: `.tmp-demo-*` would also match what belongs to `demo-raw`.
-                for stale in out.parent.glob(f".tmp-{glob.escape(out.name)}-{'[0-9a-f]' * 8}*"):
+        with _locked(out.parent) as locked:  # no run shall clear a folder that another made but has not locked yet
+            if locked:
+                _put_back(out)
+                for stale in _left_beside(out):
                     _remove_if_abandoned(stale)
             self.path = out.parent / f".tmp-{out.name}-{secrets.token_hex(4)}"
             self.path.mkdir()
             self._handle = os.open(self.path, os.O_RDONLY)
             _lock(self._handle)
-        finally:
-            os.close(parent)
 
     def publish(self) -> None:
         """Rename the folder to its final place; what it replaces steps aside first and is removed last."""
-        aside = self.path.with_name(self.path.name + "-old")
-        replaces = self._out.exists()
-        if replaces:
-            os.rename(self._out, aside)
-        try:
-            os.rename(self.path, self._out)
-        except OSError:
+        aside = self.path.with_name(self.path.name + ASIDE)
+        with _locked(self._out.parent):  # no run shall put back what is aside for a moment
+            replaces = self._out.exists()
             if replaces:
-                os.rename(aside, self._out)
-            raise
-        _sync_folder(self._out.parent)
+                os.rename(self._out, aside)
+            try:
+                os.rename(self.path, self._out)
+            except BaseException:
+                if replaces:
+                    os.rename(aside, self._out)
+                raise
+            _sync_folder(self._out.parent)
         if replaces:
             shutil.rmtree(aside, ignore_errors=True)
 
@@ -61,9 +63,30 @@ class HiddenFolder:
         os.close(self._handle)
 
 
+def put_back(out: Path) -> None:
+    """Put back the folder that a run moved aside and, killed, did not replace: it is the only copy."""
+    if not out.exists() and any(_left_beside(out)):
+        with _locked(out.parent) as locked:
+            if locked:
+                _put_back(out)
+
+
 def is_free(folder: Path) -> bool:
     """Whether nothing would be lost if a folder took this place: it is absent or an empty folder."""
     return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
+def _left_beside(out: Path) -> Iterator[Path]:
+    """The hidden folders of runs that write `out`, or were killed at it."""
+    # Eight digits and no less: `.tmp-demo-*` would also match what belongs to `demo-raw`.
+    return out.parent.glob(f".tmp-{glob.escape(out.name)}-{'[0-9a-f]' * 8}*")
+
+
+def _put_back(out: Path) -> None:
+    """See `put_back`; the parent is locked, so no run is between its two renames."""
+    aside = [folder for folder in _left_beside(out) if folder.name.endswith(ASIDE)]
+    if aside and not out.exists():
+        os.rename(max(aside, key=lambda folder: folder.stat().st_ctime_ns), out)
 
 
 def _remove_if_abandoned(folder: Path) -> None:
@@ -71,6 +94,16 @@ def _remove_if_abandoned(folder: Path) -> None:
     try:
         if _lock(handle):
             shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Lock a folder for a block, which is told whether that could be done."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        yield _lock(handle, wait=True)
     finally:
         os.close(handle)
 

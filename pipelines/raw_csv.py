@@ -12,18 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from pipelines.csv_lines import UNSPLIT, decode_utf8, split_record
 from pipelines.prepared_writer import PreparedWriter
-from pipelines.raw_table import Malformed, RawTable
+from pipelines.raw_table import BLANK, Malformed, RawTable
 from pipelines.schema import PreparedError
 
 BLOCK_BYTES = 4 << 20  # larger blocks fall out of the processor's cache
 LONGEST_RECORD = 20  # lines; where cells may hold line breaks, a quote still open after that many is a stray one
 WRONG_COUNT = "wrong number of fields"
 GZIP = b"\x1f\x8b"  # how such a file begins
+NEWLINE = ord("\n")
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,10 @@ class RawCsv(RawTable):
             while data := file.read(-1 if self._quoted_newlines else BLOCK_BYTES):
                 data += file.readline()
                 first_row = self.layout.first_row + self._parsed
+                if not data.isascii():
+                    decode_utf8(data, self.path, first_row=first_row)  # Arrow would not name the row
                 batch, malformed = self._parse(data, first_row)
-                if self.layout.quoted and self._has_open_quote(data, len(batch) + len(malformed)):
+                if self._has_other_lines(data, len(batch) + len(malformed)):
                     batch, malformed = self._parse_by_line(data, first_row)
                 self._parsed += len(batch) + len(malformed)
                 self._malformed += malformed
@@ -132,44 +136,50 @@ class RawCsv(RawTable):
                 ),
             )
         except pa.ArrowInvalid as error:
-            decode_utf8(data, self.path, first_row=first_row)  # the usual cause; Arrow does not name the row
             raise PreparedError(
                 f"{self.path}: from row {first_row} on: {error}; mend or remove the row at fault"
             ) from error
         columns = [pa.concat_arrays(column.chunks) for column in table.columns]
         return pa.RecordBatch.from_arrays(columns, names=self.columns), malformed
 
-    def _has_open_quote(self, data: bytes, rows: int) -> bool:
-        """Whether some quoted cell of a block may hold line ends: it has fewer rows than lines.
+    def _has_other_lines(self, data: bytes, rows: int) -> bool:
+        """Whether some lines of a block may be no rows of their own: blank ones, and those that a quoted cell goes on in.
 
-        Blank lines and proper line breaks also make this true, which costs time only.
+        Proper line breaks also make this true, which costs time only.
         """
-        if b'"' not in data:
-            return False
-        lines = data.count(b"\n") + (not data.endswith(b"\n"))
+        lines = np.count_nonzero(np.frombuffer(data, np.uint8) == NEWLINE) + (not data.endswith(b"\n"))
+        if rows != lines or not self.layout.quoted or b'"' not in data:
+            return rows != lines
         last = data[data.rfind(b"\n", 0, -1) + 1 :].decode(errors="replace")  # there is no row it could swallow
-        return rows != lines or split_record([last], self.layout.delimiter)[0] is None
+        return split_record([last], self.layout.delimiter)[0] is None
 
     def _parse_by_line(self, data: bytes, first_row: int) -> tuple[pa.RecordBatch, list[Malformed]]:
-        """Parse a block in which a quote is open: slowly, but the row with the quote is the only one lost."""
+        """Parse a block with blank lines or an open quote: slowly, but rows keep their numbers, and a quote costs one."""
         lines = list(io.StringIO(decode_utf8(data, self.path, first_row=first_row), newline=""))
         most = LONGEST_RECORD if self._quoted_newlines else 1
         kept: list[list[str]] = []
         malformed: list[Malformed] = []
         at = 0
         while at < len(lines):
-            cells, used = split_record(lines[at : at + most], self.layout.delimiter)
+            cells, used = self._split(lines[at : at + most])
             row, text = first_row + len(kept) + len(malformed), lines[at].rstrip("\r\n")
             if cells is None or (used > 1 and len(cells) != len(self._names)):
                 malformed.append(Malformed(row, text, UNSPLIT))
                 used = 1  # the lines after it are rows of their own
             elif len(cells) == len(self._names):
                 kept.append(cells)
-            elif cells:
-                malformed.append(Malformed(row, text, WRONG_COUNT))
+            else:
+                malformed.append(Malformed(row, text, WRONG_COUNT if cells else BLANK))
             at += used
         columns = {name: pa.array([cells[at] for cells in kept], pa.string()) for at, name in enumerate(self._names)}
         return pa.RecordBatch.from_pydict({name: columns[name] for name in self.columns}), malformed
+
+    def _split(self, lines: list[str]) -> tuple[list[str] | None, int]:
+        """See `split_record`; where nothing is quoted, a quote is a letter like any other."""
+        if self.layout.quoted:
+            return split_record(lines, self.layout.delimiter)
+        line = lines[0].rstrip("\r\n")
+        return line.split(self.layout.delimiter) if line else [], 1
 
 
 def read_header(path: Path, layout: CsvLayout = CsvLayout()) -> tuple[list[str], int]:

@@ -14,6 +14,8 @@ from pipelines.prepared_writer import PreparedWriter
 from pipelines.progress import Progress
 from pipelines.schema import PreparedError
 
+BLANK = "blank"  # such a line is passed over, and counts as a row of the file all the same
+
 
 @dataclass(frozen=True)
 class Malformed:
@@ -49,6 +51,7 @@ class RawTable(ABC):
         self._block_start = 0
         self._malformed: list[Malformed] = []
         self._reported = 0  # of the malformed rows
+        self._blank = 0  # of those
         self._rejected_rows: list[np.ndarray] = []  # the other rejected ones
 
     @abstractmethod
@@ -121,12 +124,15 @@ class RawTable(ABC):
     def _report_malformed(self) -> None:
         """Reject the malformed rows met since the last block (on this thread, as the writer has no lock)."""
         for malformed in self._malformed[self._reported :]:
+            self._reported += 1
+            if malformed.reason == BLANK:
+                self._blank += 1
+                continue
             self._writer.reject(
                 file=self.name, row=malformed.row, field="", value=malformed.text, reason=malformed.reason
             )
-            self._reported += 1
             self.rejected += 1
-        self.rows = self._yielded + self._reported
+        self.rows = self._yielded + self._reported - self._blank
 
     def _rows_without(self, positions: np.ndarray, absent: np.ndarray) -> np.ndarray:
         """Return the 1-based rows at places that do not count the header and the rows `absent`, sorted."""

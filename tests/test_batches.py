@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.batches import DAY, HistoryBatches, Purchases, cut_windows, drop_modalities, make_dataset
-from pipelines.content import ItemContent
+from pipelines.content import ItemContent, photo_arrays
 from pipelines.epochs import ShuffledRows
 
 
@@ -173,3 +174,13 @@ def test_one_modality_at_least_stays():
 def test_no_purchases_is_a_clear_error():
     with pytest.raises(ValueError, match="no training purchases"):
         batches_of(purchases_of([[]]))
+
+
+def test_a_catalogue_without_photos_takes_no_memory_for_them():
+    million = SimpleNamespace(items=range(1_000_000), images=None)
+    arrays, photo_bytes = photo_arrays(million, (224, 168))
+    assert photo_bytes is None
+    content = ItemContent(1_000_000, arrays)
+    assert content.arrays["photos"].base.nbytes == 1  # 113 GB, were it real
+    batch = content.gather(np.array([0, 999_999]))
+    assert (batch["photos"].shape, batch["photos"].any(), batch["has_photo"].any()) == ((2, 224, 168, 3), False, False)

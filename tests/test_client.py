@@ -153,3 +153,19 @@ def test_the_token_comes_from_the_environment(models, capsys, monkeypatch):
         assert "401" in capsys.readouterr().err
         monkeypatch.setenv("TFREC_TOKEN", "secret")
         assert command.main(["--url", server.url, "similar", "--item", "001"]) == 0
+
+
+def test_a_token_may_end_in_a_line_and_must_fit_a_header(capsys, monkeypatch):
+    words = ["--model", "shop", "similar", "--item", "001"]
+    with answering(b"{}") as (url, asked):
+        monkeypatch.setenv("TFREC_TOKEN", "secret\n")
+        command.main(["--url", url, *words])
+        assert asked[0]["Authorization"] == "Bearer secret"
+        capsys.readouterr()
+        monkeypatch.setenv("TFREC_TOKEN", "one\ntwo")
+        assert command.main(["--url", url, *words]) == 2
+    assert (
+        capsys.readouterr().err
+        == "error: the token of 7 characters holds some that no header may have; write it anew\n"
+    )
+    assert len(asked) == 1

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import struct
 from pathlib import Path
 
@@ -340,3 +341,42 @@ def test_shares_that_leave_nothing_to_train_on_are_told_before_any_photo_is_read
     shares = ["--test-share", "0.7", "--val-share", "0.3"]
     assert main([command, "--raw", str(tmp_path), "--out", str(tmp_path / "out"), *shares]) == 2
     assert "--test-share 0.7 and --val-share 0.3 leave nothing to train on" in capsys.readouterr().err
+
+
+def test_photos_may_have_any_known_ending(tmp_path):
+    raw = tmp_path / "raw"
+    generate(raw, makes=1, photos=1)
+    photos = sorted((raw / "image").rglob("*.jpg"))
+    photos[0].rename(photos[0].with_suffix(".JPG"))
+    with Image.open(photos[1]) as photo:
+        photo.save(photos[1].with_suffix(".png"))
+    photos[1].unlink()
+    (raw / "image").rename(tmp_path / "disk")
+    (raw / "image").symlink_to(tmp_path / "disk")
+    assert main(["compcars", "--raw", str(raw), "--out", str(tmp_path / "tree")]) == 0
+    data = open_prepared(tmp_path / "tree")
+    assert len(data.images) == len(photos) - 3  # two have no year, one has no box
+    rows = [
+        ["", "1/a.jpg", "2011", "1", "1 1 9 9", "m", "x", "1"],
+        ["", "1/a.jpg", "2011", "2", "1 1 9 9", "m", "x", "1"],
+        ["", "1/none.jpg", "2011", "2", "1 1 9 9", "m", "x", "1"],
+    ]
+    table = tmp_path / "table"
+    (table / "image" / "1").mkdir(parents=True)
+    Image.new("RGB", (20, 20)).save(table / "image" / "1" / "a.Jpeg")
+    write_csv(table, rows)
+    assert main(["compcars", "--raw", str(table), "--out", str(tmp_path / "csv"), "--test-share", "0"]) == 0
+    data = open_prepared(tmp_path / "csv")
+    assert (len(data.images), data.manifest["rejected"]) == (2, {"photo is missing": 1})
+
+
+def test_names_of_folders_and_photos_need_not_be_utf_8(tmp_path):
+    raw = tmp_path / "raw"
+    generate(raw, makes=1, photos=1)
+    name = os.fsdecode("車".encode("cp932"))
+    for kind, ending in (("image", ".jpg"), ("label", ".txt")):
+        (raw / kind / "1").rename(raw / kind / name)
+        first = sorted((raw / kind / name).rglob(f"*{ending}"))[0]
+        first.rename(first.with_stem(name))
+    assert main(["compcars", "--raw", str(raw), "--out", str(tmp_path / "out")]) == 0
+    assert open_prepared(tmp_path / "out").items["attr.make"].map(list).tolist()[0] == [r"\udc8e\udcd4"]

@@ -131,6 +131,33 @@ def test_fashion_products(products):
     assert np.bincount(data.items["split"]).tolist() == [32, 0, 8]
 
 
+def test_photos_of_products_may_have_any_known_ending(products):
+    images = products / "images"
+    (images / "0.jpg").rename(images / "0.JPG")
+    Image.new("RGB", (60, 80)).save(images / "1.png")
+    (images / "1.jpg").unlink()
+    (products / "disk").mkdir()
+    (images / "2.jpg").rename(products / "disk" / "2.jpg")
+    (images / "more").symlink_to(products / "disk")
+    assert _run("fashion_products", "--raw", products, "--out", products / "out") == 0
+    assert open_prepared(products / "out").items["item_id"].tolist()[:3] == ["0", "1", "2"]
+
+
+def test_a_folder_of_photos_without_the_ids_is_told(products, capsys):
+    (products / "images").rename(products / "all")
+    (products / "images").mkdir()
+    Image.new("RGB", (60, 80)).save(products / "images" / "shirt-1.jpg")
+    assert _run("fashion_products", "--raw", products, "--out", products / "out") == 2
+    assert "images holds 1, 0 of them named by an id" in capsys.readouterr().err
+
+
+def test_a_product_table_that_is_not_utf_8_is_refused(products, capsys):
+    table = products / "styles.csv"
+    table.write_bytes(table.read_bytes().replace(b"Item 7", "Röcke".encode("latin-1")))
+    assert _run("fashion_products", "--raw", products, "--out", products / "out") == 2
+    assert "row 9 is not UTF-8" in capsys.readouterr().err
+
+
 def test_a_stray_quote_costs_one_product(products):
     """Python's parser reads on to the next quote, however far, and up to its limit for a cell where there is none."""
     table = products / "styles.csv"

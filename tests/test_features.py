@@ -4,6 +4,9 @@ import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 
 # isort: split
 
+import errno
+import os
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -160,6 +163,25 @@ def test_an_interrupted_store_goes_on_where_it_stopped(shop, sides, tmp_path, mo
     assert store.keys == whole.keys
     for array in ("vectors", "tokens"):
         np.testing.assert_allclose(store.array(array), whole.array(array), atol=1e-3)
+
+
+def test_a_disk_without_room_for_the_store_is_told_before_anything_is_encoded(shop, sides, tmp_path, monkeypatch):
+    """Written to a file with holes on a full disk, an array ends the whole process."""
+
+    def no_room(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    allocate = os.posix_fallocate
+    monkeypatch.setattr(os, "posix_fallocate", no_room)
+    writer = FeatureWriter(sides["text"], shop, tmp_path, tokens=True)
+    with pytest.raises(FeatureError, match=r"text side needs [\d,]+ bytes, and [\d,]+ are free; make room") as told:
+        writer.write()
+    assert not writer.work.exists()
+    monkeypatch.setattr(os, "posix_fallocate", allocate)
+    store = writer.write()
+    arrays = sum(store.array(name).nbytes for name in ("vectors", "tokens", "mask"))
+    assert f"needs {arrays:,} bytes" in str(told.value)
+    assert all(file.stat().st_blocks * 512 >= file.stat().st_size for file in store.folder.glob("*.npy"))
 
 
 def test_a_store_that_lacks_items_or_is_broken_says_so(shop, sides, tmp_path):

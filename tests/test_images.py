@@ -2,13 +2,15 @@
 
 import contextlib
 import io
+import struct
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, ImageFile
+from PIL.PngImagePlugin import PngInfo
 
-from pipelines.images import PhotoError, find_photos, shrink_photo, store_photos
+from pipelines.images import PhotoError, find_photos, shrink_photo, store_photos, with_known_ending
 from pipelines.prepared import PreparedWriter, open_prepared
 
 TRUNCATED = "photo is truncated or damaged"
@@ -182,3 +184,42 @@ def test_store_keeps_order_and_rejects_what_is_broken(tmp_path, threads):
         },
     ]
     assert "not a JPEG" in rejected.reason[0]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's about the note
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    "note", [b"no TIFF at all", b"II*\0", struct.pack("<4sIHHHII", b"II*\0", 8, 9, 0x0112, 12, 3, 70_000)]
+)
+def test_a_broken_note_is_no_reason_to_reject_a_photo(kind, note):
+    data = encoded(halves(), kind, exif=b"Exif\0\0" + note)
+    assert is_red_over_blue(decoded(shrink_photo(data, size=64)))
+
+
+def test_a_comment_that_no_jpeg_can_hold_is_left_behind():
+    assert "comment" not in decoded(shrink_photo(encoded(halves(), comment=b"by me"), size=64)).info
+    text = PngInfo()
+    text.add_text("comment", "c" * 70_000)
+    image = decoded(shrink_photo(encoded(halves(), "PNG", pnginfo=text), size=10_000))
+    assert "comment" not in image.info
+    assert is_red_over_blue(image)
+
+
+def test_photos_behind_links_are_found_once(tmp_path):
+    (tmp_path / "disk" / "a").mkdir(parents=True)
+    (tmp_path / "photos").mkdir()
+    for name in ("disk/1.JPG", "disk/a/2.webp", "disk/notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "photos" / "linked").symlink_to(tmp_path / "disk")
+    (tmp_path / "photos" / "twice").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "a" / "back").symlink_to(tmp_path / "photos")
+    found = [path.relative_to(tmp_path).as_posix() for path in find_photos(tmp_path / "photos")]
+    assert found == ["photos/linked/1.JPG", "photos/linked/a/2.webp"]
+
+
+def test_a_photo_may_have_another_ending_than_its_name(tmp_path):
+    (tmp_path / "1.PNG").write_bytes(b"x")
+    (tmp_path / "2.txt").write_bytes(b"x")
+    assert with_known_ending(tmp_path / "1.jpg") == tmp_path / "1.PNG"
+    assert with_known_ending(tmp_path / "2.jpg") is None
+    assert with_known_ending(tmp_path / "none" / "1.jpg") is None

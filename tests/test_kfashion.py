@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 
 import numpy as np
 import pandas as pd
@@ -150,6 +151,105 @@ def test_broken_pairs_are_counted_by_reason_and_the_rest_is_kept(tmp_path):
     }
     table = pd.read_parquet(data.path / "rejected.parquet")
     assert set(table["file"]) == {f"{number}.json" for number in (2, 3, 4, 5, 6, 7, 8, 9)}
+
+
+def place_pair(raw, label_file, photo_file, content, colour=None):
+    """Write a label and a photo anywhere below `raw`; `colour` covers the whole photo."""
+    for file in (label_file, photo_file):
+        if file:
+            (raw / file).parent.mkdir(parents=True, exist_ok=True)
+    if label_file:
+        (raw / label_file).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    if photo_file:
+        kind = "PNG" if photo_file.endswith("png") else "JPEG"
+        Image.new("RGB", (400, 400), colour).save(raw / photo_file, kind, quality=95)
+
+
+def colours(data):
+    """Item -> the colour of its photo."""
+    keys = [images[0] for images in data.items["images"]]
+    return {key: "red" if share_of(stored(data, key), RED) > 0.9 else "green" for key in keys}
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        [("a/1.json", "a/1.jpg"), ("b/1.json", "b/1.jpg")],
+        [("labels/a/1.json", "photos/a/1.jpg"), ("labels/b/1.json", "photos/b/1.jpg")],
+        [("labels/a/1.json", "a/1.JPG"), ("labels/b/1.json", "b/1.png")],
+        [("train/labels/1.json", "train/photos/1.jpg"), ("test/labels/1.json", "test/photos/1.jpg")],
+        [("a/1.json", "a/1.jpg"), ("labels/1.json", "photos/1.jpg")],
+    ],
+)
+def test_labels_of_one_name_have_the_photos_of_their_own_folders(tmp_path, places):
+    for image_id, (places_of_one, colour) in enumerate(zip(places, (RED, GREEN))):
+        place_pair(tmp_path / "raw", *places_of_one, label(image_id, boxes={"상의": [TOP]}), colour)
+    assert colours(prepare(tmp_path)) == {"0_상의": "red", "1_상의": "green"}
+
+
+@pytest.mark.parametrize(
+    ("places", "reason", "kept"),
+    [
+        ([("a/1.json", "a/1.jpg"), ("b/1.json", None)], "photo is missing", 1),
+        ([("labels/1.json", "x/y/1.jpg"), (None, "z/w/1.jpg")], "several labels or photos have this name", 0),
+        ([("one/1.json", "photos/1.jpg"), ("two/1.json", None)], "several labels or photos have this name", 0),
+        (
+            [("labels/a/1.json", "photos/c/1.jpg"), ("labels/b/1.json", None)],
+            "several labels or photos have this name",
+            0,
+        ),
+        ([("a/1.json", None)], "photo is missing", 0),
+    ],
+)
+def test_a_photo_that_may_be_anothers_is_not_taken(tmp_path, places, reason, kept):
+    place_pair(tmp_path / "raw", "good/9.json", "good/9.jpg", label(9, boxes={"상의": [TOP]}), RED)
+    for image_id, place in enumerate(places):
+        place_pair(tmp_path / "raw", *place, label(image_id, boxes={"상의": [TOP]}), GREEN)
+    data = prepare(tmp_path)
+    labels = [file for file, _ in places if file]
+    assert data.manifest["rejected"] == {reason: len(labels) - kept}
+    assert len(data.items) == 1 + kept
+
+
+def test_the_only_photo_of_a_name_is_taken_wherever_it_lies(tmp_path):
+    place_pair(tmp_path / "raw", "labels/TL/1.json", "photos/TS/x/1.jpg", label(1, boxes={"상의": [TOP]}), RED)
+    place_pair(tmp_path / "raw", "labels/TL/2.json", "photos/TS/y/shop_2.jpg", label(2, boxes={"상의": [TOP]}), GREEN)
+    assert colours(prepare(tmp_path)) == {"1_상의": "red", "2_상의": "green"}
+
+
+def test_a_label_without_an_image_id_has_its_files(tmp_path):
+    content = label()
+    content["이미지 정보"] |= {"이미지 식별자": None, "이미지 파일명": None}
+    for stem in ("11", "12"):
+        write_pair(tmp_path / "raw", content, photo(), stem)
+    data = prepare(tmp_path)
+    assert data.items["item_id"].tolist() == ["11_상의", "11_하의", "12_상의", "12_하의"]
+
+
+def test_numbers_and_texts_that_nothing_can_hold_cost_their_own_label(tmp_path):
+    raw = tmp_path / "raw"
+    write_pair(raw, label(1, size=(10**400, 10**400)), photo(), "1")
+    write_pair(raw, label(2, boxes={"상의": [{**TOP, "가로": 10**400}]}), photo(), "2")
+    write_pair(raw, "[" * 100_000, photo(), "3")
+    write_pair(raw, json.dumps(label(4, 상의=[{"색상": "\ud800"}])), photo(), "4")
+    data = prepare(tmp_path)
+    assert data.items["item_id"].tolist() == ["1_상의", "1_하의", "4_상의", "4_하의"]
+    assert data.manifest["rejected"] == {"broken label file": 1, "broken rectangle": 1}
+
+
+def test_folders_whose_names_are_no_utf_8_do_not_end_the_run(tmp_path):
+    """Archives from Korean Windows have names in CP949."""
+    folder = tmp_path / "raw" / os.fsdecode("상의".encode("cp949"))
+    folder.mkdir(parents=True)
+    photo().save(folder / "7.jpg", quality=95)
+    (folder / "8.jpg").write_bytes(b"no photo")
+    name = os.fsdecode("옷".encode("cp949"))
+    photo().save(folder / f"{name}.jpg", quality=95)
+    for stem, image_id in (("7", 7), ("8", 8), (name, None)):
+        (folder / f"{stem}.json").write_text(json.dumps(label(image_id)), encoding="utf-8")
+    data = prepare(tmp_path)
+    assert set(data.items["group"]) == {"7", r"\udcbf\udcca"}
+    assert data.manifest["rejected"] == {"photo is not a JPEG, PNG or WebP file": 2}
 
 
 def test_several_garments_of_one_category_have_their_own_ids(tmp_path):

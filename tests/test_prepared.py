@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ import pytest
 from pipelines.prepared import PreparedError, PreparedWriter, open_prepared
 from pipelines.prepared_writer import MAX_REJECTED_ROWS
 
+ROOT = Path(__file__).parents[1]
 ITEMS = pd.DataFrame(
     {
         "item_id": ["0108775015", "2"],
@@ -69,6 +71,18 @@ def test_what_is_written_comes_back(tmp_path):
     assert data.images.read("back") == b"bytes of back"
     with pytest.raises(KeyError, match="no photo 'side'"):
         data.images.read("side")
+
+
+def test_names_of_files_that_are_no_utf_8_are_written_all_the_same(tmp_path):
+    """Archives from Korean Windows unpack to names in CP949, which Python reads as lone surrogates."""
+    name = os.fsdecode("상의/7.jpg".encode("cp949"))
+    with PreparedWriter(tmp_path / "out", dataset="test", source=name, options={"raw": name}) as writer:
+        writer.items(ITEMS.assign(images=[[], []], views=[[], []]))
+        writer.reject(file=name, row=0, field="photo", value=name, reason="photo is missing")
+    data = open_prepared(tmp_path / "out", verify=True)
+    assert data.manifest["source"] == name
+    row = pd.read_parquet(tmp_path / "out" / "rejected.parquet").iloc[0]
+    assert row["file"] == row["value"] == r"\udcbb\udcf3\udcc0\udcc7/7.jpg"
 
 
 @pytest.mark.parametrize(
@@ -224,6 +238,46 @@ def test_a_failed_overwrite_keeps_the_old_dataset(tmp_path):
     out = write(tmp_path / "out")
     with pytest.raises(PreparedError):
         write(out, items=ITEMS.assign(item_id="same"), overwrite=True)
+    assert len(open_prepared(out, verify=True).items) == 2
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_dataset_that_a_killed_run_was_replacing_is_put_back(tmp_path, overwrite):
+    """A kill between the two renames leaves the only copy under a hidden name."""
+    out = write(tmp_path / "out")
+    code = (
+        "import os, signal, sys; from tests.test_prepared import write; rename, calls = os.rename, []\n"
+        "def once(*names):\n"
+        "    calls.append(names)\n"
+        "    return rename(*names) if len(calls) < 2 else os.kill(os.getpid(), signal.SIGKILL)\n"
+        "os.rename = once; write(sys.argv[1], overwrite=True)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(out)], check=False, cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL
+    assert not out.exists()
+    if overwrite:
+        with pytest.raises(PreparedError):
+            write(out, items=ITEMS.assign(item_id="same"), overwrite=True)
+    else:
+        with pytest.raises(PreparedError, match="pass --overwrite"):
+            write(out)
+    assert len(open_prepared(out, verify=True).items) == 2
+
+
+def test_a_run_stopped_between_two_renames_puts_the_old_dataset_back(tmp_path, monkeypatch):
+    out, rename = write(tmp_path / "out"), os.rename
+    calls = []
+
+    def stops(*names):
+        calls.append(names)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return rename(*names)
+
+    monkeypatch.setattr(os, "rename", stops)
+    with pytest.raises(KeyboardInterrupt):
+        write(out, overwrite=True)
+    assert os.listdir(tmp_path) == ["out"]
     assert len(open_prepared(out, verify=True).items) == 2
 
 

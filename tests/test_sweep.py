@@ -2,7 +2,11 @@
 
 import itertools
 import json
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,8 +15,13 @@ import pytest
 from tfrec.analysis import statistics
 from tfrec.analysis.inputs import AnalysisError
 from tfrec.analyze import main as analyze
+from tfrec.child_processes import Children
+from tfrec.errors import SweepError
 from tfrec.metric_names import sign_of
-from tfrec.sweep import SweepError, flatten, main, read_results, read_sweep
+from tfrec.run_lock import only_writer
+from tfrec.sweep import flatten, main, read_results, read_sweep
+
+ROOT = Path(__file__).parents[1]
 
 # Stands for the training command: its recall is known, and `--fail` makes it fail.
 TRAINER = """
@@ -106,6 +115,74 @@ def test_an_interrupted_run_is_taken_up_and_a_failed_one_begun_afresh(tmp_path):
     (out / "calls.txt").unlink()
     assert main(["--config", str(file), "--out", str(out)]) == 0
     assert [name.endswith("!") for name in sorted(_calls(out))] == ["seed0" in name for name in sorted(_calls(out))]
+
+
+SLEEPER = """
+import os, pathlib, subprocess, sys, time
+out = pathlib.Path(dict(zip(sys.argv[1::2], sys.argv[2::2]))["--out"]); out.mkdir(parents=True, exist_ok=True)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+(out / "pids.tmp").write_text(f"{os.getpid()} {child.pid}"); (out / "pids.tmp").rename(out / "pids")
+time.sleep(600)
+"""
+
+
+def start_sweep(file, out):
+    words = [sys.executable, "-m", "tfrec.sweep", "--config", str(file), "--out", str(out)]
+    return subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def is_alive(pid):
+    """Whether a process runs; what has ended and waits to be collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_for(true, seconds=60):
+    latest = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < latest
+        time.sleep(0.05)
+    return found
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_stopped_sweep_ends_its_runs_and_what_they_started(tmp_path, how):
+    file, out = _sweep_file(tmp_path, ["arcface"]), tmp_path / "runs"
+    (tmp_path / "trainer.py").write_text(SLEEPER)
+    sweep = start_sweep(file, out)
+    pids = wait_for(lambda: list(out.glob("runs/*/pids")))[0].read_text().split()
+    second = start_sweep(file, out)
+    assert "another process writes there" in second.communicate(timeout=60)[1]
+    assert second.returncode == 2
+    sweep.send_signal(how)
+    assert sweep.communicate(timeout=60)[1] == "interrupted\n"
+    assert sweep.returncode == 130
+    wait_for(lambda: not any(map(is_alive, pids)), 5)
+    assert len(list(out.glob("runs/*"))) == 1
+    assert [result["exit_code"] for result in read_results(out)] == [-signal.SIGTERM]
+
+
+def test_a_run_that_another_process_writes_is_left_to_it(tmp_path, capsys):
+    """A sweep that was killed leaves its training alive."""
+    file, out = _sweep_file(tmp_path, ["arcface"]), tmp_path / "runs"
+    busy = out / "runs" / next(read_sweep(file).trials()).name
+    with only_writer(busy):
+        assert main(["--config", str(file), "--out", str(out)]) == 1
+    assert f"{busy.name}: left out, another process writes there" in capsys.readouterr().out
+    assert busy.name not in _calls(out)
+    assert main(["--config", str(file), "--out", str(out)]) == 0
+    assert len(_calls(out)) == 6
+
+
+def test_a_run_out_of_time_ends_with_what_it_started(tmp_path):
+    (tmp_path / "trainer.py").write_text(SLEEPER)
+    with Children() as children:
+        code, said = children.run([sys.executable, str(tmp_path / "trainer.py"), "--out", str(tmp_path)], minutes=0.05)
+    assert (code, said) == (124, "\nstopped after 0.05 minutes")
+    pids = (tmp_path / "pids").read_text().split()
+    wait_for(lambda: not any(map(is_alive, pids)), 5)
 
 
 def test_dry_run_prints_and_runs_nothing(tmp_path, capsys):

@@ -13,6 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from pipelines.arguments import SEED, whole_number
 from pipelines.remote import local_path
 
 CLUSTERINGS = ("kmeans", "agglomerative", "dbscan", "hdbscan", "optics")
@@ -77,8 +78,10 @@ def _parser() -> argparse.ArgumentParser:
         "--projections", nargs="+", choices=["pca", "tsne", "umap"], help="default: all that are installed"
     )
     parser.add_argument("--clusterings", nargs="+", choices=CLUSTERINGS, help="default: all")
-    parser.add_argument("--max-points", type=int, default=3000, help="items projected and drawn (default 3000)")
-    parser.add_argument("--seed", type=int, default=0, help="of samples and methods (default 0)")
+    parser.add_argument(
+        "--max-points", type=whole_number(3), default=3000, help="items projected and drawn (default 3000)"
+    )
+    parser.add_argument("--seed", type=SEED, default=0, help="of samples and methods (default 0)")
     return parser
 
 

@@ -21,13 +21,11 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from pipelines.arguments import number
 from tfrec.command import run_command
+from tfrec.errors import ClientError
 
 NOTHING = -3e38  # scores below belong to places that no item was left for
-
-
-class ClientError(ValueError):
-    """A server that cannot be reached, or that refused the request; the message says why."""
 
 
 class Client:
@@ -50,8 +48,14 @@ class Client:
         token: str | None = None,
         timeout: float = 30.0,
     ):
-        if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+        try:
+            scheme = urllib.parse.urlsplit(url).scheme
+        except ValueError as error:  # a bracket that is not closed
+            raise ClientError(f"--url {url} is no address: {error}") from None
+        if scheme not in ("http", "https"):
             raise ClientError(f"--url {url} must start with http:// or https://")
+        if token and not (token.isascii() and token.isprintable()):
+            raise ClientError(f"the token of {len(token)} characters holds some that no header may have; write it anew")
         self._url, self._token, self._timeout = url.rstrip("/"), token, timeout
         place = f"/v1/models/{urllib.parse.quote(model or self._only_model(), safe='')}"
         if version is not None:
@@ -93,11 +97,15 @@ class Client:
         request = urllib.request.Request(self._url + path, data, headers)
         try:
             with OPENER.open(request, timeout=self._timeout) as response:
-                return json.load(response)
+                content = response.read()
         except urllib.error.HTTPError as error:
             raise ClientError(f"the server answered {error.code}: {_reason(error)}") from error
         except (OSError, http.client.HTTPException) as error:
             raise ClientError(f"{self._url} cannot be reached: {getattr(error, 'reason', error)}") from error
+        except ValueError as error:  # letters that no request may have
+            raise ClientError(f"--url {self._url} is no address: {error}") from error
+        try:
+            return json.loads(content)
         except ValueError as error:
             raise self._unlike(path, "JSON") from error
 
@@ -132,7 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    token = os.environ.get("TFREC_TOKEN")
+    token = os.environ.get("TFREC_TOKEN", "").strip()  # a file's last line has an end
     client = Client(options.url, options.model, version=options.version, token=token, timeout=options.timeout)
     signature, query = options.query(options)
     # Every input is named, as TensorFlow Serving fills in defaults over gRPC alone; "" stands for nothing.
@@ -163,7 +171,11 @@ def _similar(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 
 def _search(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     if options.photo is not None:
-        return "search_photo", {"photo": {"b64": base64.b64encode(options.photo.read_bytes()).decode()}}
+        try:
+            photo = options.photo.read_bytes()
+        except OSError as error:
+            raise ClientError(f"--photo {options.photo} cannot be read: {error.strerror}") from error
+        return "search_photo", {"photo": {"b64": base64.b64encode(photo).decode()}}
     return "search_text", {"text": options.text}
 
 
@@ -181,7 +193,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--url", default="http://127.0.0.1:8501", help="of the server (default: %(default)s)")
     parser.add_argument("--model", help="the model's name (default: the only one that the server lists)")
     parser.add_argument("--version", help="a version or label (default: the newest version)")
-    parser.add_argument("--timeout", type=float, default=30.0, help="seconds to wait (default: %(default)s)")
+    parser.add_argument(
+        "--timeout", type=number(0.001, 1e6), default=30.0, help="seconds to wait (default: %(default)s)"
+    )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--k", type=int, default=12, help="how many items (default: %(default)s)")
     common.add_argument("--exclude", type=_ids, metavar="ID,ID", help="items that must not be in the answer")

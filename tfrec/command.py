@@ -2,46 +2,56 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def run_command(command: Callable[[], int]) -> int:
+def run_command(command: Callable[[], int], *, after_full_disk: str = "give the same command again") -> int:
     """Run a command's body.
 
+    Args:
+        command: returns the exit code.
+        after_full_disk: how the user goes on once there is room on the disk.
+
     Returns:
-        Its exit code; 2, with one line on stderr, for wrong options, data or files; 130 when interrupted. Any other
-        exception is a defect of tfrec's and goes on as it is.
+        Its exit code; 2, with one line on stderr, for wrong options, data or files; 1, with one line, for a full disk and
+        for values that have become infinite; 130 when interrupted. Any other exception is a defect of tfrec's and goes
+        on as it is.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("absl", "tensorflow", "h5py"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         return command()
-    except (
-        ValueError,
-        FileNotFoundError,
-        FileExistsError,
-        NotADirectoryError,
-        PermissionError,
-        ImportError,
-    ) as error:
-        if not is_users(error):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (FloatingPointError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not is_users(error):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        if is_full_disk(error):
+            print(f"error: the disk is full ({name_of(error)}); make room, then {after_full_disk}", file=sys.stderr)
+            return 1
+        code = exit_code(error)
+        if code is None:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return code
+
+
+def exit_code(error: Exception) -> int | None:
+    """The exit code that an error of the user's, or of a training, ends a command with; None for a defect."""
+    files = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+    if isinstance(error, (ValueError, ImportError, *files)) and is_users(error):
+        return 2
+    if isinstance(error, FloatingPointError) or (isinstance(error, RuntimeError) and is_users(error)):
+        return 1
+    return None
 
 
 def is_users(error: BaseException) -> bool:
@@ -50,9 +60,30 @@ def is_users(error: BaseException) -> bool:
     return own or isinstance(error, OSError)
 
 
+def is_full_disk(error: BaseException) -> bool:
+    """Whether an error says that there is no room to write, in the words of the system, HDF5, NumPy or TensorFlow."""
+    if isinstance(error, OSError):
+        said = str(error)
+        return (
+            error.errno in FULL or "No space left" in said or (" requested and " in said and said.endswith(" written"))
+        )
+    return type(error).__name__ == "ResourceExhaustedError" and "No space left" in str(error)
+
+
+def name_of(error: BaseException) -> str:
+    """The file that an error names, else what it says first, without the node of TensorFlow's graph."""
+    said = re.sub(r"\{\{.*?\}\}|\[Op:\w+\]", "", str(error)).strip()
+    return str(getattr(error, "filename", None) or said.split("\n")[0])
+
+
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing: a full disk stops the command itself, and each line of the log would come with a traceback."""
+
+
 def log_to(path: Path) -> logging.Handler:
     """Also write the log to a file; returns the handler that does."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter(FORMAT))
     logging.getLogger("tfrec").addHandler(handler)
     return handler

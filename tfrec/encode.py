@@ -18,18 +18,17 @@ from functools import partial
 from pipelines.arguments import whole_number
 from pipelines.remote import local_path, location
 from tfrec.command import run_command
+from tfrec.errors import EncodeError
 
 log = logging.getLogger("tfrec")
-
-
-class EncodeError(ValueError):
-    """Options that do not go together."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit code: 0 done, 1 failed, 2 wrong options or data."""
     options = _parser().parse_args(arguments)
-    return run_command(lambda: run(options))
+    return run_command(
+        lambda: run(options), after_full_disk="give the same command again, which goes on where it stopped"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.arguments import SHARE, whole_number
 from pipelines.remote import local_path, location
+from tfrec.command import is_full_disk
 from tfrec.publish import PublishError, check_name, keep_last, next_version, publish_version, versions
 
 if TYPE_CHECKING:
@@ -121,6 +122,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if not is_full_disk(error):  # as TensorFlow tells it
+            raise
+        print("error: the disk is full; make room, then give the same command again", file=sys.stderr)
         return 1
 
 

@@ -7,18 +7,22 @@ files until one process puts them into the arrays; a part's blocks are those tha
 import hashlib
 import json
 import logging
+import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
 from pipelines.prepared import Prepared
+from tfrec.command import FULL
 from tfrec.encoders.sides import Side, TextSide, save_side
 from tfrec.feature_blocks import IMAGE_BATCH, TEXT_BATCH, PhotoBlocks, TextBlocks, blocks_of, checked
 from tfrec.features import FORMAT, MANIFEST, UNITS, FeatureError, SideStore, content_keys
@@ -159,12 +163,7 @@ class FeatureWriter:
             shutil.rmtree(self.work, ignore_errors=True)
             self.work.mkdir(parents=True)
         self._header = {"plan": plan, "kept": len(kept)}
-        arrays = {
-            name: np.lib.format.open_memmap(
-                self.work / f"{name}.npy", "w+" if done is None else "r+", kind, (count, *shape)
-            )
-            for name, (shape, kind) in self._shapes().items()
-        }
+        arrays = self._open_arrays(count, "w+" if done is None else "r+")
         if done is None and old is not None:
             place = {key: row for row, key in enumerate(old.keys)}
             rows = [place[key] for key in kept]
@@ -173,6 +172,34 @@ class FeatureWriter:
         if done:
             log.info("%s: goes on after %d %ss", self.folder, done, self.side.kind)
         return arrays, done or 0
+
+    def _open_arrays(self, count: int, mode: Literal["r+", "w+"]) -> dict:
+        """The arrays `[count, ...]` in their files, which have all their room on the disk.
+
+        Raises:
+            FeatureError: the disk has not so much room. Written to a file with holes, it would end the process.
+        """
+        shapes = {name: (count, *shape) for name, (shape, _) in self._shapes().items()}
+        kinds = {name: np.dtype(kind) for name, (_, kind) in self._shapes().items()}
+        needed = sum(math.prod(shape) * kinds[name].itemsize for name, shape in shapes.items())
+        free = shutil.disk_usage(self.work).free
+        arrays = {}
+        try:
+            for name, shape in shapes.items():
+                file = self.work / f"{name}.npy"
+                arrays[name] = np.lib.format.open_memmap(file, mode, kinds[name], shape)
+                with file.open("rb+") as opened:
+                    os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            if mode == "w+":
+                shutil.rmtree(self.work, ignore_errors=True)
+            raise FeatureError(
+                f"{self.store}: the {self.side.kind} side needs {needed:,} bytes, and {free:,} are free; make room, or "
+                f"store less (--{self.side.kind}-store pooled)"
+            ) from error
+        return arrays
 
     def _fill(self, arrays: dict, items: np.ndarray, offset: int, done: int) -> None:
         """Encode the contents of `items` `[M]`, the first `done` of them aside, into the arrays behind `offset`.

@@ -52,7 +52,8 @@ class Generation:
     def __post_init__(self) -> None:
         for name, least in (("length", 1), ("beams", 1), ("top_k", 0), ("candidates", 1), ("seed", 0)):
             if getattr(self, name) < least:
-                raise GenerationError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least {least}")
+                option = "generate" if name == "length" else name.replace("_", "-")
+                raise GenerationError(f"--{option} {getattr(self, name)} must be at least {least}")
         if not self.temperature > 0:
             raise GenerationError(
                 f"--temperature {self.temperature} must be above 0; use --strategy greedy for the best"

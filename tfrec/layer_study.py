@@ -18,6 +18,7 @@ import numpy as np
 
 from pipelines.remote import local_path, location
 from pipelines.schema import TEST, TRAIN
+from tfrec.errors import LayersError
 from tfrec.labels import item_labels, item_splits
 from tfrec.sampling import sample_rows
 
@@ -27,10 +28,6 @@ BATCH = 32
 HELD_SHARE = 0.2
 NEIGHBOURS = 5
 STRENGTHS = (1e-2, 1e-1, 1e0, 1e1, 1e2, 1e3)
-
-
-class LayersError(ValueError):
-    """A study that the data or the encoder cannot give."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -32,8 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Retrieve; 0 on success, 2 when an option, the model or the data is at fault, 1 on any other failure."""
     options = _parser().parse_args(arguments)
     try:
-        return run_command(lambda: _retrieve(options))
-    except OSError as error:  # a full disk
+        return run_command(lambda: _retrieve(options), after_full_disk="go on with --resume")
+    except OSError as error:
         print(f"error: {error}; go on with --resume", file=sys.stderr)
         return 1
 
@@ -59,8 +59,11 @@ def _retrieve(options: argparse.Namespace) -> int:
 def _stages(options: argparse.Namespace) -> RetrieveOptions:
     """What to do, from the command line."""
     from tfrec.generation import Generation
+    from tfrec.recommendation_files import RecommendationFileError
     from tfrec.recommendations import RetrieveOptions
 
+    if "://" not in str(options.out) and options.out.is_dir():  # else it would be found when all is computed
+        raise RecommendationFileError(f"--out {options.out} is a folder; name the file to write")
     values = vars(options)
     length, rerank, candidates = values.pop("generate"), values.pop("rerank"), values.pop("candidates")
     drawn = {name: values.pop(name) for name in ("strategy", "beams", "temperature", "top_k", "seed")}

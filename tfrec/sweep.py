@@ -17,7 +17,8 @@ The YAML file:
     command: [python, -m, tfrec.train]                      # the default
 
 Each run gets RUNS/runs/NAME and leaves RUNS/results/TIME_NAME.json; RUNS/results.csv has one row a run. Where several
-sweep files went to the same RUNS, the analysis compares the runs of the last one.
+sweep files went to the same RUNS, the analysis compares the runs of the last one. A sweep that is stopped ends its runs,
+which the next one takes up.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ import json
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -41,6 +41,9 @@ from typing import Any
 
 from pipelines.arguments import whole_number
 from pipelines.remote import local_path
+from tfrec.child_processes import Children, interrupted_by_signals
+from tfrec.errors import SweepError
+from tfrec.run_lock import is_in_use, only_writer
 
 KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of a sweep file's keys, beside `axes`
     "options": ("options with their values, such as {recipe: compcars}", lambda value: isinstance(value, dict)),
@@ -53,11 +56,8 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of a sweep file's key
     "timeout_minutes": ("a number above 0", lambda value: type(value) in (int, float) and value > 0),
 }
 INTERRUPTED = (130, -signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL)  # exit codes of runs that were stopped
+IN_USE = 75  # stands for the exit code of a run that another process is at (EX_TEMPFAIL); it is not written
 TAIL = 4_000  # characters of a failed run's output that its result keeps
-
-
-class SweepError(ValueError):
-    """A sweep file is broken; the message names the key and what it should be."""
 
 
 @dataclass(frozen=True)
@@ -180,25 +180,36 @@ def run_sweep(sweep: Sweep, out: str | Path, *, jobs: int = 1, dry_run: bool = F
     }
     (out / "sweep.json").write_text(json.dumps(plan) + "\n", encoding="utf-8")
     failed = 0
-    with ThreadPoolExecutor(jobs) as pool:
-        for number, result in enumerate(pool.map(lambda trial: run_trial(sweep, trial, out), todo), start=1):
-            failed += result["exit_code"] != 0
-            write_csv(out)
-            state = "failed" if result["exit_code"] else _headline(result, sweep.metrics)
-            print(f"[{number}/{len(todo)}] {result['name']}: {state} ({result['seconds']:.0f} s)", flush=True)
+    with ThreadPoolExecutor(jobs) as pool, Children() as children:
+        try:
+            for number, result in enumerate(
+                pool.map(lambda trial: run_trial(sweep, trial, out, children), todo), start=1
+            ):
+                failed += result["exit_code"] != 0
+                write_csv(out)
+                state = _headline(result, sweep.metrics)
+                print(f"[{number}/{len(todo)}] {result['name']}: {state} ({result['seconds']:.0f} s)", flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     write_csv(out)
     return failed
 
 
-def run_trial(sweep: Sweep, trial: Trial, out: Path) -> dict[str, Any]:
-    """Run one command and write its result; an interrupted run is taken up where its folder can be."""
+def run_trial(sweep: Sweep, trial: Trial, out: Path, children: Children) -> dict[str, Any]:
+    """Run one command and write its result; an interrupted run is taken up where its folder can be.
+
+    A run whose folder another process still writes into, as one whose sweep was killed, is left to that one.
+    """
     folder = out / "runs" / trial.name
+    if is_in_use(folder):
+        return {"name": trial.name, "exit_code": IN_USE, "seconds": 0.0, "metrics": {}}
     if trial.name in failures(out):
         shutil.rmtree(folder, ignore_errors=True)  # begin afresh
     folder.parent.mkdir(parents=True, exist_ok=True)
     started, clock = datetime.now(UTC), time.monotonic()
     command = command_of(sweep, trial, out) + (["--resume"] if (folder / "config.yaml").is_file() else [])
-    exit_code, output = _execute(command, sweep.timeout_minutes)
+    exit_code, output = children.run(command, minutes=sweep.timeout_minutes)
     result: dict[str, Any] = {
         "name": trial.name,
         "axes": trial.axes,
@@ -304,7 +315,10 @@ def _run(args: argparse.Namespace) -> int:
     sweep = read_sweep(args.config)
     if args.data:
         sweep.options["data"] = args.data
-    return min(1, run_sweep(sweep, args.out, jobs=args.jobs, dry_run=args.dry_run))
+    if args.dry_run:
+        return run_sweep(sweep, args.out, dry_run=True)
+    with only_writer(args.out), interrupted_by_signals():
+        return min(1, run_sweep(sweep, args.out, jobs=args.jobs))
 
 
 def _is_list(value: object, kind: type) -> bool:
@@ -320,27 +334,10 @@ def _variants(file: Path, name: object, variants: object) -> dict[str, dict[str,
     raise SweepError(f"{file}: axis {name!r} must be a list of values, or variants with options each; got {variants!r}")
 
 
-def _execute(command: list[str], minutes: float | None) -> tuple[int, str]:
-    """Run a command; returns its exit code (124 after a timeout) and the end of its output."""
-    try:
-        done = subprocess.run(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=None if minutes is None else 60 * minutes,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        output = error.output or b""
-        text = output.decode(errors="replace") if isinstance(output, bytes) else output
-        return 124, f"{text}\nstopped after {minutes} minutes"
-    return done.returncode, done.stdout
-
-
 def _headline(result: dict[str, Any], metrics: list[str]) -> str:
-    """The first metric of a finished run, for the progress line."""
+    """The first metric of a finished run, or how it ended, for the progress line."""
+    if result["exit_code"]:
+        return "left out, another process writes there" if result["exit_code"] == IN_USE else "failed"
     for wanted in metrics:
         for name, value in result["metrics"].items():
             if name == wanted or name.endswith(f".{wanted}"):

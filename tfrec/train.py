@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 from tfrec.cluster import place_in_cluster
@@ -29,7 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit code: 0 done, 1 failed, 2 wrong options or data."""
     from tfrec.command import run_command
 
-    return run_command(lambda: run(sys.argv[1:] if arguments is None else arguments))
+    words = sys.argv[1:] if arguments is None else arguments
+    return run_command(lambda: run(words), after_full_disk="give the same command again with --resume")
 
 
 def run(arguments: list[str]) -> int:
@@ -47,6 +47,7 @@ def run(arguments: list[str]) -> int:
     from tfrec.config import RetrievalConfig
     from tfrec.data_checks import check_data
     from tfrec.run_folder import run_folder
+    from tfrec.run_lock import only_writer
     from tfrec.summary import summary_table
 
     if not config.data and config.recipe == "demo":
@@ -62,18 +63,20 @@ def run(arguments: list[str]) -> int:
     prepared = open_prepared(config.data)  # wrong data are told before a run is begun, and before TensorFlow is loaded
     if isinstance(config, RetrievalConfig):
         check_data(config, prepared)
-    system, chief = system_of(config), place_in_cluster().chief
+    system = system_of(config)
     check_engine(system, switches)
-    with run_folder(run_dir, config, resume=switches.resume) if chief else nullcontext():
-        if switches.engine == "ray":
-            from tfrec.ray_training import train_on_ray
-
-            train_on_ray(run_dir, switches.workers)
-        else:
-            system.train(config, run_dir)
-    if not chief:
+    if not place_in_cluster().chief:
+        system.train(config, run_dir)
         return 0
-    print(summary_table(system.evaluate(run_dir)))
+    with only_writer(run_dir):
+        with run_folder(run_dir, config, resume=switches.resume):
+            if switches.engine == "ray":
+                from tfrec.ray_training import train_on_ray
+
+                train_on_ray(run_dir, switches.workers)
+            else:
+                system.train(config, run_dir)
+        print(summary_table(system.evaluate(run_dir)))
     log.info("done: %s", run_dir / "report.html")
     return 0
 

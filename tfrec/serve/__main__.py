@@ -93,7 +93,7 @@ def _allow_files(count: int) -> None:
 
 
 def _token(file: Path | None) -> str | None:
-    token = file.read_text(encoding="utf-8").strip() if file else os.environ.get(TOKEN_VARIABLE, "")
+    token = (file.read_text(encoding="utf-8") if file else os.environ.get(TOKEN_VARIABLE, "")).strip()
     if file and not token:
         raise ServeConfigError(f"{file} is empty; write the token into it")
     return token or None

@@ -1,0 +1,78 @@
+"""Raw CSV files by block: each row has its number in the file, whatever stands between the rows."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipelines import raw_csv
+from pipelines.prepared_writer import PreparedWriter
+from pipelines.raw_csv import CsvLayout, RawCsv
+from pipelines.schema import PreparedError
+
+ROOT = Path(__file__).parents[1]
+COMMAS = CsvLayout()
+
+
+def read(folder, text, *, refuse="bad", layout=COMMAS, **options):
+    """Rows kept with their numbers, rejected rows as (row, reason), and the file's count of rows."""
+    (folder / "raw.csv").write_bytes(text.encode())
+    with PreparedWriter(folder / "out", dataset="test", overwrite=True) as writer:
+        raw = RawCsv(folder / "raw.csv", ["a", "b"], writer=writer, layout=layout, **options)
+        kept = []
+        for block in raw:
+            bad = np.array([value == refuse for value in block["b"].to_pylist()], bool)
+            raw.reject(bad, "b", block["b"], "bad value")
+            kept += [value for value, refused in zip(block["a"].to_pylist(), bad) if not refused]
+        numbers = raw.rows_of_kept(np.arange(len(kept))).tolist()
+        writer.items(pd.DataFrame({"item_id": ["1"], "title": [""], "text": [""]}))
+    rejected = pd.read_parquet(folder / "out" / "rejected.parquet")
+    return list(zip(numbers, kept)), sorted(zip(rejected["row"], rejected["reason"])), raw.rows
+
+
+@pytest.mark.parametrize("block", [1, 16, 4 << 20])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("quoted", [True, False])
+def test_blank_lines_count_as_rows_of_the_file(tmp_path, monkeypatch, block, end, quoted):
+    monkeypatch.setattr(raw_csv, "BLOCK_BYTES", block)
+    lines = ["a,b", "", "1,x", "", "", "2,bad", "too few", "3,y", "", "4,bad", "5,z", ""]
+    found = read(tmp_path, end.join(lines) + end, layout=CsvLayout(quoted=quoted))
+    assert found == (
+        [(3, "1"), (8, "3"), (11, "5")],
+        [(6, "bad value"), (7, "wrong number of fields"), (10, "bad value")],
+        6,
+    )
+
+
+def test_where_nothing_is_quoted_a_quote_beside_a_blank_line_is_a_letter(tmp_path):
+    found = read(tmp_path, 'a,b\n\n"1,x\n2,"y"\n', layout=CsvLayout(quoted=False))
+    assert found == ([(3, '"1'), (4, "2")], [], 2)
+
+
+def test_line_breaks_within_cells_are_one_row(tmp_path):
+    text = 'a,b\n1,"two\n\nlines"\n\n2,bad\n3,x\n'
+    assert read(tmp_path, text, quoted_newlines=True) == ([(2, "1"), (5, "3")], [(4, "bad value")], 3)
+
+
+def test_a_row_that_is_not_utf_8_is_named_in_one_line(tmp_path):
+    (tmp_path / "articles.csv").write_bytes(b"a,b\n1,x\n\n\xff,2,3\n")
+    code = (
+        "import sys; from pathlib import Path; from pipelines.prepared_writer import PreparedWriter\n"
+        "from pipelines.raw_csv import RawCsv; from pipelines.schema import PreparedError\n"
+        "try:\n"
+        "    with PreparedWriter('out', dataset='test') as writer:\n"
+        "        list(RawCsv(Path('articles.csv'), ['a', 'b'], writer=writer))\n"
+        "except PreparedError as error: print(error)"
+    )
+    environment = {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.startswith("articles.csv: row 4 is not UTF-8; convert the file")
+    assert done.stderr == ""
+
+
+def test_an_absent_file_says_where_to_look(tmp_path):
+    with pytest.raises(PreparedError, match="missing; check --raw"), PreparedWriter(tmp_path / "out", dataset="t") as w:
+        RawCsv(tmp_path / "none.csv", ["a"], writer=w)

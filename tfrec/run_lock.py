@@ -1,0 +1,47 @@
+"""One writer a folder: what two processes write into one run's folder fits neither."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LOCK = ".lock"
+
+
+class FolderInUseError(ValueError):
+    """Another process writes into the folder."""
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Keep other processes from `folder`, which is made where it is absent; the lock ends with this process at the latest.
+
+    Raises:
+        FolderInUseError: another process has it.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise FolderInUseError(
+            f"--out {folder}: another process writes there; wait for it or end it, or name another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_in_use(folder: Path) -> bool:
+    """Whether another process, or another lock of this one, writes into `folder`."""
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        with only_writer(folder):
+            return False
+    except FolderInUseError:
+        return True
