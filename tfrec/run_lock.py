@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +16,16 @@ class FolderInUseError(ValueError):
 
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Keep other processes from `folder`, which is made where it is absent; the lock ends with this process at the latest.
+    """Keep other processes from `folder`, which is made where it is absent, and removed again where nothing came into it.
+
+    The lock ends with this process at the latest.
 
     Raises:
         FolderInUseError: another process has it.
     """
     from filelock import FileLock, Timeout
 
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
@@ -33,6 +37,8 @@ def only_writer(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        if made and folder.is_dir() and [file.name for file in folder.iterdir()] == [LOCK]:
+            shutil.rmtree(folder, ignore_errors=True)
         lock.release()
 
 
