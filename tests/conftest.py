@@ -40,10 +40,13 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget_graphs():
-    """Let go of each module's graphs and variables, or a whole run would keep them all in memory."""
+    """Let go of each module's graphs and variables, or a whole run would keep them all in memory; and of the compute type
+    that its trainings set."""
     yield
     if "tensorflow" in sys.modules:
-        sys.modules["tensorflow"].keras.backend.clear_session()
+        keras = sys.modules["tensorflow"].keras
+        keras.backend.clear_session()
+        keras.mixed_precision.set_global_policy("float32")
     gc.collect()
 
 
