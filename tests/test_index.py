@@ -104,7 +104,7 @@ def test_scann_finds_nearly_what_exact_search_finds(scann, vectors, queries, bat
 
 @pytest.mark.parametrize("large", [10_000, 120, 60])
 def test_a_batch_in_more_pieces_is_answered_alike(scann, queries, monkeypatch, large):
-    """The batch of 300 goes in one, two or four pieces a core; the index has two cores."""
+    """The batch of 300 goes in one or two pieces a core, or to ScaNN's own threads; the index has two cores."""
     expected = run(scann, queries, 12)
     monkeypatch.setattr(index_module, "LARGE_PIECE", large)
     monkeypatch.setattr(scann, "pieces", 2)

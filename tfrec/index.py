@@ -26,7 +26,7 @@ SCORES_AT_ONCE = 1 << 25  # floats of the score matrix that the exact search hol
 TRAINING_ITEMS, TRAINING_ROUNDS, FINE_TRAINING_ROUNDS = 250_000, 60, 10  # of the k-means that makes the partitions
 ITEMS_OF_FINE_LEAF, MOST_LEAVES = 40, 24_000
 SMALL_PIECE = 16  # queries below which a piece of a batch is not worth a thread of its own
-LARGE_PIECE = 512  # queries a core from which several pieces a core go better than one: they end more evenly
+LARGE_PIECE = 512  # queries a core from which two pieces a core go better than one; from twice as many, ScaNN's own threads
 
 
 class RetrievalIndexError(ValueError):
@@ -205,7 +205,8 @@ class ScannIndex(tf.Module):
         return self.exact.search_allowed(queries, k, masks, mask_of)
 
     def search_with(self, queries: tf.Tensor, k, leaves_to_search, reorder) -> tuple[tf.Tensor, tf.Tensor]:
-        """Search with a given effort, the batch cut into pieces for the cores.
+        """Search with a given effort, the batch cut into pieces for the cores (or by ScaNN itself, when it is very
+        large).
 
         Returns:
             As `search`, but rows may be short: item 0 with the score NaN.
@@ -214,8 +215,8 @@ class ScannIndex(tf.Module):
 
         searcher = self._searcher()
 
-        def piece(part: tf.Tensor):
-            rows, scores = scann_ops.scann_search_batched(searcher, part, k, reorder, leaves_to_search, False)
+        def piece(part: tf.Tensor, parallel: bool = False):
+            rows, scores = scann_ops.scann_search_batched(searcher, part, k, reorder, leaves_to_search, parallel)
             # As narrow as its longest answer: pieces of one batch may differ.
             missing = [[0, 0], [0, k - tf.shape(rows)[1]]]
             return tf.pad(rows, missing), tf.pad(scores, missing, constant_values=float("nan"))
@@ -237,7 +238,7 @@ class ScannIndex(tf.Module):
                 (batch < LARGE_PIECE * self.pieces, lambda: side_by_side(self.pieces)),
                 (batch < 2 * LARGE_PIECE * self.pieces, lambda: side_by_side(2 * self.pieces)),
             ],
-            default=lambda: side_by_side(4 * self.pieces),
+            default=lambda: tuple(piece(queries, parallel=True)),
             exclusive=False,
         )
         return tf.reshape(scores, [batch, k]), tf.reshape(rows, [batch, k])
