@@ -26,7 +26,7 @@ SCORES_AT_ONCE = 1 << 25  # floats of the score matrix that the exact search hol
 TRAINING_ITEMS, TRAINING_ROUNDS, FINE_TRAINING_ROUNDS = 250_000, 60, 10  # of the k-means that makes the partitions
 ITEMS_OF_FINE_LEAF, MOST_LEAVES = 40, 24_000
 SMALL_PIECE = 16  # queries below which a piece of a batch is not worth a thread of its own
-LARGE_PIECE = 512  # queries a core from which two pieces a core go better than one; from twice as many, ScaNN's own threads
+LARGE_PIECE = 512  # queries a core from which two pieces a core go better than one; from 1,024 ScaNN's threads do
 
 
 class RetrievalIndexError(ValueError):
