@@ -22,6 +22,11 @@ def add_paths(parser: argparse.ArgumentParser, raw: str) -> None:
         raw: what `--raw` names, for its help.
     """
     parser.add_argument("--raw", required=True, help=raw)
+    add_output(parser)
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Add `--out` and `--overwrite`."""
     parser.add_argument(
         "--out", type=local_path, required=True, metavar="PREPARED", help="the prepared dataset's folder to make"
     )

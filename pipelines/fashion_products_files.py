@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from pipelines.csv_lines import csv_rows, decode_utf8
-from pipelines.images import find_photos, store_photos
+from pipelines.images import store_photos
+from pipelines.item_photos import photos_by_name
 from pipelines.label_splits import split_labels
 from pipelines.prepared import PreparedError, PreparedWriter
 
@@ -43,7 +44,7 @@ def prepare(
     ) as writer:
         rows = list(read_styles(raw / "styles.csv", writer))
         folder = raw / "images"
-        photos = {path.stem: path for path in reversed(list(find_photos(folder)))}  # of equal names the first counts
+        photos = photos_by_name(folder)
         paths = {row["item_id"]: photos.get(row["item_id"], folder / f"{row['item_id']}.jpg") for row in rows}
         stored = store_photos(paths, writer=writer, size=size)
         frame = pd.DataFrame([row for row in rows if row["item_id"] in stored])

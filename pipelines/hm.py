@@ -10,8 +10,7 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipelines.arguments import add_max_rejected, add_photo_options, add_split_options
-from pipelines.remote import local_path
+from pipelines.arguments import add_max_rejected, add_output, add_photo_options, add_split_options
 
 HELP = "H&M Personalized Fashion Recommendations: articles, customers, transactions, photos"
 
@@ -27,8 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of photos (default: images/ or normalized_images/ in --raw)",
     )
     add_photo_options(parser)
-    add("--out", type=local_path, required=True, metavar="PREPARED", help="folder to make")
-    add("--overwrite", action="store_true", help="replace a prepared dataset that stands at --out")
+    add_output(parser)
     add_split_options(parser)
     add_max_rejected(parser)
 

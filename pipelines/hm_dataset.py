@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipelines.hm_tables import read_articles, read_customers
+from pipelines.hm_tables import ARTICLE_DIGITS, read_articles, read_customers
 from pipelines.hm_transactions import read_transactions
-from pipelines.images import find_photos, store_photos
+from pipelines.item_photos import photo_folder, photos_by_name, store_by_id
 from pipelines.prepared import Prepared, PreparedWriter, open_prepared
 from pipelines.purchase_split import PurchaseSplit
 from pipelines.schema import TRAIN, PreparedError
@@ -38,7 +38,7 @@ def prepare(args: argparse.Namespace, *, extras: Mapping[str, Path]) -> None:
     if not args.raw.is_dir():
         raise PreparedError(f"--raw {args.raw} is not a folder")
     files = {kind: _first_existing(args.raw, names) for kind, names in FILES.items()}
-    folder = _photo_folder(args)
+    folder = photo_folder(args, [args.raw / name for name in IMAGE_FOLDERS])
     source = {"raw": args.raw, **{kind: path.name for kind, path in files.items()}, "images": folder}
     options = {name: value for name, value in vars(args).items() if name not in ("raw", "out", "images", "overwrite")}
     with PreparedWriter(args.out, dataset="hm", source=source, options=options, overwrite=args.overwrite) as writer:
@@ -125,30 +125,13 @@ def _first_existing(raw: Path, names: tuple[str, ...]) -> Path:
     return next((raw / name for name in names if (raw / name).is_file()), raw / names[0])
 
 
-def _photo_folder(args: argparse.Namespace) -> Path | None:
-    if args.no_images:
-        return None
-    if args.images is not None and not args.images.is_dir():
-        raise PreparedError(f"--images {args.images} is not a folder")
-    return args.images or next((args.raw / name for name in IMAGE_FOLDERS if (args.raw / name).is_dir()), None)
-
-
 def _store_images(
     folder: Path | None, item_ids: pd.Series, args: argparse.Namespace, writer: PreparedWriter
 ) -> list[list[str]]:
-    """Store each article's photo under its id; returns the image keys of every item.
-
-    Photos are looked up by their file names, so an id is never used as a path.
-    """
-    articles = item_ids.tolist()
+    """Store each article's photo under its id; returns the image keys of every item."""
     if folder is None:
-        return [[] for _ in articles]
-    by_id: dict[str, Path] = {}
-    for path in find_photos(folder):
-        by_id.setdefault(path.stem.zfill(10), path)
-    paths = {article: by_id[article] for article in articles if article in by_id}
-    stored = store_photos(paths, writer=writer, size=args.image_size, threads=args.threads)
-    return [[article] if article in stored else [] for article in articles]
+        return [[] for _ in item_ids]
+    return store_by_id(photos_by_name(folder, lambda name: name.zfill(ARTICLE_DIGITS)), item_ids, args, writer)
 
 
 def _summary(data: Prepared) -> str:

@@ -65,11 +65,8 @@ def read_articles(path: Path, *, writer: PreparedWriter, max_rejected: float) ->
     ids = pc.utf8_trim_whitespace(table["article_id"])
     proper = as_mask(pc.match_substring_regex(ids, ARTICLE_ID))
     ids = padded_article_ids(ids)
-    repeated = proper & pd.Series(ids.to_pandas().where(proper)).duplicated().to_numpy()
-    raw.reject(~proper, "article_id", table["article_id"], ARTICLE_ID_REASON)
-    raw.reject(repeated, "article_id", table["article_id"], "duplicate article_id")
-    raw.settle(max_rejected)
-    keep = pa.array(proper & ~repeated)
+    told = {"name": "article_id", "why": ARTICLE_ID_REASON}
+    keep = pa.array(raw.settle_ids(ids, proper, "article_id", table["article_id"], **told, max_rejected=max_rejected))
     columns = {name: pc.utf8_trim_whitespace(table[name]).filter(keep) for name in ARTICLE_COLUMNS[1:]}
     frame = pd.DataFrame(
         {
@@ -92,13 +89,9 @@ def read_customers(path: Path, *, writer: PreparedWriter, max_rejected: float) -
     """
     raw = RawCsv(path, CUSTOMER_COLUMNS, writer=writer)
     table = raw.read()
-    ids = table["customer_id"].to_pandas()
-    proper = proper_ids(table["customer_id"])
-    repeated = ids.duplicated().to_numpy() & proper
-    raw.reject(~proper, "customer_id", table["customer_id"], CUSTOMER_ID_REASON)
-    raw.reject(repeated, "customer_id", table["customer_id"], "duplicate customer_id")
-    raw.settle(max_rejected)
-    keep = proper & ~repeated
+    ids = table["customer_id"]
+    told = {"name": "customer_id", "why": CUSTOMER_ID_REASON}
+    keep = raw.settle_ids(ids, proper_ids(ids), "customer_id", ids, **told, max_rejected=max_rejected)
     fields = {
         "age": _age_groups(table["age"].to_pandas(), writer),
         "club_member_status": text_or_null(table["club_member_status"]),
@@ -106,7 +99,9 @@ def read_customers(path: Path, *, writer: PreparedWriter, max_rejected: float) -
         "FN": text_or_null(table["FN"]).str.removesuffix(".0"),
         "Active": text_or_null(table["Active"]).str.removesuffix(".0"),
     }
-    frame = pd.DataFrame({"user_id": ids, **{ATTRIBUTE_PREFIX + name: values for name, values in fields.items()}})
+    frame = pd.DataFrame(
+        {"user_id": ids.to_pandas(), **{ATTRIBUTE_PREFIX + name: values for name, values in fields.items()}}
+    )
     return frame[keep].reset_index(drop=True)
 
 

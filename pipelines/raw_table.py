@@ -98,6 +98,37 @@ class RawTable(ABC):
             self._writer.reject_rows(file=self.name, rows=rows, field=field, values=shown, reason=reason)
             self._rejected_rows.append(rows)
 
+    def settle_ids(
+        self,
+        ids: pa.Array,
+        proper: np.ndarray,
+        field: str,
+        shown: pa.Array,
+        *,
+        name: str,
+        why: str,
+        max_rejected: float,
+    ) -> np.ndarray:
+        """Reject the rows of a table read whole whose id is improper or stands in an earlier row, then `settle`.
+
+        Args:
+            ids: `[n]` strings.
+            proper: `[n]` bool, which of them can be ids.
+            field: the ids' column in the file.
+            shown: that column, as the rejections show it.
+            name: what an id is called.
+            why: the reason for those that are not proper.
+            max_rejected: see `settle`.
+
+        Returns:
+            Which rows stay, `[n]` bool.
+        """
+        repeated = proper & ids.to_pandas().where(proper).duplicated().to_numpy()
+        self.reject(~proper, field, shown, why)
+        self.reject(repeated, field, shown, f"duplicate {name}")
+        self.settle(max_rejected)
+        return proper & ~repeated
+
     def settle(self, max_rejected: float) -> None:
         """Write the file's account to the manifest, and refuse a file of which too much was rejected.
 

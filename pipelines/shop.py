@@ -11,8 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipelines.arguments import add_max_rejected, add_photo_options, add_split_options
-from pipelines.remote import local_path
+from pipelines.arguments import add_max_rejected, add_output, add_photo_options, add_split_options
 from pipelines.shop_names import NAMES
 
 HELP = "a shop's own items, purchases, customers and photos"
@@ -51,8 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--separator", type=_separator, default=",", metavar="C", help="between the fields of CSV files (default: ,)")
     add_photo_options(parser)
-    add("--out", type=local_path, required=True, metavar="PREPARED", help="folder to make")
-    add("--overwrite", action="store_true", help="replace a prepared dataset that stands at --out")
+    add_output(parser)
     add_split_options(parser)
     add_max_rejected(parser)
 

@@ -9,7 +9,7 @@ import pandas as pd
 from pipelines.prepared_writer import PreparedWriter
 from pipelines.purchase_split import PurchaseSplit
 from pipelines.shop_files import ShopFiles, find_files
-from pipelines.shop_photos import photo_folder, store_shop_photos
+from pipelines.shop_photos import shop_photo_folder, store_shop_photos
 from pipelines.shop_purchases import read_purchases
 from pipelines.shop_tables import attribute_columns, read_customers, read_items, said_once
 from pipelines.summary import print_summary
@@ -28,7 +28,7 @@ def prepare(args: argparse.Namespace) -> None:
     """
     files = find_files(args)
     attributes = attribute_columns(files.items, args.attributes)
-    folder = photo_folder(args, files.items)
+    folder = shop_photo_folder(args, files.items)
     source = {"items": args.items, "purchases": args.purchases, "customers": args.customers, "images": folder}
     options = {name: value for name, value in vars(args).items() if name not in PLACES}
     with PreparedWriter(args.out, dataset="shop", source=source, options=options, overwrite=args.overwrite) as writer:

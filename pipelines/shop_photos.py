@@ -6,29 +6,28 @@ import argparse
 import os
 from pathlib import Path
 
-from pipelines.images import find_photos, store_photos
+import pandas as pd
+
+from pipelines.images import store_photos
+from pipelines.item_photos import photo_folder, photos_by_name, store_by_id
 from pipelines.prepared_writer import PreparedWriter
 from pipelines.schema import PreparedError
 from pipelines.shop_files import ShopFile
 from pipelines.shop_tables import ShopItems
 
 
-def photo_folder(args: argparse.Namespace, items: ShopFile) -> Path | None:
+def shop_photo_folder(args: argparse.Namespace, items: ShopFile) -> Path | None:
     """The folder of photos; None where there are none or they are left out.
 
     Raises:
         PreparedError: it is no folder, or photos are named and no folder is.
     """
-    if args.no_images:
-        return None
-    if args.images is None and "photo" in items.column:
+    if not args.no_images and args.images is None and "photo" in items.column:
         raise PreparedError(
             f"{items.path} names photos (column {items.column['photo']!r}); name their folder by --images DIR, or leave "
             "them out by --no-images"
         )
-    if args.images is not None and not args.images.is_dir():
-        raise PreparedError(f"--images {args.images} is not a folder")
-    return args.images
+    return photo_folder(args)
 
 
 def store_shop_photos(
@@ -38,21 +37,16 @@ def store_shop_photos(
     if folder is None:
         return [[] for _ in range(len(items.frame))]
     if items.photos is None:
-        return _called_like_items(folder, items.frame["item_id"].tolist(), args, writer)
+        return _called_like_items(folder, items.frame["item_id"], args, writer)
     return _named(folder, items, file, args, writer)
 
 
 def _called_like_items(
-    folder: Path, item_ids: list[str], args: argparse.Namespace, writer: PreparedWriter
+    folder: Path, item_ids: pd.Series, args: argparse.Namespace, writer: PreparedWriter
 ) -> list[list[str]]:
-    """Photos are looked up by their file names, so an id is never used as a path."""
-    by_id: dict[str, Path] = {}
-    for path in find_photos(folder):
-        by_id.setdefault(path.stem, path)
-    paths = {item: by_id[item] for item in item_ids if item in by_id}
-    writer.notes["photos_of_no_item"] = len(by_id) - len(paths)
-    stored = store_photos(paths, writer=writer, size=args.image_size, threads=args.threads)
-    return [[item] if item in stored else [] for item in item_ids]
+    photos = photos_by_name(folder)
+    writer.notes["photos_of_no_item"] = len(photos.keys() - set(item_ids))
+    return store_by_id(photos, item_ids, args, writer)
 
 
 def _named(

@@ -108,10 +108,6 @@ def said_once(label: str, columns: Iterable[str]) -> None:
 
 
 def _distinct(raw: RawTable, ids: pa.Array, name: str, column: str, max_rejected: float) -> np.ndarray:
-    """Reject rows with an improper or a repeated id; returns which rows stay, `[n]` bool."""
-    proper = proper_shop_ids(ids)
-    repeated = proper & ids.to_pandas().duplicated().to_numpy()
-    raw.reject(~proper, column, ids, improper(name))
-    raw.reject(repeated, column, ids, f"duplicate {name}")
-    raw.settle(max_rejected)
-    return proper & ~repeated
+    """Which rows of a table stay, `[n]` bool: those with a proper id that no earlier row has."""
+    told = {"name": name, "why": improper(name)}
+    return raw.settle_ids(ids, proper_shop_ids(ids), column, ids, **told, max_rejected=max_rejected)

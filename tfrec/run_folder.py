@@ -28,7 +28,7 @@ def run_folder(run_dir: Path, config, *, resume: bool) -> Iterator[None]:
         ConfigError: the folder holds a run and `resume` is not set, or it was made with other options.
     """
     begun = (run_dir / "config.yaml").exists()
-    before = set(run_dir.iterdir()) if run_dir.is_dir() else None
+    before = set(run_dir.iterdir()) if run_dir.is_dir() else set()
     _open(run_dir, config, resume=resume)
     handler = log_to(run_dir / "training.log")
     try:
@@ -58,15 +58,14 @@ def _open(run_dir: Path, config, *, resume: bool) -> None:
     save_config(config, saved)
 
 
-def _remove_what_came(folder: Path, before: set[Path] | None) -> None:
-    """Remove what a folder holds beside the entries `before`, and the folder itself where nothing is left of it.
+def _remove_what_came(folder: Path, before: set[Path]) -> None:
+    """Remove what a folder holds beside the entries `before`.
 
-    Features of frozen encoders stay: they may have taken hours, and their store knows what they are of.
+    Features of frozen encoders stay: they may have taken hours, and their store knows what they are of. A folder in which
+    nothing is left goes with its lock (`only_writer`).
     """
-    for path in set(folder.iterdir()) - (before or set()) - {folder / FEATURES}:
+    for path in set(folder.iterdir()) - before - {folder / FEATURES}:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-    if before is None and not any(folder.iterdir()):
-        folder.rmdir()
