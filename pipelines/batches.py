@@ -12,6 +12,7 @@ import numpy as np
 
 from pipelines.content import ItemContent
 from pipelines.epochs import ShuffledRows
+from pipelines.equal_rows import repeated
 from pipelines.schema import PreparedError
 
 DAY = 86_400
@@ -56,13 +57,7 @@ class Purchases:
         if within == "never" or not len(self):
             return self
         keys = [self.item, self.user] if within == "always" else [self.time // DAY, self.item, self.user]
-        order = np.lexsort(keys)  # stable: the first purchase of a run comes first
-        same = np.ones(len(self) - 1, bool)
-        for key in keys:
-            same &= key[order][1:] == key[order][:-1]
-        keep = np.ones(len(self), bool)
-        keep[order[1:][same]] = False
-        return self.where(keep)
+        return self.where(~repeated(keys))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.equal_rows import repeated
 from pipelines.id_index import GrowingIdIndex
 from pipelines.movielens_files import Ratings
 from pipelines.prepared_writer import PreparedWriter
@@ -77,12 +78,8 @@ def duplicates(log: Log) -> np.ndarray:
     again[1:] = (log.user[1:] == log.user[:-1]) & (log.time[1:] == log.time[:-1])
     rows = np.flatnonzero(again | np.append(again[1:], False))
     told = [column[rows] for column in (log.rating, log.item, log.time, log.user) if column is not None]
-    order = np.lexsort(told)  # stable: of equal ones the first in the file comes first
-    same = np.ones(max(len(rows) - 1, 0), bool)
-    for column in told:
-        same &= column[order][1:] == column[order][:-1]
     again[:] = False
-    again[rows[order[1:][same]]] = True
+    again[rows] = repeated(told)
     return again
 
 
