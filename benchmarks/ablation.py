@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tfrec.bootstrap import bootstrap_means
+from tfrec.evaluation.bootstrap import bootstrap_means
 
 RECIPE = "recipe"
 

@@ -226,7 +226,7 @@ def scann_index(items: int, dim: int, reorder: str = "FLOAT32") -> Callable[[], 
     """ScaNN through its Python binding (its TensorFlow op reorders in float32 alone), codes of half a byte a dimension,
     and the vectors that candidates are reordered by in a type."""
     from benchmarks.index import make_data, raw_scann_search
-    from tfrec.index import default_leaves
+    from tfrec.index.indexes import default_leaves
 
     vectors, queries = make_data(items, 8 * BATCH, dim, 0)
     leaves = default_leaves(items)

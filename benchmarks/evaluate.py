@@ -95,10 +95,10 @@ def generate(work: Work) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def all_metrics(work: Work) -> Callable[[], float]:
     """The whole of an evaluation after the towers: search, metrics, diversity, intervals."""
-    import tfrec.screen  # noqa: F401  (imports TensorFlow, as the towers have by then)
+    import tfrec.index.screen  # noqa: F401  (imports TensorFlow, as the towers have by then)
     from tfrec.csr import Csr
-    from tfrec.metrics import summarize
-    from tfrec.search import exact_top_k
+    from tfrec.evaluation.metrics import summarize
+    from tfrec.index.search import exact_top_k
 
     queries, items, target = generate(work)
     targets = Csr.from_rows(np.arange(work.queries), target, work.queries)
@@ -113,8 +113,8 @@ def all_metrics(work: Work) -> Callable[[], float]:
 
 def search_alone(work: Work) -> Callable[[], float]:
     """The search alone, to compare with faiss."""
-    import tfrec.screen  # noqa: F401  (imports TensorFlow, as the towers have by then)
-    from tfrec.search import exact_top_k
+    import tfrec.index.screen  # noqa: F401  (imports TensorFlow, as the towers have by then)
+    from tfrec.index.search import exact_top_k
 
     queries, items, target = generate(work)
     return lambda: _hit_rate(exact_top_k(queries, items, max(KS))[0], target, work.sample)

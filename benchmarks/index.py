@@ -24,9 +24,9 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.measure import Ratio, add_json, machine, write_ratios
-from tfrec.index import ScannIndex, finer_leaves, partition_training
-from tfrec.index_tuning import FINER_FROM, REORDER, leaf_counts, recall_against
-from tfrec.search import exact_top_k
+from tfrec.index.indexes import ScannIndex, finer_leaves, partition_training
+from tfrec.index.search import exact_top_k
+from tfrec.index.tuning import FINER_FROM, REORDER, leaf_counts, recall_against
 
 K = 12
 BATCHES = (1, 256, 1024, 4096)

@@ -87,7 +87,7 @@ def generate(folder: Path, *, rows: int) -> Path:
 
 
 def _write_customers(path: Path, random: bytes) -> np.ndarray:
-    from pipelines.hm_tables import CUSTOMER_COLUMNS
+    from pipelines.hm.tables import CUSTOMER_COLUMNS
 
     ids = np.sort([random[start : start + 32].hex() for start in range(0, len(random), 32)])
     fields = dict(zip(CUSTOMER_COLUMNS[1:], ("1.0", "1.0", "ACTIVE", "Regularly", "34.0")))
@@ -96,7 +96,7 @@ def _write_customers(path: Path, random: bytes) -> np.ndarray:
 
 
 def _write_articles(path: Path, articles: int) -> np.ndarray:
-    from pipelines.hm_tables import ARTICLE_COLUMNS
+    from pipelines.hm.tables import ARTICLE_COLUMNS
 
     ids = np.array([f"{108775015 + 7919 * row:010d}" for row in range(articles)])
     rest = {name: f"some {name}" for name in ARTICLE_COLUMNS[1:]}

@@ -75,7 +75,7 @@ def draw_photos(folder: Path, photos: int) -> None:
 
 def store_with_tfrec(folder: Path) -> Callable[[], int]:
     """The checks, the resize and the image store of `python -m pipelines hm`."""
-    from pipelines.images import find_photos, store_photos
+    from pipelines.photos.images import find_photos, store_photos
     from pipelines.prepared import PreparedWriter
 
     def work() -> int:

@@ -278,7 +278,7 @@ def publish_model(items: int, length: int = LENGTH) -> None:
     if folder.exists():
         return
     from tfrec.export import export_run
-    from tfrec.runs import Run
+    from tfrec.runs.run import Run
 
     run = Run(
         name="benchmark",

@@ -306,7 +306,7 @@ def make_dataset(make_batch: Callable[[int], dict], start: int, stop: int, *, ph
 
 def decode_bytes(batch: dict, size) -> dict:
     """Replace `items/photo_bytes` of a batch by pixels `items/photos`."""
-    from pipelines.pixels import decode_photos
+    from pipelines.photos.pixels import decode_photos
 
     if "photo_bytes" in batch.get("items", {}):
         items = dict(batch["items"])

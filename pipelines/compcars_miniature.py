@@ -22,7 +22,6 @@ from pathlib import Path
 from pipelines.arguments import SEED, whole_number
 from pipelines.publish import HiddenFolder, is_free
 
-HELP = "generate drawn cars in CompCars's layout into --raw"
 YEARS = (2011, 2014)
 VIEWPOINTS = {1: "front", 2: "rear"}
 MODELS_PER_MAKE = 4  # two fronts x two rears
@@ -95,7 +94,7 @@ def _draw_shot(raw: Path, shot: tuple[int, int, str, int, int], seed: int) -> No
     """Write one photo and its label; its randomness depends on nothing but itself and the seed."""
     import numpy as np
 
-    from pipelines.compcars_drawing import draw_car
+    from pipelines.compcars.drawing import draw_car
 
     make, model, year, viewpoint, _ = shot
     name = hashlib.sha256(repr((seed, *shot)).encode()).hexdigest()[:14]

@@ -96,8 +96,8 @@ def decode_all(
     import tensorflow as tf
     from tqdm import tqdm
 
-    from pipelines.boxes import BoxCropper
-    from pipelines.pixels import decode_photos
+    from pipelines.photos.boxes import BoxCropper
+    from pipelines.photos.pixels import decode_photos
 
     if boxes is not None:
         crop, place = BoxCropper(size), tf.constant(boxes)

@@ -10,10 +10,10 @@ import numpy as np
 
 from pipelines.balanced import balanced_batches
 from pipelines.batches import make_dataset
-from pipelines.photo_views import ViewPhotos
+from pipelines.photos.views import ViewPhotos
 
 if TYPE_CHECKING:
-    from pipelines.augment import PhotoAugmenter
+    from pipelines.photos.augment import PhotoAugmenter
 
 
 @dataclass
@@ -85,7 +85,7 @@ class BatchDecoder:
     """
 
     def __init__(self, photos: ViewPhotos, *, augment: PhotoAugmenter | None = None, play: float = 0.0):
-        from pipelines.boxes import BoxCropper
+        from pipelines.photos.boxes import BoxCropper
 
         self.size, self.augment = photos.size, augment
         self.crop = None if photos.boxes is None else BoxCropper(photos.size, play=play)
@@ -101,7 +101,7 @@ class BatchDecoder:
         """
         import tensorflow as tf
 
-        from pipelines.pixels import decode_photos
+        from pipelines.photos.pixels import decode_photos
 
         items = dict(batch["items"])
         views = items["present"].shape[1]

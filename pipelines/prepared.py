@@ -22,7 +22,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.image_store import BYTES_FILE, ImageStore, ImageWriter
+from pipelines.photos.image_store import BYTES_FILE, ImageStore, ImageWriter
 from pipelines.prepared_writer import PreparedWriter
 from pipelines.remote import local_copy
 from pipelines.schema import (

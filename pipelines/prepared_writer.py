@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from pipelines import schema
 from pipelines.events_file import EventsFile
-from pipelines.image_store import ImageWriter
+from pipelines.photos.image_store import ImageWriter
 from pipelines.printable import printable
 from pipelines.publish import HiddenFolder, is_free, put_back
 from pipelines.schema import PreparedError

@@ -20,7 +20,6 @@ from pipelines.prepared import PreparedError, PreparedWriter
 from pipelines.schema import TEST, TRAIN, VAL
 from pipelines.summary import print_summary
 
-HELP = "item sequences, one line a user in time order (Amazon Beauty, Toys ... as S3-Rec publishes them)"
 ATTRIBUTES_SUFFIX = "_item2attributes.json"
 MIN_HELD_OUT = 3  # interactions a user needs before any of them is held out
 

@@ -52,7 +52,7 @@ def fit_and_predict(
 
 def main() -> None:
     """Print RMSE and MAE of the test ratings."""
-    from tfrec.ratings import rating_errors
+    from tfrec.ratings.system import rating_errors
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, metavar="PREPARED", help="a prepared dataset with ratings")

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrec.encoders.attributes import AttributeVocabulary
-from tfrec.runs import Run, UserTable
+from tfrec.runs.run import Run, UserTable
 
 DIM = 16
 SIDE = 8

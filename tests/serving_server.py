@@ -13,10 +13,10 @@ from typing import Any
 
 from tests.serving_fakes import make_run
 from tfrec import export
-from tfrec.index import ExactIndex
-from tfrec.index_tuning import IndexReport
+from tfrec.index.indexes import ExactIndex
+from tfrec.index.tuning import IndexReport
 from tfrec.publish import publish_version, read_manifest
-from tfrec.runs import Run
+from tfrec.runs.run import Run
 from tfrec.serve.model_config import models_of_folders
 from tfrec.serve.options import ServeOptions
 from tfrec.serve.server import Server

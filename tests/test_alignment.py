@@ -8,10 +8,11 @@ import pytest
 import tensorflow as tf
 
 from tests.small_encoders import make_shop, make_sides
-from tfrec import alignment, sanity_check, train
-from tfrec.alignment import drop_fields
-from tfrec.alignment_config import AlignmentConfig
-from tfrec.alignment_metrics import (
+from tfrec import train
+from tfrec.alignment import system as alignment
+from tfrec.alignment.config import AlignmentConfig
+from tfrec.alignment.contrastive import AlignmentModel, info_nce, same_rows
+from tfrec.alignment.metrics import (
     alignment_metrics,
     chance,
     fit_ridge,
@@ -20,10 +21,10 @@ from tfrec.alignment_metrics import (
     match_ranks,
     unit,
 )
-from tfrec.contrastive import AlignmentModel, info_nce, same_rows
+from tfrec.alignment.system import drop_fields, sanity_check
 from tfrec.encoders.attributes import AttributeEncoder
-from tfrec.feature_writer import FeatureWriter
-from tfrec.features import FeatureError
+from tfrec.features.store import FeatureError
+from tfrec.features.writer import FeatureWriter
 
 
 def random_units(count, dim=8, seed=0):

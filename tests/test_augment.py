@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipelines.augment import PhotoAugmenter
+from pipelines.photos.augment import PhotoAugmenter
 from tests.layer_checks import global_policy
 
 PHOTOS = np.random.default_rng(0).integers(0, 256, (12, 20, 16, 3)).astype(np.uint8)

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from pipelines.prepared import PreparedWriter, open_prepared
-from tfrec.baselines import (
+from tfrec.csr import Csr
+from tfrec.evaluation.baselines import (
     CHUNK_CANDIDATES,
     _keep_largest,
     fill_up,
@@ -17,8 +18,7 @@ from tfrec.baselines import (
     run_baselines,
     tfidf,
 )
-from tfrec.csr import Csr
-from tfrec.protocol import DAY, build_protocol
+from tfrec.evaluation.protocol import DAY, build_protocol
 
 CUTOFF = 1_600_214_400  # 2020-09-16
 LONG_AGO, YESTERDAY = CUTOFF - 100 * DAY, CUTOFF - DAY

@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pipelines.boxes import BoxCropper, format_box, parse_box
 from pipelines.label_batches import LabelBatches
-from pipelines.photo_views import read_views
+from pipelines.photos.boxes import BoxCropper, format_box, parse_box
+from pipelines.photos.views import read_views
 from pipelines.prepared import PreparedWriter, open_prepared
 
 BOX = (0.25, 0.5, 0.75, 1.0)

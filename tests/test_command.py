@@ -16,7 +16,7 @@ import pytest
 from pipelines.prepared_writer import PreparedWriter
 from tests.test_layers import COMMANDS, MODULES, ROOT
 from tfrec.command import log_to, run_command
-from tfrec.run_lock import only_writer
+from tfrec.runs.lock import only_writer
 
 WRONG = {  # each is a fault that the command itself finds, behind its options' parser
     "pipelines.__main__": ("pipelines", "sequences --raw nowhere --out made", "nowhere"),

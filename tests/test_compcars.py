@@ -11,15 +11,15 @@ import pytest
 from PIL import Image, ImageFile
 
 from pipelines.__main__ import main
-from pipelines.boxes import parse_box as parse_box_shares
-from pipelines.compcars_items import Options, items_frame, prepare
-from pipelines.compcars_labels import CSV_COLUMNS, CarPhoto, parse_box, parse_view
+from pipelines.compcars.items import Options, items_frame, prepare
+from pipelines.compcars.labels import CSV_COLUMNS, CarPhoto, parse_box, parse_view
 from pipelines.compcars_miniature import generate
-from pipelines.csv_lines import UNSPLIT
-from pipelines.images import EXIF_ORIENTATION, PhotoError
 from pipelines.label_splits import split_labels
-from pipelines.photo_crops import crop_photo
+from pipelines.photos.boxes import parse_box as parse_box_shares
+from pipelines.photos.crops import crop_photo
+from pipelines.photos.images import EXIF_ORIENTATION, PhotoError
 from pipelines.prepared import PreparedError, open_prepared
+from pipelines.raw.csv_lines import UNSPLIT
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_a_stopped_run_leaves_no_half_of_the_miniature(tmp_path, monkeypatch):
 
 
 def test_miniature_models_share_a_front_or_a_rear():
-    from pipelines.compcars_drawing import draw_car
+    from pipelines.compcars.drawing import draw_car
 
     def view(style, front):
         return np.asarray(draw_car(0, style=style, front=front, rng=np.random.default_rng(0))[0])

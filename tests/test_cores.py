@@ -53,7 +53,7 @@ assert calls_at_a_time(4) == 1
 one_thread_an_op()
 assert (calls_at_a_time(4), calls_at_a_time(.5)) == (4, 1) and calls_at_a_time() >= 1
 from tests.small_encoders import make_shop, make_sides
-from tfrec.feature_writer import FeatureWriter
+from tfrec.features.writer import FeatureWriter
 folder = Path(tempfile.mkdtemp())
 shop = make_shop(folder / "data")
 for side in make_sides(shop.items["text"]):

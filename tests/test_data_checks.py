@@ -6,9 +6,9 @@ import pytest
 from pipelines.__main__ import main as prepare
 from pipelines.prepared import PreparedWriter, open_prepared
 from tfrec.config import ConfigError, RetrievalConfig
-from tfrec.data_checks import check_data
-from tfrec.protocol import ProtocolError, build_protocol
-from tfrec.ratings_config import RatingsConfig
+from tfrec.evaluation.protocol import ProtocolError, build_protocol
+from tfrec.ratings.config import RatingsConfig
+from tfrec.runs.data_checks import check_data
 from tfrec.train import main as train
 
 

@@ -8,12 +8,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipelines import demo, demo_catalog, demo_oracle, demo_shop
+from pipelines import demo
 from pipelines.__main__ import main
-from pipelines.demo_catalog import COLOURS, DESIGNS, FACTORS, LEVELS, MATERIALS, WEEKS, make_catalog
-from pipelines.demo_customers import GROUPS, LIKED, make_customers, taste_columns
-from pipelines.demo_drawing import Look, draw_photo
-from pipelines.demo_shelves import FIRST_DAY, THEME_BONUS, Shelves, article_weights, choice_probabilities
+from pipelines.demo import catalog as demo_catalog
+from pipelines.demo import oracle as demo_oracle
+from pipelines.demo import shop as demo_shop
+from pipelines.demo.catalog import COLOURS, DESIGNS, FACTORS, LEVELS, MATERIALS, WEEKS, make_catalog
+from pipelines.demo.customers import GROUPS, LIKED, make_customers, taste_columns
+from pipelines.demo.drawing import Look, draw_photo
+from pipelines.demo.shelves import FIRST_DAY, THEME_BONUS, Shelves, article_weights, choice_probabilities
 from pipelines.prepared import PreparedError, PreparedWriter, open_prepared
 
 ITEMS, CUSTOMERS, SEED = 60, 80, 3

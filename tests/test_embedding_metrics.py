@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tfrec import embedding_metrics as em
+from tfrec.evaluation import embedding_metrics as em
 
 
 def _blobs(seed=0, classes=4, each=15, dim=8, spread=0.4):

@@ -11,12 +11,12 @@ import tensorflow as tf
 from pipelines.prepared import PreparedWriter
 from tests.serving_fakes import make_run
 from tfrec import export as command
-from tfrec import runs
-from tfrec.index import ExactIndex
-from tfrec.new_items import with_new_items
+from tfrec.index.indexes import ExactIndex
 from tfrec.publish import versions
-from tfrec.runs import RunError
-from tfrec.serving_model import ServingModel
+from tfrec.runs import run as runs
+from tfrec.runs.run import RunError
+from tfrec.serving.model import ServingModel
+from tfrec.serving.new_items import with_new_items
 
 ITEMS = 30
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from pipelines.__main__ import main
-from pipelines.csv_lines import UNSPLIT
-from pipelines.fashion_mnist_files import CLASSES, read_idx
+from pipelines.fashion_mnist.files import CLASSES, read_idx
 from pipelines.prepared import PreparedError, open_prepared
+from pipelines.raw.csv_lines import UNSPLIT
 
 HEADER = "id,gender,masterCategory,subCategory,articleType,baseColour,season,year,usage,productDisplayName"
 

@@ -12,17 +12,18 @@ import pytest
 import tensorflow as tf
 
 from pipelines.content import PhotoBytes
-from pipelines.pixels import decode_photos
+from pipelines.photos.pixels import decode_photos
 from tests.kills import stopped_at_rename
 from tests.layer_checks import global_policy
 from tests.small_encoders import make_shop, make_sides, save_sides
-from tfrec import encode, feature_writer
+from tfrec import encode
 from tfrec.assembly import tokenize
 from tfrec.encoders.checkpoints import CheckpointError
 from tfrec.encoders.sides import read_side, save_side
-from tfrec.feature_blocks import PhotoBlocks, TextBlocks
-from tfrec.feature_writer import FeatureWriter, kept_and_fresh
-from tfrec.features import FeatureError, SideStore, content_keys, stored_sides
+from tfrec.features import writer as feature_writer
+from tfrec.features.blocks import PhotoBlocks, TextBlocks
+from tfrec.features.store import FeatureError, SideStore, content_keys, stored_sides
+from tfrec.features.writer import FeatureWriter, kept_and_fresh
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tfrec.generation import Generation, GenerationError, log_softmax
+from tfrec.pretraining.generation import Generation, GenerationError, log_softmax
 
 ITEMS = 6
 

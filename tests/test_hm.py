@@ -14,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines import purchase_order, raw_csv
+from pipelines import purchase_order
 from pipelines.__main__ import DATASETS, main
-from pipelines.csv_lines import UNSPLIT
-from pipelines.hm_dataset import median_by_item
-from pipelines.hm_tables import ARTICLE_COLUMNS
-from pipelines.hm_transactions import Transactions
+from pipelines.hm.dataset import median_by_item
+from pipelines.hm.tables import ARTICLE_COLUMNS
+from pipelines.hm.transactions import Transactions
 from pipelines.prepared import open_prepared
+from pipelines.raw import raw_csv
+from pipelines.raw.csv_lines import UNSPLIT
 
 ARTICLES = ["0108775015", "0108775044", "0110065001", "0111565001", "0123173001"]
 CUSTOMERS = [f"{number:064x}" for number in (11, 7, 5, 3)]  # the last one never buys

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageFile
 from PIL.PngImagePlugin import PngInfo
 
-from pipelines.images import PhotoError, find_photos, shrink_photo, store_photos, with_known_ending
+from pipelines.photos.images import PhotoError, find_photos, shrink_photo, store_photos, with_known_ending
 from pipelines.prepared import PreparedWriter, open_prepared
 
 TRUNCATED = "photo is truncated or damaged"

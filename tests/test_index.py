@@ -8,9 +8,10 @@ import pytest
 import tensorflow as tf
 
 from tests.serving_fakes import make_vectors
-from tfrec import index as index_module
-from tfrec import index_tuning
-from tfrec.index import (
+from tfrec.evaluation.scores import LOWEST
+from tfrec.index import indexes as index_module
+from tfrec.index import tuning as index_tuning
+from tfrec.index.indexes import (
     MIN_SCANN_ITEMS,
     ExactIndex,
     RetrievalIndexError,
@@ -18,8 +19,7 @@ from tfrec.index import (
     check_vectors,
     default_leaves,
 )
-from tfrec.index_tuning import build_scann, recall_against
-from tfrec.scores import LOWEST
+from tfrec.index.tuning import build_scann, recall_against
 
 ITEMS, DIM = 2000, 16
 

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipelines import kfashion_synthetic
 from pipelines.__main__ import main
-from pipelines.images import EXIF_ORIENTATION
 from pipelines.kfashion import crop_box
-from pipelines.kfashion_labels import CATEGORIES, read_label
+from pipelines.kfashion import synthetic as kfashion_synthetic
+from pipelines.kfashion.labels import CATEGORIES, read_label
+from pipelines.photos.images import EXIF_ORIENTATION
 from pipelines.prepared import open_prepared
 from pipelines.schema import PreparedError
 

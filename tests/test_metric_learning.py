@@ -9,13 +9,13 @@ import tensorflow as tf
 from pipelines.__main__ import main as prepare
 from pipelines.compcars_miniature import generate
 from pipelines.label_batches import LabelBatches
-from pipelines.photo_views import read_views
+from pipelines.photos.views import read_views
 from pipelines.prepared import PreparedError, open_prepared
 from tests.metric_data import write_items
-from tfrec import metric_learning
 from tfrec.config import ConfigError, parse_config, read_yaml, recipe_path, save_config
-from tfrec.embedding_intervals import summarize_embedding
-from tfrec.embedding_metrics import embedding_metrics
+from tfrec.evaluation.embedding_intervals import summarize_embedding
+from tfrec.evaluation.embedding_metrics import embedding_metrics
+from tfrec.metric_learning import system as metric_learning
 
 LOSSES = ["arcface", "contrastive", "cross_entropy", "multi_similarity", "ntxent", "supcon", "triplet"]
 SMALL = {
@@ -96,7 +96,7 @@ def test_vectors_of_every_item_before_and_after_are_left_for_analysis(data, trai
 def test_the_gradient_of_every_loss_reaches_the_encoder(data, loss):
     import tensorflow as tf
 
-    from tfrec.metric_assembly import MetricAssembly
+    from tfrec.metric_learning.assembly import MetricAssembly
 
     assembly = MetricAssembly(configure(data, SMALL, {"task": {"loss": loss}}), open_prepared(data))
     batch = next(iter(assembly.dataset(0, 1)))
@@ -130,8 +130,8 @@ CARS = {
 
 
 def test_a_neck_spreads_what_a_random_encoder_leaves_together(cars):
-    from tfrec.metric_assembly import MetricAssembly
-    from tfrec.metric_losses import normalize
+    from tfrec.metric_learning.assembly import MetricAssembly
+    from tfrec.metric_learning.losses import normalize
 
     def mean_cosine(neck):
         config = configure(cars, CARS, {"model": {"neck": neck}}, recipe="compcars")
@@ -185,7 +185,7 @@ def test_the_compcars_recipe_takes_a_step_with_every_encoder(data, tmp_path, kin
 
 
 def test_frozen_encoders_keep_their_weights_and_low_rank_updates_are_all_that_trains(data):
-    from tfrec.metric_assembly import MetricAssembly
+    from tfrec.metric_learning.assembly import MetricAssembly
 
     def trained_parts(**encoder):
         model = MetricAssembly(configure(data, SMALL, {"model": {"encoder": encoder}}), open_prepared(data)).model
@@ -199,9 +199,9 @@ def test_frozen_encoders_keep_their_weights_and_low_rank_updates_are_all_that_tr
 
 
 def test_published_weights_are_where_training_starts(data, tmp_path, monkeypatch):
-    from tfrec import metric_assembly
     from tfrec.encoders.image import ViTEncoder
     from tfrec.encoders.sides import ImageSide
+    from tfrec.metric_learning import assembly as metric_assembly
 
     asked = {}
 
@@ -221,8 +221,8 @@ def test_published_weights_are_where_training_starts(data, tmp_path, monkeypatch
 def test_weights_are_pooled_as_the_options_say(tmp_path):
     from tfrec.encoders.image import ViTEncoder
     from tfrec.encoders.sides import ImageSide, save_side
-    from tfrec.metric_assembly import build_encoder
-    from tfrec.metric_config import PhotoEncoderConfig
+    from tfrec.metric_learning.assembly import build_encoder
+    from tfrec.metric_learning.config import PhotoEncoderConfig
 
     def save(name, **options):
         encoder = ViTEncoder(size=16, patch=8, dim=8, layers=2, heads=2, name="image_encoder", **options)
@@ -241,7 +241,7 @@ def test_weights_are_pooled_as_the_options_say(tmp_path):
 
 
 def test_batches_are_balanced_and_a_function_of_the_step(data):
-    from pipelines.augment import PhotoAugmenter
+    from pipelines.photos.augment import PhotoAugmenter
 
     prepared = open_prepared(data)
     photos = read_views(prepared, ["front", "rear"], (16, 16))
@@ -299,14 +299,14 @@ def test_figures_equal_those_of_the_analysis():
     ],
 )
 def test_what_does_not_fit_is_named(data, options, says):
-    from tfrec.metric_assembly import MetricAssembly
+    from tfrec.metric_learning.assembly import MetricAssembly
 
     with pytest.raises((ConfigError, PreparedError), match=says):
         MetricAssembly(configure(data, SMALL, options), open_prepared(data))
 
 
 def test_a_split_without_items_is_an_error_that_says_how_to_get_some(data, trained):
-    from tfrec.metric_protocol import LabelProtocol
+    from tfrec.metric_learning.protocol import LabelProtocol
 
     prepared = open_prepared(data)
     prepared.items["split"] = np.int8(0)
@@ -315,7 +315,7 @@ def test_a_split_without_items_is_an_error_that_says_how_to_get_some(data, train
 
 
 def test_items_that_left_the_dataset_are_named(data, trained):
-    from tfrec.metric_protocol import LabelProtocol
+    from tfrec.metric_learning.protocol import LabelProtocol
 
     ids = vectors(trained)["item_id"]
     ids[3] = "gone"

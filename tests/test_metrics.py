@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfrec.bootstrap import _draw, bootstrap_means, jackknife_distinct
 from tfrec.csr import Csr
-from tfrec.metrics import coverage, diversity, per_user, recall_of, summarize, write_metrics
+from tfrec.evaluation.bootstrap import _draw, bootstrap_means, jackknife_distinct
+from tfrec.evaluation.metrics import coverage, diversity, per_user, recall_of, summarize, write_metrics
 
 KS = (1, 3, 5)
 
@@ -114,7 +114,7 @@ def test_more_users_than_a_chunk(monkeypatch):
     ranked = np.array([rng.permutation(30)[:5] for _ in range(50)])
     targets = csr([rng.permutation(30)[: 1 + user % 4] for user in range(50)])
     whole = per_user(ranked, targets, KS)
-    monkeypatch.setattr("tfrec.metrics.CHUNK_USERS", 7)
+    monkeypatch.setattr("tfrec.evaluation.metrics.CHUNK_USERS", 7)
     monkeypatch.setattr("tfrec.csr.CHUNK_ROWS", 3)
     for name, value in per_user(ranked, targets, KS).items():
         np.testing.assert_array_equal(value, whole[name])
@@ -131,7 +131,7 @@ def test_diversity_equals_the_loop_over_pairs(monkeypatch):
     rng = np.random.default_rng(1)
     vectors = rng.standard_normal((9, 4)) * 3
     ranked = np.array([[0, 1, 2, 3, 4], [5, 6, 7, -1, -1], [8, -1, -1, -1, -1], [3, 3 + 1, 8, 0, 1]])
-    monkeypatch.setattr("tfrec.metrics.CHUNK_CELLS", 40)
+    monkeypatch.setattr("tfrec.evaluation.metrics.CHUNK_CELLS", 40)
     values = diversity(ranked, vectors, KS)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     for user, listed in enumerate(ranked.tolist()):
@@ -190,7 +190,7 @@ def test_bootstrap_leaves_undefined_users_out(monkeypatch):
     result = bootstrap_means({"a": np.array([1.0, np.nan, 0.0]), "b": np.full(3, np.nan)}, resamples=200)
     assert result["a"]["value"] == 0.5
     assert "b" not in result
-    monkeypatch.setattr("tfrec.bootstrap.BATCH_CELLS", 5)
+    monkeypatch.setattr("tfrec.evaluation.bootstrap.BATCH_CELLS", 5)
     assert bootstrap_means({"a": np.array([1.0, np.nan, 0.0])}, resamples=200)["a"] == result["a"]
 
 

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import movielens_files, ratio_splits
+from pipelines import ratio_splits
 from pipelines.__main__ import main
-from pipelines.csv_lines import UNSPLIT
-from pipelines.movielens_ratings import Log, keep_core
+from pipelines.movielens import files as movielens_files
+from pipelines.movielens.ratings import Log, keep_core
 from pipelines.prepared import open_prepared
+from pipelines.raw.csv_lines import UNSPLIT
 from pipelines.schema import PreparedError
 
 RATINGS = [(1, 10, 4.0, 100), (1, 20, 3.0, 90), (2, 10, 5.0, 50), (1, 30, 2.0, 100), (2, 30, 1.0, 60)]

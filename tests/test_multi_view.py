@@ -5,7 +5,7 @@ import pytest
 
 from tests.layer_checks import check_layer
 from tfrec.encoders.image import ViTEncoder
-from tfrec.multi_view import MultiViewEncoder, ViewFusion
+from tfrec.metric_learning.multi_view import MultiViewEncoder, ViewFusion
 
 RNG = np.random.default_rng(0)
 VECTORS = RNG.normal(size=(3, 2, 8)).astype(np.float32)

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from pipelines.batches import Purchases
 from tests.serving_fakes import FakeTowers, make_run
 from tfrec import retrieval
-from tfrec.index import ExactIndex
+from tfrec.index.indexes import ExactIndex
+from tfrec.index.search import MAX_QUERIES, exact_top_k
 from tfrec.neighbours import APART, NEARER, Neighbours, followers, product_neighbours, variant_table
 from tfrec.repeats import BUCKETS, RepeatScores
 from tfrec.retrieval import purchase_bonus
-from tfrec.search import MAX_QUERIES, exact_top_k
-from tfrec.serving_model import NeighbourGains, ServingModel
+from tfrec.serving.model import NeighbourGains, ServingModel
 
 ITEMS = 40
 seeds = st.integers(0, 2**32 - 1)

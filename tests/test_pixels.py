@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pipelines.images import shrink_photo
-from pipelines.orientation import jpeg_orientation, turned_upright
-from pipelines.pixels import decode_photos, open_photo
+from pipelines.photos.images import shrink_photo
+from pipelines.photos.orientation import jpeg_orientation, turned_upright
+from pipelines.photos.pixels import decode_photos, open_photo
 
 
 def encoded(image: Image.Image, kind: str = "JPEG", **options) -> bytes:

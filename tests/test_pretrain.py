@@ -8,15 +8,17 @@ import pytest
 import tensorflow as tf
 
 from tests.small_encoders import make_shop
-from tfrec import layer_study, pretrain, text_model
+from tfrec import layer_study
 from tfrec.config import SYSTEMS, ConfigError, parse_config, read_yaml, recipe_path, save_config
 from tfrec.encoders.checkpoints import CheckpointError
 from tfrec.encoders.sides import load_image_side, load_text_side, sides_of
 from tfrec.encoders.text import WordPiece
 from tfrec.encoders.wordpiece import SPECIAL_TOKENS
-from tfrec.metric_assembly import build_encoder
-from tfrec.metric_config import PhotoEncoderConfig
-from tfrec.pretrain_data import draw_moves, hide_words, move_photos
+from tfrec.metric_learning.assembly import build_encoder
+from tfrec.metric_learning.config import PhotoEncoderConfig
+from tfrec.pretraining import system as pretrain
+from tfrec.pretraining import text_model
+from tfrec.pretraining.data import draw_moves, hide_words, move_photos
 
 TINY = [
     *(

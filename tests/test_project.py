@@ -89,7 +89,7 @@ def test_the_reference_lists_every_recipe_with_its_data():
     assert [name for name, _ in rows] == list(dict(rows))
     assert set(dict(rows)) == {path.stem for path in (ROOT / "tfrec" / "recipes").glob("*.yaml")}
     datasets = {name for _, data in rows for name in re.findall(r"`(\w+)`", data)}
-    assert not [name for name in datasets if not (ROOT / "pipelines" / f"{name}.py").is_file()]
+    assert not [name for name in datasets if importlib.util.find_spec(f"pipelines.{name}") is None]
 
 
 def test_the_options_of_the_reference_exist():

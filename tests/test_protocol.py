@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.prepared import PreparedWriter, open_prepared
 from tfrec.csr import Csr
-from tfrec.protocol import DAY, ProtocolError, build_protocol
+from tfrec.evaluation.protocol import DAY, ProtocolError, build_protocol
 
 CUTOFF = 1_600_214_400  # 2020-09-16
 

@@ -15,11 +15,11 @@ from tfrec import retrieval
 from tfrec.assembly import RetrievalAssembly
 from tfrec.assets import Assets
 from tfrec.config import ConfigError, parse_config, read_yaml, recipe_path, save_config
-from tfrec.feature_writer import FeatureWriter
-from tfrec.features import FeatureError
-from tfrec.frozen import frozen_features
-from tfrec.new_items import encode_items
-from tfrec.runs import load_run
+from tfrec.features.frozen import frozen_features
+from tfrec.features.store import FeatureError
+from tfrec.features.writer import FeatureWriter
+from tfrec.runs.run import load_run
+from tfrec.serving.new_items import encode_items
 
 SMALL = [
     *("--training.steps=6", "--training.evaluations=1", "--training.batch_size=16", "--task.encode_items=16"),

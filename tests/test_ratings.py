@@ -12,9 +12,9 @@ import pytest
 
 from pipelines.__main__ import main as prepare
 from pipelines.prepared import PreparedWriter, open_prepared
-from tfrec.protocol import ProtocolError, build_protocol
-from tfrec.rating_model import USER_SCALE, RatingHead
-from tfrec.ratings import rating_errors, rating_rules
+from tfrec.evaluation.protocol import ProtocolError, build_protocol
+from tfrec.ratings.model import USER_SCALE, RatingHead
+from tfrec.ratings.system import rating_errors, rating_rules
 from tfrec.train import main as train
 
 USERS, MOVIES = 40, 30
@@ -130,7 +130,7 @@ def rated_run(movies, tmp_path_factory):
 
 def test_served_ratings_are_those_that_are_evaluated(rated_run):
     from tfrec.retrieval import load_assembly, protocol_queries
-    from tfrec.served_towers import ServedTowers
+    from tfrec.serving.towers import ServedTowers
 
     assembly = load_assembly(rated_run)
     bias = assembly.model.head.item_bias

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipelines import raw_csv
 from pipelines.prepared_writer import PreparedWriter
-from pipelines.raw_csv import CsvLayout, RawCsv
+from pipelines.raw import raw_csv
+from pipelines.raw.raw_csv import CsvLayout, RawCsv
 from pipelines.schema import PreparedError
 
 ROOT = Path(__file__).parents[1]
@@ -61,7 +61,7 @@ def test_a_row_that_is_not_utf_8_is_named_in_one_line(tmp_path):
     (tmp_path / "articles.csv").write_bytes(b"a,b\n1,x\n\n\xff,2,3\n")
     code = (
         "import sys; from pathlib import Path; from pipelines.prepared_writer import PreparedWriter\n"
-        "from pipelines.raw_csv import RawCsv; from pipelines.schema import PreparedError\n"
+        "from pipelines.raw.raw_csv import RawCsv; from pipelines.schema import PreparedError\n"
         "try:\n"
         "    with PreparedWriter('out', dataset='test') as writer:\n"
         "        list(RawCsv(Path('articles.csv'), ['a', 'b'], writer=writer))\n"

@@ -19,9 +19,9 @@ import tensorflow as tf
 from tests.small_encoders import make_shop, make_sides, save_sides
 from tests.test_ray_retrieval import _words
 from tfrec import encode as command
-from tfrec.feature_writer import FeatureWriter
-from tfrec.features import SideStore, stored_sides
-from tfrec.ray_encoding import EncodingJob, PartEncoder
+from tfrec.distributed.ray_encoding import EncodingJob, PartEncoder
+from tfrec.features.store import SideStore, stored_sides
+from tfrec.features.writer import FeatureWriter
 
 ROOT = Path(__file__).parents[1]
 

@@ -18,8 +18,8 @@ import pytest
 
 from tests.test_retrieve import USERS, go, models, prepared, run  # noqa: F401
 from tfrec import retrieve as command
-from tfrec.ray_parts import EngineError, cores_each
-from tfrec.ray_retrieval import PartMaker, absolute
+from tfrec.distributed.ray_parts import EngineError, cores_each
+from tfrec.distributed.ray_retrieval import PartMaker, absolute
 from tfrec.recommendations import RetrieveOptions, plan
 
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,7 @@ import pytest
 
 from tests.test_ray_retrieval import _words
 from tfrec import train as command
-from tfrec.ray_training import _is_loss, _own_error
+from tfrec.distributed.ray_training import _is_loss, _own_error
 
 ROOT = Path(__file__).parents[1]
 SMALL = shlex.split(

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tfrec.csr import Csr
-from tfrec.reasons import add_reasons, add_regions, histories_without, regions_of
+from tfrec.reports.reasons import add_reasons, add_regions, histories_without, regions_of
 
 
 def test_each_purchase_is_left_out_once_and_the_rest_stands_right():

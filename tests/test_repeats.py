@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfrec.csr import Csr
+from tfrec.index.search import exact_top_k
 from tfrec.models import by_length
 from tfrec.repeats import BUCKETS, RepeatScores, scores_of_purchases, totals
-from tfrec.search import exact_top_k
 
 seeds = st.integers(0, 2**32 - 1)
 

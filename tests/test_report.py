@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from pipelines.prepared import PreparedWriter, open_prepared
-from tfrec import charts
+from tfrec.evaluation.metrics import write_metrics
+from tfrec.evaluation.protocol import DAY, build_protocol
 from tfrec.examples import sample_examples, write_examples
-from tfrec.metrics import write_metrics
-from tfrec.protocol import DAY, build_protocol
-from tfrec.report import headline, learning_curves, protocol_words, readable, write_report
-from tfrec.report_customers import customers_page
+from tfrec.reports import charts
+from tfrec.reports.customers import customers_page
+from tfrec.reports.report import headline, learning_curves, protocol_words, readable, write_report
 
 EVIL = "<script>alert('x')</script> & \"quoted\""
 

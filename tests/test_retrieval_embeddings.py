@@ -10,7 +10,7 @@ from pipelines.content import ItemContent
 from tfrec.encoders.image import ViTEncoder
 from tfrec.fusion import CrossAttentionFusion
 from tfrec.retrieval_embeddings import attention_maps
-from tfrec.served_towers import ServedTowers
+from tfrec.serving.towers import ServedTowers
 from tfrec.towers import ItemTower
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.__main__ import main as prepare
 from tfrec.evaluate import main as evaluate
-from tfrec.runs import load_run
+from tfrec.runs.run import load_run
 from tfrec.train import main as train
 
 USERS, MOVIES = 30, 20

@@ -13,7 +13,7 @@ from tests.small_encoders import make_shop
 from tfrec import evaluate, train
 from tfrec.analysis.inputs import read_run
 from tfrec.config import RetrievalConfig, load_config, save_config
-from tfrec.run_places import fix_places, fixed_place, open_run_data
+from tfrec.runs.places import fix_places, fixed_place, open_run_data
 
 SMALL = ["--training.steps=2", "--training.evaluations=1", "--training.precision=float32", "--model.layers=1"]
 

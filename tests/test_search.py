@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfrec import search
 from tfrec.csr import Csr
-from tfrec.screen import Screen
-from tfrec.search import exact_top_k
+from tfrec.index import search
+from tfrec.index.screen import Screen
+from tfrec.index.search import exact_top_k
 
 
 def sorted_top_k(queries, items, k, banned=None):

@@ -31,7 +31,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from pipelines.pixels import decode_photos
+from pipelines.photos.pixels import decode_photos
 from tests.serving_fakes import SIDE, make_run
 from tests.serving_server import ask, plain_shop, publish_exact, running
 from tfrec.serve.connections import ConnectionGuard

@@ -15,13 +15,13 @@ from PIL import Image
 
 from tests.serving_fakes import make_run
 from tests.serving_server import large_shop
+from tfrec.evaluation.scores import LOWEST
 from tfrec.export import export_run
-from tfrec.index import ExactIndex, RetrievalIndexError
-from tfrec.loading import load_model
+from tfrec.index.indexes import ExactIndex, RetrievalIndexError
 from tfrec.publish import PublishError
-from tfrec.scores import LOWEST
-from tfrec.serving_model import ServingModel
-from tfrec.serving_ops import ForeignOpError, check_ops, used_ops
+from tfrec.serving.loading import load_model
+from tfrec.serving.model import ServingModel
+from tfrec.serving.ops import ForeignOpError, check_ops, used_ops
 
 ITEMS = 1200
 ANSWERS = {"recommend", "recommend_user", "similar", "search_text", "search_photo"}

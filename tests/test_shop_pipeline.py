@@ -23,13 +23,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines import demo, raw_csv
+from pipelines import demo
 from pipelines.__main__ import main
-from pipelines.csv_lines import UNSPLIT
 from pipelines.prepared import open_prepared
-from pipelines.raw_csv import WRONG_COUNT
-from pipelines.raw_parquet import as_text
-from pipelines.shop_times import REASON, read_times
+from pipelines.raw import raw_csv
+from pipelines.raw.csv_lines import UNSPLIT
+from pipelines.raw.raw_csv import WRONG_COUNT
+from pipelines.raw.raw_parquet import as_text
+from pipelines.shop.times import REASON, read_times
 
 ROOT = Path(__file__).parents[1]
 ITEMS = [

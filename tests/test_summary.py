@@ -1,4 +1,4 @@
-from tfrec.summary import summary_table
+from tfrec.reports.summary import summary_table
 
 
 def interval(value):

@@ -18,8 +18,8 @@ from tfrec.analysis.inputs import AnalysisError
 from tfrec.analyze import main as analyze
 from tfrec.child_processes import Children
 from tfrec.errors import SweepError
-from tfrec.metric_names import sign_of
-from tfrec.run_lock import only_writer
+from tfrec.metric_learning.names import sign_of
+from tfrec.runs.lock import only_writer
 from tfrec.sweep import flatten, main, read_results, read_sweep
 
 ROOT = Path(__file__).parents[1]

@@ -15,7 +15,7 @@ import pytest
 
 from pipelines.prepared import PreparedWriter
 from tfrec.config import ConfigError, RetrievalConfig
-from tfrec.run_folder import run_folder
+from tfrec.runs.folder import run_folder
 
 ROOT = Path(__file__).parents[1]
 SMALL = shlex.split(

@@ -15,8 +15,8 @@ import pytest
 import tensorflow as tf
 
 from tests.worker_training import BATCH, MODELS, STEPS, learn, make_batches
-from tfrec.cluster import ClusterError, Place, place_in_cluster
-from tfrec.workers import Workers, sum_rows
+from tfrec.distributed.cluster import ClusterError, Place, place_in_cluster
+from tfrec.distributed.workers import Workers, sum_rows
 
 ROOT = Path(__file__).parents[1]
 

@@ -20,13 +20,13 @@ from pipelines.content import ItemContent
 from tests.test_models import DIM, ITEMS, OneHot
 from tfrec.bank import fill_bank
 from tfrec.config import TrainingConfig
+from tfrec.distributed.workers import WorkerLost, Workers, loss_of_a_worker_told
 from tfrec.fusion import CrossAttentionFusion
 from tfrec.models import ItemVectors, TwoTower
-from tfrec.rating_model import RatingHead, RatingTwoTower
-from tfrec.ratings_config import RatingTask
+from tfrec.ratings.config import RatingTask
+from tfrec.ratings.model import RatingHead, RatingTwoTower
 from tfrec.towers import HistoryTower, ItemTower
 from tfrec.training import Trainer, set_determinism
-from tfrec.workers import WorkerLost, Workers, loss_of_a_worker_told
 
 USERS, LENGTH, BATCH, STEPS = 50, 8, 17, 6  # an odd batch: the workers' shares differ
 MODELS = {

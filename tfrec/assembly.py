@@ -12,16 +12,16 @@ from pipelines.prepared import Prepared
 from tfrec.assets import Assets, encoder_scope, item_fields
 from tfrec.bank import fill_bank
 from tfrec.config import ConfigError, ImageConfig, ModelConfig, RetrievalConfig, TextConfig
+from tfrec.distributed.workers import Workers
 from tfrec.encoders.attributes import AttributeEncoder
 from tfrec.encoders.tuning import add_lora, freeze
 from tfrec.encoders.untrained import untrained_bert, untrained_vit
-from tfrec.features import SideFeatures
+from tfrec.evaluation.protocol import Protocol
+from tfrec.features.store import SideFeatures
 from tfrec.fusion import CrossAttentionFusion
 from tfrec.models import ItemVectors, TwoTower
 from tfrec.neighbours import Neighbours, followers, product_neighbours, products_of
-from tfrec.protocol import Protocol
 from tfrec.towers import HistoryTower, ItemTower, ShallowTower, UserTower
-from tfrec.workers import Workers
 
 Features = Mapping[str, SideFeatures]  # `text`, `image`: what frozen encoders made of the catalogue
 

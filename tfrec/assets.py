@@ -13,7 +13,7 @@ from tfrec.config import ConfigError, ImageConfig, ModelConfig, RetrievalConfig,
 from tfrec.encoders.attributes import AttributeVocabulary
 from tfrec.encoders.sides import ImageSide, Side, TextSide, load_image_side, load_text_side, read_side, save_side
 from tfrec.encoders.text import ClipTokenizer, WordPiece, train_vocabulary
-from tfrec.features import SIDES, SideStore, stored_sides
+from tfrec.features.store import SIDES, SideStore, stored_sides
 
 DIGESTS = "digests.json"
 EVENTS = ("events", "split")  # in the digests: what was learned from; the others say what rows mean

@@ -9,7 +9,7 @@ import random
 
 import tensorflow as tf
 
-from tfrec.workers import worker_number
+from tfrec.distributed.workers import worker_number
 
 MASKED = -1e9
 

@@ -5,8 +5,8 @@ import tensorflow as tf
 
 from pipelines.batches import make_dataset
 from pipelines.content import ItemContent
+from tfrec.distributed.workers import Workers
 from tfrec.models import TwoTower
-from tfrec.workers import Workers
 
 ENCODE_BATCH = 256
 EXCHANGE_ROWS = 16_384  # of the bank at a time, between workers

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfrec.attribute_terms import AttributeFilter, lookup
-from tfrec.scores import LOWEST
+from tfrec.evaluation.scores import LOWEST
+from tfrec.serving.attribute_terms import AttributeFilter, lookup
 
 
 class Catalogue(tf.Module):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from tfrec.config_ranges import wrong_numbers
-from tfrec.run_places import fix_places
+from tfrec.runs.places import fix_places
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -357,11 +357,11 @@ class System:
 
 SYSTEMS = {
     "retrieval": System("tfrec.config:RetrievalConfig", "tfrec.retrieval"),
-    "ratings": System("tfrec.ratings_config:RatingsConfig", "tfrec.retrieval"),
-    "metric_learning": System("tfrec.metric_config:MetricLearningConfig", "tfrec.metric_learning"),
-    "alignment": System("tfrec.alignment_config:AlignmentConfig", "tfrec.alignment"),
-    "pretrain": System("tfrec.pretrain_config:PretrainConfig", "tfrec.pretrain"),
-    "text_model": System("tfrec.text_model_config:CausalTextConfig", "tfrec.text_model"),
+    "ratings": System("tfrec.ratings.config:RatingsConfig", "tfrec.retrieval"),
+    "metric_learning": System("tfrec.metric_learning.config:MetricLearningConfig", "tfrec.metric_learning.system"),
+    "alignment": System("tfrec.alignment.config:AlignmentConfig", "tfrec.alignment.system"),
+    "pretrain": System("tfrec.pretraining.config:PretrainConfig", "tfrec.pretraining.system"),
+    "text_model": System("tfrec.pretraining.text_model_config:CausalTextConfig", "tfrec.pretraining.text_model"),
 }
 
 

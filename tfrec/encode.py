@@ -37,13 +37,13 @@ def run(options: argparse.Namespace) -> int:
 
     from pipelines.prepared import open_prepared
     from tfrec.cores import calls_at_a_time, one_thread_an_op
-    from tfrec.feature_writer import FeatureWriter
+    from tfrec.features.writer import FeatureWriter
     from tfrec.training import compute_precision
 
     one_thread_an_op()
     prepared, make = open_prepared(options.data), None
     if options.engine == "ray":
-        from tfrec.ray_encoding import import_ray, parts_on_ray
+        from tfrec.distributed.ray_encoding import import_ray, parts_on_ray
 
         import_ray()  # or it is told now
         make = partial(parts_on_ray, workers=options.workers, data=options.data)

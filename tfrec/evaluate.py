@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Evaluate, and print the main figures."""
     from tfrec.config import ConfigError, load_config
-    from tfrec.summary import summary_table
+    from tfrec.reports.summary import summary_table
     from tfrec.train import system_of
 
     if not (options.run / "config.yaml").is_file():

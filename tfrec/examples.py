@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tfrec.protocol import Protocol
+from tfrec.evaluation.protocol import Protocol
 
 EXAMPLES_FILE = "examples.json"
 

@@ -15,9 +15,9 @@ from tfrec.command import is_full_disk
 from tfrec.publish import PublishError, check_name, keep_last, next_version, publish_version, versions
 
 if TYPE_CHECKING:
-    from tfrec.index import ExactIndex, ScannIndex
-    from tfrec.index_tuning import IndexReport
-    from tfrec.runs import Run
+    from tfrec.index.indexes import ExactIndex, ScannIndex
+    from tfrec.index.tuning import IndexReport
+    from tfrec.runs.run import Run
 
 Say = Callable[[str], object]
 
@@ -51,8 +51,8 @@ def export_run(
         RetrievalIndexError: an item vector holds NaN or infinity.
         ForeignOpError: the exact model holds an op that stock TensorFlow Serving lacks.
     """
-    from tfrec.index import ExactIndex, check_vectors
-    from tfrec.index_tuning import IndexReport, build_scann
+    from tfrec.index.indexes import ExactIndex, check_vectors
+    from tfrec.index.tuning import IndexReport, build_scann
 
     folders = [root / check_name(name), root / f"{name}_scann"]
     vectors = check_vectors(run.item_vectors, run.item_ids)
@@ -76,9 +76,9 @@ def _writer(
         import tensorflow as tf
 
         from tfrec.graphs import skip_rewrites
-        from tfrec.serving_model import ServingModel
-        from tfrec.serving_ops import check_ops
-        from tfrec.warmup import write_warmup
+        from tfrec.serving.model import ServingModel
+        from tfrec.serving.ops import check_ops
+        from tfrec.serving.warmup import write_warmup
 
         skip_rewrites()  # a saved function carries how it is to be run: without this, every load rewrites it
         tf.get_logger().setLevel(
@@ -146,11 +146,11 @@ def _publish(options: argparse.Namespace, folders: list[Path]) -> None:
     """Publish the run into the two models' `folders`, then delete old versions."""
     if not options.run.is_dir():
         raise PublishError(f"{options.run} is not a run's folder; train first (python -m tfrec.train --help)")
-    from tfrec.runs import load_run
+    from tfrec.runs.run import load_run
 
     run = load_run(options.run, max_users=options.max_users)
     if options.items is not None:
-        from tfrec.new_items import with_new_items
+        from tfrec.serving.new_items import with_new_items
 
         run = with_new_items(run, options.items)
     if run.users is None:

@@ -19,7 +19,7 @@ import numpy as np
 from pipelines.remote import local_path, location
 from pipelines.schema import TEST, TRAIN
 from tfrec.errors import LayersError
-from tfrec.labels import item_labels, item_splits
+from tfrec.evaluation.labels import item_labels, item_splits
 from tfrec.sampling import sample_rows
 
 log = logging.getLogger("tfrec")
@@ -188,9 +188,9 @@ def probe(
     Returns:
         `probe` with `probe_low` and `probe_high` (95 % bootstrap), and `neighbours`.
     """
-    from tfrec.alignment_metrics import fit_ridge
-    from tfrec.bootstrap import bootstrap_means
-    from tfrec.embedding_metrics import knn_hits
+    from tfrec.alignment.metrics import fit_ridge
+    from tfrec.evaluation.bootstrap import bootstrap_means
+    from tfrec.evaluation.embedding_metrics import knn_hits
 
     centre, spread = vectors[train].mean(0), vectors[train].std(0)
     vectors = ((vectors - centre) / np.maximum(spread, 1e-6)).astype(np.float64)

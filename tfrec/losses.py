@@ -6,8 +6,8 @@ positive standing among the negatives a second time, cannot occur. Everything is
 
 import tensorflow as tf
 
+from tfrec.distributed.workers import add_up
 from tfrec.graphs import on_cpu
-from tfrec.workers import add_up
 
 MASKED = -1e9
 LEAST_CHANCE = 1e-37  # of a positive; kernels take what is below float32's range for 0

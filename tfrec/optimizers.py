@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tfrec.workers import sum_rows
+from tfrec.distributed.workers import sum_rows
 
 
 class LazyAdamW(tf.keras.optimizers.Optimizer):

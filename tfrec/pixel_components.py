@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from tfrec.metric_losses import normalize
+from tfrec.metric_learning.losses import normalize
 
 
 @tf.keras.utils.register_keras_serializable("tfrec")

@@ -25,13 +25,13 @@ from pipelines.prepared import Prepared, open_prepared
 from pipelines.remote import local_copy
 from tfrec.cores import calls_at_a_time, in_order, one_thread_an_op
 from tfrec.customers import CustomerReader, Customers
-from tfrec.generation import Generation, Search, log_sales
+from tfrec.pretraining.generation import Generation, Search, log_sales
 from tfrec.publish import find_version, read_manifest
 from tfrec.recommendation_files import Parts, format_of, recommendation_table
 
 if TYPE_CHECKING:
-    from tfrec.explanations import Explainer
-    from tfrec.loading import LoadedModel
+    from tfrec.reports.explanations import Explainer
+    from tfrec.serving.loading import LoadedModel
 
 
 class RetrieveError(ValueError):
@@ -107,7 +107,7 @@ def plan(options: RetrieveOptions, own_cores: float | None = None) -> Job:
         if getattr(options, name) < 1:
             raise RetrieveError(f"--{name} {getattr(options, name)} must be at least 1")
     prepared = open_prepared(options.data)
-    from tfrec.loading import load_model  # TensorFlow takes seconds: only once all else is in order
+    from tfrec.serving.loading import load_model  # TensorFlow takes seconds: only once all else is in order
 
     one_thread_an_op()
     model = load_model(version)
@@ -255,7 +255,7 @@ class Job:
 
     @cached_property
     def _explainer(self) -> Explainer:
-        from tfrec.explanations import Explainer
+        from tfrec.reports.explanations import Explainer
 
         return Explainer(self.model, self.prepared)
 

@@ -10,7 +10,7 @@ customer's own purchases and their variants are scored anew.
 
 import tensorflow as tf
 
-from tfrec.scores import LOWEST
+from tfrec.evaluation.scores import LOWEST
 
 BUCKETS = 10  # of days since the purchase: 0, 1-2, 3-6, 7-14, ..., 511 and more
 SCALE = 10.0  # logits a unit of weight: the learning rate suits weights of about 0.1

@@ -10,11 +10,11 @@ import numpy as np
 
 from tfrec.config import RetrievalConfig
 from tfrec.csr import Csr
+from tfrec.evaluation.protocol import Protocol, ProtocolError, build_protocol
 from tfrec.histories import last_purchases, to_gaps
-from tfrec.protocol import Protocol, ProtocolError, build_protocol
 
 if TYPE_CHECKING:
-    from tfrec.workers import Workers
+    from tfrec.distributed.workers import Workers
 
 log = logging.getLogger("tfrec")
 
@@ -29,7 +29,7 @@ def train(config: RetrievalConfig, run_dir: Path) -> None:
     Raises:
         WorkerLost: another worker died.
     """
-    from tfrec.workers import Workers, loss_of_a_worker_told
+    from tfrec.distributed.workers import Workers, loss_of_a_worker_told
 
     with loss_of_a_worker_told():
         _train(config, run_dir, Workers.join())
@@ -40,7 +40,7 @@ def _train(config: RetrievalConfig, run_dir: Path, workers: Workers) -> None:
 
     from pipelines.prepared import open_prepared
     from tfrec.assets import Assets
-    from tfrec.frozen import frozen_features
+    from tfrec.features.frozen import frozen_features
     from tfrec.training import Trainer, prepare_keras
 
     prepare_keras(config.seed, config.training)
@@ -80,7 +80,7 @@ def _train(config: RetrievalConfig, run_dir: Path, workers: Workers) -> None:
 
 def validation(assembly):
     """A function that judges the model as it is on the validation split; None where nobody can be judged."""
-    from tfrec.metrics import per_user
+    from tfrec.evaluation.metrics import per_user
 
     config = assembly.config
     try:
@@ -164,7 +164,7 @@ class Ranking(NamedTuple):
 
 def rank(assembly, protocol: Protocol, k: int) -> Ranking:
     """The model's lists for a protocol's customers, `k` items each."""
-    from tfrec.search import exact_top_k
+    from tfrec.index.search import exact_top_k
 
     queries, inputs = protocol_queries(assembly, protocol)
     candidates = candidate_vectors(assembly)
@@ -206,11 +206,11 @@ def evaluate(
     Raises:
         ConfigError: the run was trained on the split.
     """
-    from tfrec.baselines import run_baselines
     from tfrec.config import ConfigError, load_config
+    from tfrec.evaluation.baselines import run_baselines
+    from tfrec.evaluation.metrics import summarize_protocol, write_metrics, write_per_user
     from tfrec.examples import sample_examples, write_examples
-    from tfrec.metrics import summarize_protocol, write_metrics, write_per_user
-    from tfrec.report import write_report
+    from tfrec.reports.report import write_report
 
     if split == "val" and load_config(run_dir / "config.yaml").training.final:
         raise ConfigError(f"--split val: {run_dir} was trained on it (training.final); judge it on test")
@@ -273,9 +273,9 @@ def _tell_repeats(about: dict) -> None:
 
 def _add_reasons(assembly, protocol: Protocol, examples: list[dict], ranking: Ranking) -> None:
     """Say in the report's examples which purchase a recommendation owes most to, and where its words look in its photo."""
-    from tfrec.attention_maps import attention_of
     from tfrec.examples import sampled_rows
-    from tfrec.reasons import add_reasons, add_regions
+    from tfrec.reports.attention_maps import attention_of
+    from tfrec.reports.reasons import add_reasons, add_regions
 
     items = assembly.prepared.items
     add_reasons(
@@ -293,8 +293,8 @@ def _add_reasons(assembly, protocol: Protocol, examples: list[dict], ranking: Ra
 
 def best_reachable(prepared, protocol: Protocol, ks: list[int]) -> dict | None:
     """Metrics of the generator's own probabilities, where the dataset is generated and carries them."""
-    from pipelines.demo_oracle import best_lists
-    from tfrec.metrics import summarize_protocol
+    from pipelines.demo.oracle import best_lists
+    from tfrec.evaluation.metrics import summarize_protocol
 
     lists = best_lists(prepared, protocol.users, time=protocol.query_time, k=max(ks))
     return None if lists is None else summarize_protocol(protocol, lists, ks=ks)[0]
@@ -303,10 +303,10 @@ def best_reachable(prepared, protocol: Protocol, ks: list[int]) -> dict | None:
 def assembly_class(config: RetrievalConfig):
     """What puts together the model of a configuration."""
     from tfrec.assembly import RetrievalAssembly
-    from tfrec.ratings_config import RatingsConfig
+    from tfrec.ratings.config import RatingsConfig
 
     if isinstance(config, RatingsConfig):
-        from tfrec.ratings import RatingAssembly
+        from tfrec.ratings.system import RatingAssembly
 
         return RatingAssembly
     return RetrievalAssembly
@@ -326,8 +326,8 @@ def load_assembly(run_dir: Path, *, other_events: bool = False):
 
     from tfrec.assets import Assets
     from tfrec.config import load_config
-    from tfrec.frozen import frozen_features
-    from tfrec.run_places import open_run_data
+    from tfrec.features.frozen import frozen_features
+    from tfrec.runs.places import open_run_data
     from tfrec.training import prepare_evaluation, restore_weights
 
     config = load_config(run_dir / "config.yaml")

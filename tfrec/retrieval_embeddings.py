@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tfrec.attention_maps import attention_of
 from tfrec.config import RetrievalConfig, load_config
+from tfrec.reports.attention_maps import attention_of
 
 log = logging.getLogger("tfrec")
 

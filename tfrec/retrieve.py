@@ -46,7 +46,7 @@ def _retrieve(options: argparse.Namespace) -> int:
     job = plan(_stages(options))
     with tqdm(total=len(job.rows), desc="recommending", unit="customer", unit_scale=True) as bar:
         if job.options.engine == "ray":
-            from tfrec.ray_retrieval import run_on_ray
+            from tfrec.distributed.ray_retrieval import run_on_ray
 
             count = run_on_ray(job, bar.update)
         else:
@@ -58,7 +58,7 @@ def _retrieve(options: argparse.Namespace) -> int:
 
 def _stages(options: argparse.Namespace) -> RetrieveOptions:
     """What to do, from the command line."""
-    from tfrec.generation import Generation
+    from tfrec.pretraining.generation import Generation
     from tfrec.recommendation_files import RecommendationFileError
     from tfrec.recommendations import RetrieveOptions
 

@@ -43,7 +43,7 @@ from pipelines.arguments import whole_number
 from pipelines.remote import local_path
 from tfrec.child_processes import Children, interrupted_by_signals
 from tfrec.errors import SweepError
-from tfrec.run_lock import is_in_use, only_writer
+from tfrec.runs.lock import is_in_use, only_writer
 
 KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of a sweep file's keys, beside `axes`
     "options": ("options with their values, such as {recipe: compcars}", lambda value: isinstance(value, dict)),

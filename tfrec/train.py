@@ -15,9 +15,9 @@ import logging
 import sys
 from pathlib import Path
 
-from tfrec.cluster import place_in_cluster
 from tfrec.config import ConfigError, make_parser, parse_config, plain, read_yaml, recipe_path
-from tfrec.run_places import fix_places
+from tfrec.distributed.cluster import place_in_cluster
+from tfrec.runs.places import fix_places
 
 log = logging.getLogger("tfrec")
 
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(arguments: list[str]) -> int:
     """Read the configuration, train, evaluate."""
     if "--sanity-check" in arguments:
-        from tfrec.sanity_check import run_sanity_check
+        from tfrec.alignment.sanity_check import run_sanity_check
 
         run_sanity_check()
         return 0
@@ -45,10 +45,10 @@ def run(arguments: list[str]) -> int:
     from pipelines.prepared import open_prepared  # not before the options are read: it would double what --help takes
     from pipelines.remote import local_path
     from tfrec.config import RetrievalConfig
-    from tfrec.data_checks import check_data
-    from tfrec.run_folder import run_folder
-    from tfrec.run_lock import only_writer
-    from tfrec.summary import summary_table
+    from tfrec.reports.summary import summary_table
+    from tfrec.runs.data_checks import check_data
+    from tfrec.runs.folder import run_folder
+    from tfrec.runs.lock import only_writer
 
     if not config.data and config.recipe == "demo":
         config.data = DEMO_DATA
@@ -71,7 +71,7 @@ def run(arguments: list[str]) -> int:
     with only_writer(run_dir):
         with run_folder(run_dir, config, resume=switches.resume):
             if switches.engine == "ray":
-                from tfrec.ray_training import train_on_ray
+                from tfrec.distributed.ray_training import train_on_ray
 
                 train_on_ray(run_dir, switches.workers)
             else:

@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from tfrec.attention import ResumableDropout
 from tfrec.config import ConfigError, TrainingConfig
+from tfrec.distributed.workers import Workers, add_up, put_together, variables_of
 from tfrec.graphs import on_cpu, skip_rewrites
-from tfrec.metric_names import sign_of
+from tfrec.metric_learning.names import sign_of
 from tfrec.optimizers import LazyAdamW
 from tfrec.processor import multiplies_bfloat16
-from tfrec.workers import Workers, add_up, put_together, variables_of
 
 log = logging.getLogger("tfrec")
 

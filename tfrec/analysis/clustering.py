@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tfrec.analysis.projection import reduce
-from tfrec.embedding_metrics import NOISE, Labels, clustering_metrics, silhouette
+from tfrec.evaluation.embedding_metrics import NOISE, Labels, clustering_metrics, silhouette
 from tfrec.sampling import sample_rows
 
 log = logging.getLogger("tfrec")

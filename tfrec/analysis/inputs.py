@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipelines.image_store import ImageStore
+from pipelines.photos.image_store import ImageStore
 from pipelines.prepared import Prepared, open_prepared
-from tfrec.run_places import open_run_data
+from tfrec.runs.places import open_run_data
 
 VECTORS_FILE = "embeddings.npz"
 
@@ -94,7 +94,7 @@ def read_features(store: str | Path, data: str | None) -> Catalogue:
         AnalysisError: the folder is neither, or no dataset is named.
         FeatureError: the store is broken, or was made of other data.
     """
-    from tfrec.features import content_keys, stored_sides
+    from tfrec.features.store import content_keys, stored_sides
 
     store = Path(store)
     if (store / VECTORS_FILE).is_file():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfrec.embedding_metrics import unit_rows
+from tfrec.evaluation.embedding_metrics import unit_rows
 from tfrec.sampling import sample_rows
 
 REDUCED = 50  # t-SNE and UMAP see this many principal components: their neighbours change little, their time a lot

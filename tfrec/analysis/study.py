@@ -14,8 +14,8 @@ from pipelines.schema import TEST
 from tfrec.analysis.clustering import Clustering, best_of, search
 from tfrec.analysis.inputs import Catalogue
 from tfrec.analysis.projection import Projection, project, umap_available
-from tfrec.embedding_metrics import embedding_metrics, nearest, unit_rows
-from tfrec.labels import item_splits
+from tfrec.evaluation.embedding_metrics import embedding_metrics, nearest, unit_rows
+from tfrec.evaluation.labels import item_splits
 from tfrec.sampling import sample_rows
 
 log = logging.getLogger("tfrec")

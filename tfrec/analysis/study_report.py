@@ -16,7 +16,7 @@ from tfrec.analysis.inputs import Catalogue
 from tfrec.analysis.projection import Projection
 from tfrec.analysis.report import Picture, Section, training_curves, write_report
 from tfrec.analysis.study import Study
-from tfrec.embedding_metrics import unit_rows
+from tfrec.evaluation.embedding_metrics import unit_rows
 
 ATTENTION_FILE = "attention.npz"
 NAMES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}

@@ -46,7 +46,7 @@ class Servable:
         import tensorflow as tf
         from tensorflow.python.framework.ops import dismantle_graph
 
-        from tfrec.index import load_op_libraries
+        from tfrec.index.indexes import load_op_libraries
 
         self.name, self.version, self.path = name, version, path
         self.manifest = verify_version(path)
@@ -84,7 +84,7 @@ class Servable:
         return self._session._make_callable_from_options(options)
 
     def _warm_up(self) -> None:
-        from tfrec.warmup import read_warmup
+        from tfrec.serving.warmup import read_warmup
 
         for signature, inputs in read_warmup(self.path):
             self.run(signature, self.signatures[signature].complete(inputs)[0])

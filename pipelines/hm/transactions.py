@@ -1,0 +1,154 @@
+"""H&M's transactions as events: streamed in blocks, held as compact columns, sorted once."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.hm.tables import ARTICLE_DIGITS, ARTICLE_ID_REASON, CUSTOMER_ID_REASON
+from pipelines.id_index import GrowingIdIndex, proper_ids
+from pipelines.prepared_writer import PreparedWriter
+from pipelines.purchase_order import sorted_frames
+from pipelines.raw.raw_csv import RawCsv
+from pipelines.raw.raw_table import as_mask
+
+COLUMNS = ("t_dat", "customer_id", "article_id", "price", "sales_channel_id")
+DATE = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2})?)?")
+
+
+@dataclass
+class Transactions:
+    """The kept purchases in the file's order, `[E]` each: 21 bytes a purchase."""
+
+    user: np.ndarray  # int32, row of the users
+    item: np.ndarray  # int32, row of the items
+    time: np.ndarray  # int64, seconds since 1970
+    price: np.ndarray  # float32
+    channel: np.ndarray  # int8
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def sorted_frames(self) -> Iterator[pd.DataFrame]:
+        """Frames of whole users in the order of events; `position` is the place among the kept rows of the file."""
+        return sorted_frames(vars(self))
+
+
+def read_transactions(
+    path: Path, *, item_ids: pd.Series, user_ids: pd.Series, writer: PreparedWriter, max_rejected: float
+) -> tuple[Transactions, list[str], RawCsv]:
+    """Read the transactions and replace ids by row numbers.
+
+    Rows with a bad date, price or channel, or of an article that articles.csv does not have, are rejected.
+    Customers that customers.csv does not have are kept.
+
+    Args:
+        path: the CSV file.
+        item_ids: `[items]` article ids of 10 digits.
+        user_ids: `[users]` customer ids.
+        writer: where rejected rows go.
+        max_rejected: largest share of rows that may be rejected.
+
+    Returns:
+        The transactions; the ids of unknown customers, which continue the numbering of `user_ids`; and the file,
+        which knows the rows of what was kept.
+    """
+    raw = RawCsv(path, COLUMNS, writer=writer)
+    articles = pd.Index(item_ids.astype(np.int64))
+    customers = GrowingIdIndex(pa.array(user_ids, type=pa.string()))
+    blocks = [_convert(raw, block, articles, customers) for block in raw]
+    raw.settle(max_rejected)
+    columns = {}
+    for name in Transactions.__dataclass_fields__:
+        columns[name] = np.concatenate([block.pop(name) for block in blocks])
+    return Transactions(**columns), customers.added, raw
+
+
+def _convert(
+    raw: RawCsv, block: pa.RecordBatch, articles: pd.Index, customers: GrowingIdIndex
+) -> dict[str, np.ndarray]:
+    """Turn one block of strings into compact columns, without its rejected rows."""
+    item, proper_id = _article_rows(block["article_id"], articles)
+    time, proper_time = _times(block["t_dat"])
+    channel, proper_channel = _channels(block["sales_channel_id"])
+    price, proper_price = _prices(block["price"])
+    proper_customer = proper_ids(block["customer_id"])
+    kept = np.ones(len(block), bool)
+    for field, proper, reason in (
+        ("t_dat", proper_time, "t_dat is not a date (YYYY-MM-DD)"),
+        ("customer_id", proper_customer, CUSTOMER_ID_REASON),
+        ("article_id", proper_id, ARTICLE_ID_REASON),
+        ("article_id", item >= 0, "article_id is not in the articles file"),
+        ("price", proper_price, "price is not a number of at least 0"),
+        ("sales_channel_id", proper_channel, "sales_channel_id is not a whole number from 0 to 127"),
+    ):
+        raw.reject(kept & ~proper, field, block[field], reason)
+        kept &= proper
+    at = np.flatnonzero(kept)
+    buyers = block["customer_id"] if kept.all() else block["customer_id"].take(pa.array(at))
+    return {
+        "user": customers.rows(buyers),
+        "item": item[at].astype(np.int32),
+        "time": time[at],
+        "price": price[at],
+        "channel": channel[at],
+    }
+
+
+def _article_rows(ids: pa.Array, articles: pd.Index) -> tuple[np.ndarray, np.ndarray]:
+    """Return articles' row numbers, `[n]` (-1: unknown), and which ids are proper; zeros may lead."""
+    proper = (pc.binary_length(ids).to_numpy() <= ARTICLE_DIGITS) & as_mask(pc.ascii_is_decimal(ids))
+    if not proper.all():
+        ids = pc.if_else(pa.array(proper), ids, "-1")
+    return articles.get_indexer(ids.cast(pa.int64()).to_numpy()), proper
+
+
+def _times(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Parse each distinct date once; returns `[n]` seconds since 1970 and which are proper."""
+    encoded = column.dictionary_encode()
+    values = [_seconds(text) for text in encoded.dictionary.to_pylist()]
+    codes = encoded.indices.to_numpy()
+    proper = np.array([value is not None for value in values], bool)
+    return np.array([value or 0 for value in values], np.int64)[codes], proper[codes]
+
+
+@lru_cache(maxsize=1 << 16)
+def _seconds(text: str) -> int | None:
+    """Read a date, or a date and time, as seconds since 1970, UTC."""
+    if not DATE.fullmatch(text):
+        return None
+    try:
+        return int(datetime.datetime.fromisoformat(text).replace(tzinfo=datetime.UTC).timestamp())
+    except ValueError:  # the 45th of a month
+        return None
+
+
+def _channels(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Parse sales channels, whole numbers from 0 to 127; returns `[n]` int8 and which are proper."""
+    try:
+        channel = column.cast(pa.int8()).to_numpy()
+        return channel, channel >= 0
+    except pa.ArrowInvalid:  # some value is none: look at each
+        number = pd.to_numeric(column.to_pandas(), errors="coerce").to_numpy(np.float64)
+        proper = (number >= 0) & (number <= 127) & (number % 1 == 0)
+        return np.where(proper, number, 0).astype(np.int8), proper
+
+
+def _prices(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Parse prices; an empty one is NaN (missing), which is proper. Returns `[n]` float32 and which are proper."""
+    try:
+        price = column.cast(pa.float32()).to_numpy()
+        return price, np.isfinite(price) & (price >= 0)
+    except pa.ArrowInvalid:  # some value is empty or no number: look at each
+        text = column.to_pandas().str.strip()
+        price = pd.to_numeric(text, errors="coerce").to_numpy(np.float32)
+        return price, (np.isfinite(price) & (price >= 0)) | (text == "").to_numpy()

@@ -1,0 +1,1 @@
+"""Photos from raw files to tensors: checks, orientation, crops, the store, augmentation."""

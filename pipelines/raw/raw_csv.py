@@ -1,0 +1,220 @@
+"""Streams a raw CSV file in blocks of strings."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+
+from pipelines.prepared_writer import PreparedWriter
+from pipelines.raw.csv_lines import UNSPLIT, decode_utf8, split_record
+from pipelines.raw.raw_table import BLANK, Malformed, RawTable
+from pipelines.schema import PreparedError
+
+BLOCK_BYTES = 4 << 20  # larger blocks fall out of the processor's cache
+LONGEST_RECORD = 20  # lines; where cells may hold line breaks, a quote still open after that many is a stray one
+WRONG_COUNT = "wrong number of fields"
+GZIP = b"\x1f\x8b"  # how such a file begins
+NEWLINE = ord("\n")
+
+
+@dataclass(frozen=True)
+class CsvLayout:
+    """How a file's rows are laid out.
+
+    Attributes:
+        delimiter: one character.
+        names: the columns of a file without a header row; None where the first row names them.
+        quoted: whether fields may be quoted.
+    """
+
+    delimiter: str = ","
+    names: tuple[str, ...] | None = None
+    quoted: bool = True
+
+    @property
+    def first_row(self) -> int:
+        """The 1-based row in the file at which the data begin."""
+        return 1 if self.names else 2
+
+
+class RawCsv(RawTable):
+    """One raw CSV file, plain or packed by gzip. Iterating yields blocks of string columns, in the file's order.
+
+    Rows with a wrong number of fields, or with a quote that is never closed, are rejected here; all other faults
+    are the reader's to `reject`.
+
+    Args:
+        path: the file, in UTF-8.
+        columns: the columns to read; others are skipped.
+        writer: where rejected rows go.
+        layout: how its rows are laid out; comma-separated with a header by default.
+        quoted_newlines: whether a quoted field may hold line breaks (the file is then read as one block).
+        name: what the file is called in the account of its rows; its own name where None.
+
+    Raises:
+        PreparedError: the file or one of its columns is missing, or it is not UTF-8.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        columns: Sequence[str],
+        *,
+        writer: PreparedWriter,
+        layout: CsvLayout = CsvLayout(),
+        quoted_newlines: bool = False,
+        name: str | None = None,
+    ):
+        super().__init__(path, columns, writer=writer, first_row=layout.first_row, name=name)
+        self.layout = layout
+        self._quoted_newlines = quoted_newlines
+        self._parsed = 0  # rows of all blocks parsed so far, malformed ones included
+        self._names, self._data_start = read_header(path, layout)
+        for column in self.columns:
+            if column not in self._names:
+                raise PreparedError(
+                    f"{path}: column {column!r} is missing (found {', '.join(self._names)}); "
+                    "restore it from the original file, or add it with empty values where they are unknown"
+                )
+
+    def _size(self) -> tuple[int | None, str]:
+        return (None if is_packed(self.path) else self.path.stat().st_size), "B"
+
+    def _blocks(self) -> Iterator[tuple[pa.RecordBatch, int]]:
+        """Parse one block ahead, on a thread of our own: Arrow's own threads would lose the rows' numbers."""
+        with closing(self._parse_blocks()) as blocks, ThreadPoolExecutor(max_workers=1) as pool:
+            ahead = pool.submit(next, blocks, None)
+            while (block := ahead.result()) is not None:
+                ahead = pool.submit(next, blocks, None)
+                yield block
+
+    def _parse_blocks(self) -> Generator[tuple[pa.RecordBatch, int], None, None]:
+        """Parse blocks of whole lines, so that no quote reaches from one block into the next."""
+        with open_bytes(self.path) as file:
+            file.seek(self._data_start)
+            while data := file.read(-1 if self._quoted_newlines else BLOCK_BYTES):
+                data += file.readline()
+                first_row = self.layout.first_row + self._parsed
+                if not data.isascii():
+                    decode_utf8(data, self.path, first_row=first_row)  # Arrow would not name the row
+                batch, malformed = self._parse(data, first_row)
+                if self._has_other_lines(data, len(batch) + len(malformed)):
+                    batch, malformed = self._parse_by_line(data, first_row)
+                self._parsed += len(batch) + len(malformed)
+                self._malformed += malformed
+                yield batch, len(data)
+
+    def _parse(self, data: bytes, first_row: int) -> tuple[pa.RecordBatch, list[Malformed]]:
+        malformed = []
+
+        def skip(row: pacsv.InvalidRow) -> str:
+            malformed.append(Malformed(first_row + row.number - 1, row.text, WRONG_COUNT))
+            return "skip"
+
+        try:
+            table = pacsv.read_csv(
+                pa.BufferReader(data),
+                read_options=pacsv.ReadOptions(block_size=len(data) + 1, use_threads=False, column_names=self._names),
+                parse_options=pacsv.ParseOptions(
+                    delimiter=self.layout.delimiter,
+                    quote_char='"' if self.layout.quoted else False,
+                    invalid_row_handler=skip,
+                ),
+                convert_options=pacsv.ConvertOptions(
+                    include_columns=self.columns, column_types={name: pa.string() for name in self.columns}
+                ),
+            )
+        except pa.ArrowInvalid as error:
+            raise PreparedError(
+                f"{self.path}: from row {first_row} on: {error}; mend or remove the row at fault"
+            ) from error
+        columns = [pa.concat_arrays(column.chunks) for column in table.columns]
+        return pa.RecordBatch.from_arrays(columns, names=self.columns), malformed
+
+    def _has_other_lines(self, data: bytes, rows: int) -> bool:
+        """Whether some lines of a block may be no rows of their own: blank ones, and those that a quoted cell goes on in.
+
+        Proper line breaks also make this true, which costs time only.
+        """
+        lines = np.count_nonzero(np.frombuffer(data, np.uint8) == NEWLINE) + (not data.endswith(b"\n"))
+        if rows != lines or not self.layout.quoted or b'"' not in data:
+            return rows != lines
+        last = data[data.rfind(b"\n", 0, -1) + 1 :].decode(errors="replace")  # there is no row it could swallow
+        return split_record([last], self.layout.delimiter)[0] is None
+
+    def _parse_by_line(self, data: bytes, first_row: int) -> tuple[pa.RecordBatch, list[Malformed]]:
+        """Parse a block with blank lines or an open quote: slowly, but rows keep their numbers, and a quote costs one."""
+        lines = list(io.StringIO(decode_utf8(data, self.path, first_row=first_row), newline=""))
+        most = LONGEST_RECORD if self._quoted_newlines else 1
+        kept: list[list[str]] = []
+        malformed: list[Malformed] = []
+        at = 0
+        while at < len(lines):
+            cells, used = self._split(lines[at : at + most])
+            row, text = first_row + len(kept) + len(malformed), lines[at].rstrip("\r\n")
+            if cells is None or (used > 1 and len(cells) != len(self._names)):
+                malformed.append(Malformed(row, text, UNSPLIT))
+                used = 1  # the lines after it are rows of their own
+            elif len(cells) == len(self._names):
+                kept.append(cells)
+            else:
+                malformed.append(Malformed(row, text, WRONG_COUNT if cells else BLANK))
+            at += used
+        columns = {name: pa.array([cells[at] for cells in kept], pa.string()) for at, name in enumerate(self._names)}
+        return pa.RecordBatch.from_pydict({name: columns[name] for name in self.columns}), malformed
+
+    def _split(self, lines: list[str]) -> tuple[list[str] | None, int]:
+        """See `split_record`; where nothing is quoted, a quote is a letter like any other."""
+        if self.layout.quoted:
+            return split_record(lines, self.layout.delimiter)
+        line = lines[0].rstrip("\r\n")
+        return line.split(self.layout.delimiter) if line else [], 1
+
+
+def read_header(path: Path, layout: CsvLayout = CsvLayout()) -> tuple[list[str], int]:
+    """Return the names of all columns of a CSV file, and the byte at which the data begin.
+
+    Raises:
+        PreparedError: there is no such file.
+    """
+    if not path.is_file():
+        packed = path.with_name(path.name + ".zip")
+        hint = f"unpack {packed} first" if packed.is_file() else "check --raw"
+        raise PreparedError(f"{path} is missing; {hint}")
+    if layout.names:
+        return list(layout.names), 0
+    with open_bytes(path) as file:
+        line = file.readline()
+    cells, _ = split_record([line.decode("utf-8-sig", errors="replace")], layout.delimiter)
+    return list(cells or []), len(line)
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a file is packed by gzip, whatever its name says."""
+    with open(path, "rb") as file:
+        return file.read(len(GZIP)) == GZIP
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for its bytes, unpacked where gzip packed it.
+
+    Raises:
+        PreparedError: what is packed turns out to be damaged.
+    """
+    try:
+        with gzip.open(path) if is_packed(path) else open(path, "rb") as file:
+            yield cast(BinaryIO, file)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise PreparedError(f"{path} is damaged or cut off ({error}); copy it again") from error

@@ -1,0 +1,1 @@
+"""Attributes and photos in one space by InfoNCE: the system behind `--recipe kfashion`."""

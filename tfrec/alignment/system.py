@@ -1,0 +1,344 @@
+"""The alignment system: stage 1 teaches an attribute encoder alone, stage 2 aligns it with a frozen image encoder."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipelines.schema import SPLIT_CODES, TRAIN, VAL
+from tfrec.alignment.config import AlignmentConfig
+from tfrec.config import ConfigError
+from tfrec.evaluation.labels import item_splits
+
+if TYPE_CHECKING:
+    from pipelines.prepared import Prepared
+    from tfrec.alignment.contrastive import AlignmentModel
+    from tfrec.encoders.attributes import AttributeVocabulary
+    from tfrec.encoders.sides import ImageSide
+
+log = logging.getLogger("tfrec")
+
+PIXELS = (32, 32)  # of the linear baseline
+
+
+def train(config: AlignmentConfig, run_dir: Path) -> None:
+    """Train both stages from wherever the run stands, and leave the best weights in the run."""
+    from tfrec.training import Trainer, prepare_keras
+
+    prepare_keras(config.seed, config.training)
+    assembly = AlignmentAssembly.make(config, run_dir)
+    model, options, rows = assembly.model, config.training, assembly.rows("train")
+    size = options.fixed_batch_size(len(rows), auto=256)
+    log.info("%d items to train on, %d to judge by", len(rows), len(assembly.rows("test")))
+    alone, aligned = run_dir / "stage1", run_dir
+    if config.task.stage1_epochs:
+        alone.mkdir(exist_ok=True)
+        steps = config.task.stage1_epochs * (len(rows) // size)
+        trainer = Trainer(model, options=options, steps=steps, run_dir=alone)
+        log.info("stage 1: the attribute encoder alone, %d steps of %d", steps, size)
+        trainer.fit(lambda start, stop: assembly.batches(start, stop, size, stage=1), None)
+    steps = options.steps or options.epochs * (len(rows) // size)
+    trainer = Trainer(model, options=options, steps=steps, run_dir=aligned)
+    log.info("stage 2: aligned with %s, %d steps of %d", assembly.side.source, steps, size)
+    judge = None if options.final or not len(assembly.rows("val")) else lambda: assembly.validate()
+    trainer.fit(lambda start, stop: assembly.batches(start, stop, size, stage=2), judge)
+
+
+def evaluate(
+    run_dir: Path, *, split: str = "test", ks: list[int] | None = None, seen_filter: bool | None = None
+) -> dict:
+    """Judge a finished run: writes `metrics.json` and `report.html`.
+
+    Args:
+        run_dir: the run.
+        split: `val` or `test`.
+        ks: not used: top-1 and top-5 are what this system reports.
+        seen_filter: not used: there are no purchases.
+
+    Returns:
+        The content of metrics.json.
+    """
+    from tfrec.alignment.metrics import alignment_metrics, chance, linear_baseline
+    from tfrec.config import load_config
+    from tfrec.evaluation.metrics import write_metrics
+    from tfrec.reports.metrics_page import write_page
+    from tfrec.training import prepare_evaluation, restore_weights
+
+    config = load_config(run_dir / "config.yaml")
+    prepare_evaluation()
+    assembly = AlignmentAssembly.make(config, run_dir)
+    restore_weights(assembly.model, run_dir)
+    rows = assembly.rows(split)
+    if not len(rows):
+        raise ConfigError(f"--split {split}: {config.data} has no such items with photo and attributes")
+    metrics = alignment_metrics(*assembly.vectors(rows), seed=config.seed)
+    metrics["loss"] = assembly.loss(rows)
+    pixels, one_hot = assembly.raw(PIXELS)
+    baselines = {
+        "chance": chance(len(rows)),
+        "linear": linear_baseline(pixels, one_hot, assembly.rows("train"), rows, seed=config.seed),
+    }
+    about = {
+        "recipe": config.recipe,
+        "dataset": assembly.prepared.manifest["dataset"],
+        "split": split,
+        "items": len(rows),
+        "training_items": len(assembly.rows("train")),
+        "image_encoder": assembly.side.source,
+        "training_seed": config.seed,
+    }
+    content = write_metrics(run_dir / "metrics.json", protocol=about, metrics=metrics, baselines=baselines, cohorts={})
+    words = [
+        f"Attributes find photos (photo_...), and photos their attributes, among the {len(rows)} items of split {split}; "
+        f"the image encoder ({assembly.side.source}) is frozen.",
+        "Chance is the mean of a random order; linear is ridge regression from raw pixels to one-hot attributes. "
+        "Intervals are 95 % bootstrap intervals over items.",
+    ]
+    write_page(run_dir, content, title="Attributes and photos", words=words)
+    return content
+
+
+@dataclass
+class AlignmentAssembly:
+    """The model with what it reads: attribute ids and the frozen encoder's vectors of every item.
+
+    Attributes:
+        config: the configuration.
+        prepared: the dataset.
+        vocabulary: of the attributes.
+        side: the frozen image encoder.
+        ids: int32 `[N, F, V]`.
+        photos: float32 `[N, P]`, zeros where there is no photo.
+        model: the model, built.
+    """
+
+    config: AlignmentConfig
+    prepared: Prepared
+    vocabulary: AttributeVocabulary
+    side: ImageSide
+    ids: np.ndarray
+    photos: np.ndarray
+    model: AlignmentModel
+
+    @classmethod
+    def make(cls, config: AlignmentConfig, run_dir: Path) -> AlignmentAssembly:
+        """Put a run's model together; what it learns of the dataset is kept in `RUN/assets`."""
+        import tensorflow as tf
+
+        from tfrec.encoders.attributes import AttributeVocabulary
+        from tfrec.runs.places import open_run_data
+
+        prepared = open_run_data(run_dir, config.data)
+        path = run_dir / "assets"
+        if not path.exists():
+            save_assets(config, prepared, path)
+        vocabulary, side = AttributeVocabulary.from_json(path / "attributes.json"), load_side(path)
+        photos = photo_vectors(config, prepared, side, run_dir)
+        ids = vocabulary.encode(prepared.items)
+        tf.keras.utils.set_random_seed(config.seed)
+        model = build_model(config, vocabulary, photos[item_splits(prepared.items) == TRAIN])
+        return cls(config, prepared, vocabulary, side, ids, photos, model)
+
+    def rows(self, split: str) -> np.ndarray:
+        """Items of a split that have a photo and at least one attribute; with `final`, training has the validation's too."""
+        part = item_splits(self.prepared.items)
+        last = VAL if self.config.training.final else TRAIN
+        chosen = part <= last if split == "train" else part == SPLIT_CODES[split]
+        return np.flatnonzero(chosen & self.photos.any(1) & (self.ids > 0).any((1, 2)))
+
+    def batches(self, start: int, stop: int, size: int, *, stage: int):
+        """tf.data of training batches; a step's batch depends on its number alone, so that a resumed run goes on exactly."""
+        from pipelines.batches import make_dataset
+        from pipelines.epochs import ShuffledRows
+
+        rows, seed, task = self.rows("train"), self.config.seed, self.config.task
+        order = ShuffledRows(rows, size, seed, stage, 0)
+
+        def make(step):
+            chosen = order(step)
+            rng = np.random.default_rng([seed, stage, 1, step])
+            whole = self.ids[chosen]
+            if stage == 1:
+                views = [drop_fields(whole, task.view_dropout, rng) for _ in range(2)]
+                return {"attributes": views[0], "views": views[1], "whole": whole}
+            seen = drop_fields(whole, task.field_dropout, rng)
+            return {"attributes": seen, "vectors": self.photos[chosen], "whole": whole}
+
+        return make_dataset(make, start, stop)
+
+    def vectors(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Unit vectors of attributes and of photos, each float32 `[R, D]`."""
+        return self.model.attributes(self.ids[rows]).numpy(), self.model.photos(self.photos[rows]).numpy()
+
+    def loss(self, rows: np.ndarray) -> dict[str, float]:
+        """InfoNCE of all `rows` as one batch, where equal attributes are no negatives of each other."""
+        batch = {"attributes": self.ids[rows], "vectors": self.photos[rows], "whole": self.ids[rows]}
+        value = float(self.model.compute_loss(batch))
+        return {"value": value, "low": value, "high": value}
+
+    def validate(self) -> dict[str, float]:
+        """Metrics on the validation items."""
+        from tfrec.alignment.metrics import match_metrics
+
+        rows = self.rows("val")
+        attributes, photos = self.vectors(rows)
+        found = {f"photo_{name}": v.mean() for name, v in match_metrics(attributes, photos).items()}
+        found |= {f"attributes_{name}": v.mean() for name, v in match_metrics(photos, attributes).items()}
+        cosine = float(np.einsum("nd,nd->n", attributes, photos).mean())
+        return {**{k: float(v) for k, v in found.items()}, "positive_cosine": cosine, "loss": self.loss(rows)["value"]}
+
+    def raw(self, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels in 0..1 `[N, P]` and one-hot attributes `[N, A]`: what the linear baseline reads."""
+        from pipelines.content import photo_arrays
+
+        arrays, _ = photo_arrays(self.prepared, size)
+        pixels = arrays["photos"].reshape(len(self.ids), -1).astype(np.float32) / 255.0
+        blocks = []
+        for field, values in enumerate(self.vocabulary.sizes):
+            block = np.zeros((len(self.ids), values), np.float32)
+            np.put_along_axis(block, self.ids[:, field], 1.0, axis=1)
+            blocks.append(block[:, 1:])  # 0 is no value
+        return pixels, np.concatenate(blocks, 1)
+
+
+def save_assets(config: AlignmentConfig, prepared, folder: Path) -> None:
+    """Learn the vocabulary from the training items and write it with the image encoder; whole or not at all.
+
+    Raises:
+        ConfigError: the dataset has no split of its items, no photos or no attributes.
+    """
+    import shutil
+
+    from tfrec.encoders.attributes import AttributeVocabulary
+    from tfrec.encoders.sides import save_side
+
+    items, options = prepared.items, config.model.attributes
+    fields = list(options.fields or prepared.fields)
+    if "split" not in items or prepared.images is None or not fields:
+        raise ConfigError(
+            f"--data {config.data}: alignment needs photos, attributes and a split of the items, as made by "
+            "python -m pipelines kfashion or fashion_products"
+        )
+    side = image_side(config)
+    work = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(work, ignore_errors=True)
+    save_side(side, work / "image")
+    training = items[item_splits(items) == TRAIN]
+    AttributeVocabulary.build(training, fields, min_count=options.min_count).to_json(work / "attributes.json")
+    work.rename(folder)
+
+
+def image_side(config: AlignmentConfig):
+    """The frozen image encoder: the feature store's, published, or of random weights in the configured size.
+
+    Raises:
+        FeatureError: the store holds no photos' features, or another encoder's than the one that is named.
+        CheckpointError: weights that cannot be had or do not fit.
+    """
+    import tensorflow as tf
+
+    from tfrec.encoders.sides import ImageSide, load_image_side, read_side
+    from tfrec.encoders.untrained import untrained_vit
+    from tfrec.features.store import FeatureError
+
+    image = config.model.image
+    if config.features:
+        store = image_store(config)
+        if image.weights not in (None, store.manifest["source"]):
+            raise FeatureError(
+                f"model.image.weights={image.weights}, but {store.folder} was made with {store.manifest['source']}; "
+                "leave one of them out"
+            )
+        return read_side(store.encoder)
+    if image.weights is not None:
+        return load_image_side(image.weights, size=image.size)
+    tf.keras.utils.set_random_seed(config.seed)
+    encoder = untrained_vit(image)
+    encoder.build(None)
+    return ImageSide(encoder, "random weights")
+
+
+def load_side(assets: Path):
+    """The image encoder of a run."""
+    from tfrec.encoders.sides import read_side
+
+    return read_side(assets / "image")
+
+
+def image_store(config: AlignmentConfig):
+    """The photos' side of the feature store that the configuration names.
+
+    Raises:
+        FeatureError: there is none.
+    """
+    from tfrec.features.store import FeatureError, stored_sides
+
+    stores = stored_sides(Path(config.features))
+    if "image" not in stores:
+        raise FeatureError(
+            f"{config.features} holds features of texts alone; alignment reads photos: run tfrec.encode with an image "
+            "encoder, or leave out --features"
+        )
+    return stores["image"]
+
+
+def photo_vectors(config: AlignmentConfig, prepared, side, run_dir: Path) -> np.ndarray:
+    """The frozen encoder's vector of every item's first photo, float32 `[N, P]`, from the store that is given or made.
+
+    Raises:
+        FeatureError: the store is of another encoder, or lacks items.
+    """
+    from tfrec.features.frozen import check_store
+    from tfrec.features.store import content_keys
+    from tfrec.features.writer import FeatureWriter
+
+    if config.features:
+        store = image_store(config)
+        check_store(store, side, pool=None)  # vectors do not depend on how patches are pooled
+    else:
+        store = FeatureWriter(side, prepared, run_dir / "features").write()
+    return store.features(content_keys("image", prepared), pooled=True, data=prepared.path).vectors
+
+
+def build_model(config: AlignmentConfig, vocabulary, photos: np.ndarray):
+    """The model, with all its variables; `photos` `[N, P]` are those of the training items."""
+    import tensorflow as tf
+
+    from tfrec.alignment.contrastive import AlignmentModel
+    from tfrec.encoders.attributes import AttributeEncoder
+    from tfrec.towers import Standardize
+
+    options = config.model.attributes
+    encoder = AttributeEncoder(
+        vocabulary.sizes,
+        options.dim,
+        alone=True,
+        hidden_dim=options.hidden_dim,
+        output_dim=config.model.dim,
+        dropout=options.dropout,
+        name="attributes",
+    )
+    width, project = photos.shape[1], None
+    wanted = config.model.project
+    if wanted is False and width != config.model.dim:
+        raise ConfigError(
+            f"model.project=false, but the image encoder gives {width} values and model.dim is {config.model.dim}"
+        )
+    if wanted or (wanted is None and width != config.model.dim):
+        layers = [Standardize(photos, name="standardize"), tf.keras.layers.Dense(config.model.dim, dtype="float32")]
+        project = tf.keras.Sequential(layers, name="project")
+    model = AlignmentModel(encoder, project, temperature=config.task.temperature)
+    model.attributes(np.zeros((1, len(vocabulary.sizes), vocabulary.max_values), np.int32))
+    model.photos(photos[:1])
+    return model
+
+
+def drop_fields(ids: np.ndarray, rate: float, rng: np.random.Generator) -> np.ndarray:
+    """Attributes `[B, F, V]` with some fields missing (0), never all of an item's."""
+    dropped = rng.random(ids.shape[:2]) < rate
+    dropped &= ~(dropped | ~(ids > 0).any(2)).all(1, keepdims=True)
+    return np.where(dropped[..., None], 0, ids).astype(np.int32)

@@ -1,0 +1,69 @@
+"""Batch retrieval on Ray: worker processes, on one machine or many, make the parts of a job.
+
+All machines must see the model, the dataset and the folder of the output under the same paths or addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tfrec.distributed.ray_parts import import_ray, make_parts, own_cores
+from tfrec.publish import MANIFEST
+from tfrec.recommendations import Job, RetrieveOptions, plan
+
+
+class PartMaker:
+    """A worker: loads the model once and makes the parts that it is given.
+
+    Args:
+        options: of the job, with absolute paths and `resume`.
+    """
+
+    def __init__(self, options: RetrieveOptions):
+        self.job = plan(options, own_cores())
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """`part`, numbers of parts int64 `[P]`; adds `customers`, how many each holds."""
+        return {**batch, "customers": np.array([self._make(int(number)) for number in batch["part"]])}
+
+    def _make(self, number: int) -> int:
+        if self.job.parts.done(number):  # by a worker that died after it
+            return len(self.job.cuts()[number])
+        return self.job.make(number)
+
+
+def run_on_ray(job: Job, progress: Callable[[int], object]) -> int:
+    """Make all parts of a job that are missing with the workers that its options ask for, and put them together.
+
+    Args:
+        job: the job; its own model is not used, and freed.
+        progress: told how many customers are done.
+
+    Returns:
+        The number of customers.
+
+    Raises:
+        EngineError: Ray is not installed.
+    """
+    import_ray()
+    cuts, missing = job.cuts(), job.missing()
+    progress(len(job.rows) - sum(len(cuts[number]) for number in missing))
+    model, version = job.options.model, job.model.path.name
+    job.model.close()
+    # All workers use the same version, whatever is published meanwhile.
+    model = model if (model / MANIFEST).is_file() else model / version
+    options = absolute(job.options, model=model.resolve())
+    for made in make_parts(PartMaker, [options], missing, workers=options.workers):
+        progress(int(made["customers"]))
+    return job.finish()
+
+
+def absolute(options: RetrieveOptions, **changes) -> RetrieveOptions:
+    """The options for a process in another folder, that goes on with the job's parts."""
+    users = None if options.users is None else options.users.resolve()
+    paths: dict[str, Any] = {"data": options.data.resolve(), "out": options.out.resolve(), "users": users}
+    return replace(options, **paths, resume=True, **changes)

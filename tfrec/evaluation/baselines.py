@@ -1,0 +1,263 @@
+"""The rules a model has to beat, under its own protocol: ranked lists `[U, K]` for the same users.
+
+* `popularity`: what sold best in the last week (temporal), or in everything known (leave-last-out).
+* `repurchase`: what the user bought before, latest first.
+* `item_cosine`: items bought by the same customers as the history's, cosine of co-occurrence.
+* `tfidf`: items whose text and attributes resemble the history's.
+
+Every list is filled up with popular items, so cold users get the popular ones. All work runs in chunks of
+bounded memory; for very many users, sample them in the protocol (`max_users`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tfrec.csr import Csr
+from tfrec.evaluation.protocol import DAY, Protocol
+from tfrec.index.search import ScoreBoard
+from tfrec.processor import cores
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from scipy import sparse
+
+    from pipelines.prepared import Prepared
+
+CHUNK_USERS = 4_096
+CHUNK_ITEMS = 2_048
+CHUNK_CANDIDATES = 1 << 20  # of all users of a chunk that are filled up at once
+DENSE_USERS = 128  # columns of a dense score matrix `[N, users]`
+MAX_PURCHASES = 100  # of a user, latest ones; co-occurrence grows with their square
+NEIGHBOURS = 400  # kept of each item
+WORD = re.compile(r"\w\w+")
+
+Ranked = np.ndarray
+
+
+def run_baselines(prepared: Prepared, protocol: Protocol, k: int) -> Iterator[tuple[str, Ranked]]:
+    """Yield the name and the ranked lists int32 `[U, k]` of every baseline the data allow.
+
+    Args:
+        prepared: the dataset the protocol was built from (for texts and attributes).
+        protocol: who is evaluated on what.
+        k: length of the lists.
+    """
+    yield "popularity", popularity(protocol, k)
+    yield "repurchase", repurchase(protocol, k)
+    yield "item_cosine", item_cosine(protocol, k)
+    tokens = item_tokens(prepared.items)
+    if any(tokens):
+        yield "tfidf", tfidf(protocol, tokens, k)
+
+
+def popularity(protocol: Protocol, k: int, *, days: int = 7) -> Ranked:
+    """Rank by number of sales, the same list for everybody (seen items apart).
+
+    Args:
+        protocol: who is evaluated on what.
+        k: length of the lists.
+        days: count the sales of so many days before the window (temporal); leave-last-out counts all known.
+    """
+    return fill_up(np.empty((len(protocol.users), 0), np.int32), protocol, k, days=days)
+
+
+def repurchase(protocol: Protocol, k: int) -> Ranked:
+    """Rank the user's own items by last purchase, then by number of purchases; then popular items.
+
+    Where seen items are filtered nothing of this is left, and the lists are those of `popularity`.
+    """
+    history = protocol.history
+    rows, n_items = history.rows, protocol.n_items
+    keys, inverse, counts = np.unique(rows * n_items + history.items, return_inverse=True, return_counts=True)
+    last = np.zeros(len(keys), np.int64)
+    np.maximum.at(last, inverse, np.arange(len(rows)))  # entries are in order of time
+    assert history.times is not None
+    order = np.lexsort((-last, -counts, -history.times[last], keys // n_items))
+    own = Csr.from_rows(keys[order] // n_items, keys[order] % n_items, len(history))
+    rank = np.arange(len(own.items)) - own.offsets[own.rows]
+    first = own.where(rank < k)
+    ranked = np.full((len(history), k), -1, np.int32)
+    ranked[first.rows, rank[rank < k]] = first.items
+    return fill_up(ranked, protocol, k)
+
+
+def item_cosine(
+    protocol: Protocol, k: int, *, neighbours: int = NEIGHBOURS, max_purchases: int = MAX_PURCHASES
+) -> Ranked:
+    """Rank by the sum, over the history's items, of the cosine between the sets of their buyers.
+
+    Args:
+        protocol: who is evaluated on what; all its known events make the co-occurrences.
+        k: length of the lists.
+        neighbours: most similar items kept of each item; bounds the memory.
+        max_purchases: distinct items counted of each buyer, the latest ones; bounds the time.
+    """
+    similarity = _item_similarity(_buyers(protocol, max_purchases), protocol.n_items, neighbours)
+    to_others = similarity.T.tocsr()
+    return _rank(protocol, k, lambda history: (to_others @ history.T).toarray())
+
+
+def tfidf(protocol: Protocol, tokens: list[list[str]], k: int) -> Ranked:
+    """Rank by cosine between an item's TF-IDF vector and the mean of the history's.
+
+    Args:
+        protocol: who is evaluated on what.
+        tokens: the words and attribute values of each item (`item_tokens`).
+        k: length of the lists.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(analyzer=list, sublinear_tf=True, dtype=np.float32)
+    vectors = vectorizer.fit_transform(tokens).tocsr()  # [N, words], rows of length 1
+    # The sum of the history's vectors ranks as their mean does.
+    return _rank(protocol, k, lambda history: vectors @ (history @ vectors).T.toarray())
+
+
+def _rank(protocol: Protocol, k: int, score: Callable[[sparse.csr_array], np.ndarray]) -> Ranked:
+    """Rank all items by a score of the history; items without a positive score are left to `fill_up`.
+
+    Args:
+        protocol: who is evaluated on what.
+        k: length of the lists.
+        score: from the distinct histories of some users, 0/1 `[B, N]`, to scores `[N, B]`.
+    """
+    history, excluded = protocol.history.distinct(), protocol.excluded()
+
+    def chunk(start: int) -> Ranked:
+        part = history.slice(start, start + DENSE_USERS)
+        board = ScoreBoard(protocol.n_items, len(part), k)
+        board.fill(score(_indicator(part, protocol.n_items)))
+        if excluded is not None:
+            board.exclude(excluded.slice(start, start + DENSE_USERS))
+        ids, scores = board.best()
+        return np.where(scores > 0, ids, -1)
+
+    return fill_up(_in_chunks(chunk, len(history), DENSE_USERS), protocol, k)
+
+
+def item_tokens(items: pd.DataFrame) -> list[list[str]]:
+    """Each item's words of title and text in lower case, and a token `field=value` for each attribute."""
+    tokens = [WORD.findall(f"{title} {text}".lower()) for title, text in zip(items["title"], items["text"])]
+    for column in items.columns:
+        if column.startswith("attr."):
+            field = column.removeprefix("attr.")
+            for words, values in zip(tokens, items[column]):
+                words.extend(f"{field}={value}" for value in values)
+    return tokens
+
+
+def fill_up(ranked: Ranked, protocol: Protocol, k: int, *, days: int = 7) -> Ranked:
+    """Close the gaps (-1) of ranked lists and fill them up to k with popular items not yet in them.
+
+    Args:
+        ranked: int32 `[U, any]`, best first, -1 = no item.
+        protocol: knows what is popular and what is excluded for each user.
+        k: length of the result.
+        days: see `popularity`.
+
+    Returns:
+        int32 `[U, k]`; -1 only where the catalogue has no further item.
+    """
+    popular = _by_popularity(protocol, days)
+    excluded = protocol.excluded()
+
+    def chunk(start: int) -> Ranked:
+        stop = min(start + CHUNK_USERS, len(ranked))
+        longest = 0 if excluded is None else int(excluded.lengths[start:stop].max(initial=0))
+        size = max(1, CHUNK_CANDIDATES // (ranked.shape[1] + k + longest))  # one long list must not widen all others
+        return np.concatenate([block(at, min(at + size, stop)) for at in range(start, stop, size)])
+
+    def block(start: int, stop: int) -> Ranked:
+        seen = None if excluded is None else excluded.slice(start, stop)
+        return _filled(ranked[start:stop], popular, seen, k)
+
+    return _in_chunks(chunk, len(ranked), CHUNK_USERS)
+
+
+def _filled(own: Ranked, popular: np.ndarray, seen: Csr | None, k: int) -> Ranked:
+    """`fill_up` of some users, given the items `[N]` by popularity and those that each user must not get."""
+    enough = k if seen is None else k + int(seen.lengths.max(initial=0))
+    filler = np.broadcast_to(popular[:enough], (len(own), len(popular[:enough])))
+    row, place = np.nonzero(own >= 0)
+    listed = Csr.from_rows(row, own[row, place], len(own))
+    candidates = np.concatenate([own, filler], axis=1)
+    out = np.concatenate([own < 0, listed.contains(filler)], axis=1)
+    if seen is not None:
+        out |= seen.contains(candidates)
+    order = np.argsort(out, axis=1, kind="stable")[:, :k]
+    filled = np.where(np.take_along_axis(out, order, 1), -1, np.take_along_axis(candidates, order, 1))
+    return np.pad(filled, ((0, 0), (0, k - filled.shape[1])), constant_values=-1)
+
+
+def _by_popularity(protocol: Protocol, days: int) -> np.ndarray:
+    """int32 `[N]`: all items by sales, recent ones first of all, then overall, then by index."""
+    known = protocol.known
+    overall = np.bincount(known.item, minlength=protocol.n_items)
+    recent = overall
+    if protocol.temporal:
+        last_week = known.time >= protocol.query_time.min() - days * DAY
+        recent = np.bincount(known.item[last_week], minlength=protocol.n_items)
+    return np.lexsort((-overall, -recent)).astype(np.int32)
+
+
+def _buyers(protocol: Protocol, max_purchases: int) -> Csr:
+    """The latest distinct items of every user with known events."""
+    known = protocol.known
+    n_users = int(known.user.max(initial=-1)) + 1
+    bought = Csr.from_rows(known.user, known.item, n_users).distinct()
+    from_end = bought.offsets[bought.rows + 1] - np.arange(len(bought.items))
+    return bought.where(from_end <= max_purchases)
+
+
+def _item_similarity(buyers: Csr, n_items: int, neighbours: int) -> sparse.csr_array:
+    """Cosine between items' sets of buyers, `[N, N]`; each row keeps its strongest `neighbours`."""
+    from scipy import sparse
+
+    bought = _indicator(buyers, n_items)  # [users, N]
+    norm = np.sqrt(np.maximum(bought.sum(axis=0), 1)).astype(np.float32)
+    bought = (bought @ sparse.diags_array(1 / norm, dtype=np.float32)).tocsr()
+    by_item = bought.T.tocsr()
+
+    def chunk(start: int) -> sparse.csr_array:
+        block = by_item[start : start + CHUNK_ITEMS] @ bought
+        block.sort_indices()
+        for row, (low, high) in enumerate(pairwise(block.indptr)):
+            block.data[low:high][block.indices[low:high] == start + row] = 0  # itself
+            _keep_largest(block.data[low:high], neighbours)
+        block.eliminate_zeros()
+        return block
+
+    with ThreadPoolExecutor(cores()) as pool:
+        return sparse.vstack(list(pool.map(chunk, range(0, n_items, CHUNK_ITEMS))), format="csr")
+
+
+def _keep_largest(values: np.ndarray, n: int) -> None:
+    """Set all but the n largest values `[C]` to 0 in place; of equal ones the first are kept."""
+    if len(values) <= n:
+        return
+    least = np.partition(values, len(values) - n)[len(values) - n]
+    tied = np.flatnonzero(values == least)
+    room = n - np.count_nonzero(values > least)
+    values[values < least] = 0
+    values[tied[room:]] = 0
+
+
+def _indicator(rows: Csr, n_items: int) -> sparse.csr_array:
+    """The rows as a sparse 0/1 matrix `[R, N]`."""
+    from scipy import sparse
+
+    ones = np.ones(len(rows.items), np.float32)
+    return sparse.csr_array((ones, rows.items, rows.offsets), shape=(len(rows), n_items))
+
+
+def _in_chunks(chunk: Callable[[int], Ranked], n_rows: int, size: int) -> Ranked:
+    """Run `chunk(start)` for every chunk of rows on all cores; join the results in order."""
+    with ThreadPoolExecutor(cores()) as pool:
+        return np.concatenate(list(pool.map(chunk, range(0, n_rows, size))))

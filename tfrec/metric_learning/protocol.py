@@ -1,0 +1,100 @@
+"""Who is asked and who answers when an embedding is judged by labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipelines.prepared import Prepared
+from pipelines.schema import SPLIT_CODES, TRAIN
+from tfrec.config import ConfigError
+from tfrec.evaluation.bootstrap import Interval
+from tfrec.evaluation.embedding_intervals import summarize_embedding
+from tfrec.evaluation.labels import item_labels, item_splits
+from tfrec.metric_learning.config import MetricEvaluation, MetricLearningConfig
+
+
+@dataclass
+class LabelProtocol:
+    """Held-out items, and those that vote on their labels.
+
+    Attributes:
+        split: `val` or `test`.
+        queries: `[Q]` places of the held-out items among the run's vectors.
+        gallery: `[G]` places of the other items; empty where they share no class with the held-out ones.
+        rows: `[n]` rows of the dataset, in the order of the run's vectors.
+        labels: `[n]` strings, in the same order.
+        options: how to judge.
+        seed: of samples and intervals.
+    """
+
+    split: str
+    queries: np.ndarray
+    gallery: np.ndarray
+    rows: np.ndarray
+    labels: np.ndarray
+    options: MetricEvaluation
+    seed: int
+
+    @classmethod
+    def build(cls, prepared: Prepared, ids: np.ndarray, config: MetricLearningConfig, split: str) -> LabelProtocol:
+        """The protocol of a run's vectors.
+
+        Args:
+            prepared: the dataset.
+            ids: `[n]` item ids in the order of the run's vectors.
+            config: of the run.
+            split: `val` (training items vote) or `test` (all others vote).
+
+        Raises:
+            ConfigError: an id is not in the dataset, or the split has fewer than 3 items or 2 classes.
+        """
+        rows = pd.Index(prepared.items["item_id"]).get_indexer(ids)
+        unknown = ids[rows < 0]
+        if len(unknown):
+            raise ConfigError(
+                f"{len(unknown)} items of the run are not in {prepared.path}, the first is {str(unknown[0])!r}; put the "
+                "dataset that the run was trained on back to `data` of its config.yaml, or train again"
+            )
+        labels = item_labels(prepared, config.task.label)[rows]
+        splits = item_splits(prepared.items)[rows]
+        held = splits == SPLIT_CODES[split]
+        queries, others = np.flatnonzero(held), np.flatnonzero(splits == TRAIN if split == "val" else ~held)
+        if len(queries) < 3 or len(set(labels[queries])) < 2:
+            raise ConfigError(
+                f"{prepared.path} has {len(queries)} {split} items of {len(set(labels[queries]))} classes; prepare it "
+                f"with a larger --{split}-share"
+            )
+        shared = set(labels[queries]) & set(labels[others])
+        return cls(split, queries, others if shared else others[:0], rows, labels, config.evaluation, config.seed)
+
+    def summarize(self, vectors: np.ndarray, ks: list[int]) -> dict[str, Interval]:
+        """Metrics of vectors `[n, D]` of these items; see `summarize_embedding`."""
+        gallery: dict[str, Any] = {}
+        if len(self.gallery):
+            gallery = {"gallery": vectors[self.gallery], "gallery_labels": self.labels[self.gallery]}
+        return summarize_embedding(
+            vectors[self.queries],
+            self.labels[self.queries],
+            **gallery,
+            ks=ks,
+            neighbors=self.options.neighbors,
+            max_rows=self.options.max_rows,
+            seed=self.seed,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """What a reader of metrics.json must know."""
+        return {
+            "split": self.split,
+            "items": len(self.queries),
+            "classes": len(set(self.labels[self.queries])),
+            "classes_seen_in_training": bool(len(self.gallery)),
+            "voters": len(self.gallery) or len(self.queries) - 1,
+            "neighbors": self.options.neighbors,
+            "similarity": "cosine",
+            "clusters": "k-means, as many as classes",
+        }

@@ -1,0 +1,137 @@
+"""The metric-learning system: train an encoder of photos so that classes lie apart, judge it in embedding space."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from tfrec.config import ConfigError
+from tfrec.metric_learning.config import MetricLearningConfig
+
+log = logging.getLogger("tfrec")
+
+VECTORS_FILE = "embeddings.npz"
+BEFORE_FILE = "before.npy"
+PIXEL_SIDE = 32  # raw pixels are compared at this size at most
+
+
+def train(config: MetricLearningConfig, run_dir: Path) -> None:
+    """Train an encoder from wherever its run stands; leaves its weights, and every item's vectors before and after."""
+    from pipelines.prepared import open_prepared
+    from tfrec.metric_learning.assembly import MetricAssembly
+    from tfrec.training import Trainer, prepare_keras
+
+    prepare_keras(config.seed, config.training)
+    assembly = MetricAssembly(config, open_prepared(config.data))
+    options, batches, model = config.training, assembly.batches, assembly.model
+    steps = options.steps or options.epochs * batches.steps_per_epoch
+    log.info(
+        "%d training items of %d classes, %d weights to train, %d steps of %d x %d",
+        len(batches.rows),
+        int(batches.labels.max()) + 1,
+        sum(int(np.prod(v.shape)) for v in model.trainable_variables),
+        steps,
+        batches.classes,
+        batches.per_class,
+    )
+    if not (run_dir / BEFORE_FILE).exists():  # the weights are still those before the first step
+        write_array(run_dir / BEFORE_FILE, assembly.embed(assembly.rows(), features=True))
+    rates = {v.name: options.encoder_rate for v in model.views.encoder.trainable_variables}
+    trainer = Trainer(model, options=options, steps=steps, run_dir=run_dir, rates=rates)
+    trainer.fit(assembly.dataset, None if options.final else validation(assembly))
+    write_embeddings(assembly, run_dir)
+
+
+def validation(assembly):
+    """A function that judges the model as it is on the validation items; None where there are none."""
+    from tfrec.evaluation.embedding_metrics import knn_hits, retrieval_metrics
+
+    rows, options = assembly.rows("val"), assembly.config.evaluation
+    labels = assembly.labels[rows]
+    if len(rows) < 2 or len(set(labels)) < 2:
+        log.info("no validation items: the last weights are kept")
+        return None
+
+    def evaluate() -> dict[str, float]:
+        vectors = assembly.embed(rows, progress=False)
+        found = retrieval_metrics(vectors, labels, ks=options.k, max_queries=options.max_rows)
+        hits = knn_hits(vectors, labels, k=options.neighbors, max_queries=options.max_rows)
+        found["knn_accuracy"] = float(hits.mean())
+        return {name: value for name, value in found.items() if not name.startswith("queries")}
+
+    return evaluate
+
+
+def write_embeddings(assembly, run_dir: Path) -> None:
+    """Write `embeddings.npz`: `item_id [N]`, `vectors [N, E]`, and `before [N, F]`, the encoder's before training."""
+    rows = assembly.rows()
+    ids = assembly.prepared.items["item_id"].to_numpy()[rows].astype(str)
+    temporary = run_dir / "embeddings.tmp.npz"
+    np.savez(temporary, item_id=ids, vectors=assembly.embed(rows), before=np.load(run_dir / BEFORE_FILE))
+    temporary.rename(run_dir / VECTORS_FILE)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write an array whole or not at all."""
+    temporary = path.with_suffix(".tmp.npy")
+    np.save(temporary, array)
+    temporary.rename(path)
+
+
+def evaluate(
+    run_dir: Path, *, split: str = "test", ks: list[int] | None = None, seen_filter: bool | None = None
+) -> dict:
+    """Judge a finished run beside raw pixels and the encoder before training: `metrics.json` and `report.html`.
+
+    Args:
+        run_dir: the run.
+        split: `val` or `test`.
+        ks: cut-offs of recall; the run's own where None.
+        seen_filter: has no meaning here.
+
+    Returns:
+        The content of metrics.json.
+
+    Raises:
+        ConfigError: the training did not finish, the split has no items to judge, or `seen_filter` is asked for.
+    """
+    from pipelines.photos.views import read_views
+    from tfrec.config import load_config
+    from tfrec.evaluation.metrics import write_metrics
+    from tfrec.metric_learning.protocol import LabelProtocol
+    from tfrec.metric_learning.report import write_metric_report
+    from tfrec.runs.places import open_run_data
+
+    if seen_filter:
+        raise ConfigError("--seen-filter: metric learning judges photos, nobody has bought them; leave it out")
+    config = load_config(run_dir / "config.yaml")
+    prepared = open_run_data(run_dir, config.data)
+    if not (run_dir / VECTORS_FILE).is_file():
+        raise ConfigError(f"{run_dir} has no {VECTORS_FILE}: finish its training with --resume")
+    with np.load(run_dir / VECTORS_FILE, allow_pickle=False) as arrays:
+        vectors, before, ids = arrays["vectors"], arrays["before"], arrays["item_id"]
+    sides = LabelProtocol.build(prepared, ids, config, split)
+    ks = sorted(ks or config.evaluation.k)
+    height, width = config.model.encoder.size
+    shrink = min(1.0, PIXEL_SIDE / max(height, width))
+    size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
+    pixels = read_views(prepared, config.model.views, size, limit=sys.maxsize)
+    assert pixels.pixels is not None  # at this size they are resident
+    flat = pixels.pixels[sides.rows].reshape(len(ids), -1)
+    protocol = sides.describe() | {
+        "recipe": config.recipe,
+        "loss": config.task.loss,
+        "views": list(config.model.views),
+        "training_seed": config.seed,
+        "pixels": list(size),
+    }
+    metrics = sides.summarize(vectors, ks)
+    baselines = {"pixels": sides.summarize(flat, ks), "untrained": sides.summarize(before, ks)}
+    content = write_metrics(
+        run_dir / "metrics.json", protocol=protocol, metrics=metrics, baselines=baselines, cohorts={}
+    )
+    write_metric_report(run_dir, content)
+    return content

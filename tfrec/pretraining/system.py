@@ -1,0 +1,186 @@
+"""Pretraining: a text and an image encoder taught by the catalogue, saved so that other recipes can load them."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.schema import TRAIN
+from tfrec.evaluation.labels import item_splits
+from tfrec.pretraining.config import PretrainConfig
+
+log = logging.getLogger("tfrec")
+
+JUDGE_BATCH = 64
+
+
+def train(config: PretrainConfig, run_dir: Path) -> None:
+    """Train from wherever the run stands, and write the encoders into `RUN/text` and `RUN/image`."""
+    from tfrec.encoders.sides import save_side
+    from tfrec.training import Trainer, prepare_keras
+
+    prepare_keras(config.seed, config.training)
+    data, model = assemble(config, run_dir)
+    options = config.training
+    steps = options.steps or options.epochs * data.order.steps_per_epoch
+    log.info(
+        "%d items to train on, %d to judge by, %d steps of %d", len(data.training), len(data.held), steps, data.size
+    )
+    trainer = Trainer(model, options=options, steps=steps, run_dir=run_dir)
+    trainer.fit(data.batches, (lambda: judge(data, model)) if len(data.held) else None)
+    for side in filter(None, (model.text_side, model.image_side)):
+        work = run_dir / f"{side.kind}.tmp"
+        shutil.rmtree(work, ignore_errors=True)
+        save_side(side, work)
+        shutil.rmtree(run_dir / side.kind, ignore_errors=True)
+        work.rename(run_dir / side.kind)
+
+
+def assemble(config: PretrainConfig, run_dir: Path):
+    """The data and the untrained model of a run; its vocabulary is kept in `RUN/assets`."""
+    import tensorflow as tf
+
+    from tfrec.encoders.text import WordPiece, train_vocabulary
+    from tfrec.pretraining.data import PretrainData, attribute_values
+    from tfrec.runs.places import open_run_data
+
+    path, text = run_dir / "assets" / "vocab.txt", config.model.text
+    prepared = open_run_data(run_dir, config.data)
+    if not path.exists():
+        extra = [" ".join(values) for values in attribute_values(prepared)] if text.attributes else []
+        part = item_splits(prepared.items)
+        seen = [t for texts in (list(prepared.items["text"]), extra) for t, p in zip(texts, part) if p == TRAIN]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        WordPiece(train_vocabulary(seen, text.vocabulary_size)).save(path)
+    tokenizer = WordPiece.load(path, sequence_length=text.length)
+    data = PretrainData(config, prepared, tokenizer)
+    tf.keras.utils.set_random_seed(config.seed)
+    return data, build_model(config, tokenizer)
+
+
+def build_model(config: PretrainConfig, tokenizer):
+    """The model, with all its variables."""
+    import tensorflow as tf
+
+    from tfrec.encoders.pooling import SentencePooling
+    from tfrec.encoders.sides import ImageSide, TextSide
+    from tfrec.encoders.untrained import untrained_bert, untrained_vit
+    from tfrec.pretraining.model import PretrainModel
+
+    text, image, task = config.model.text, config.model.image, config.task
+    bert = untrained_bert(text, tokenizer)
+    bert.build(None)
+    pooling = SentencePooling("mean", projection_dim=config.model.dim, normalize=True, name="text_pooling")
+    pooling.build((None, None, text.dim))
+    source = f"pretrained on {Path(config.data).name}"
+    image_side = None
+    if image.enabled:
+        vit = untrained_vit(image, pooling="mean", projection_dim=config.model.dim)
+        vit.build(None)
+        image_side = ImageSide(vit, source)
+    model = PretrainModel(
+        TextSide(bert, tokenizer, pooling, source),
+        image_side,
+        mlm=task.mlm,
+        contrastive=task.contrastive,
+        temperature=task.temperature,
+    )
+    if model.words is not None:
+        model.words(tf.zeros([1, text.dim]))
+    return model
+
+
+def vectors(data, model, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors of the texts and of the photos of `rows`, each float32 `[R, D]`."""
+    import tensorflow as tf
+
+    from pipelines.photos.pixels import decode_photos
+
+    texts, photos = [], []
+    of_text, of_photo = (tf.function(vectors, autograph=False) for vectors in (model.text_vectors, model.photo_vectors))
+    for start in range(0, len(rows), JUDGE_BATCH):
+        contents = data.contents(rows[start : start + JUDGE_BATCH])
+        pixels = contents.get("photos")
+        if pixels is None:
+            pixels = decode_photos(tf.constant(contents["photo_bytes"]), data.config.model.image.size)[0]
+        texts.append(of_text(tf.constant(contents["tokens"])).numpy())
+        photos.append(of_photo(tf.constant(pixels)).numpy())
+    return np.concatenate(texts), np.concatenate(photos)
+
+
+def judge(data, model) -> dict[str, float]:
+    """Metrics on the held-out items: words found again, and texts and photos finding each other."""
+    import tensorflow as tf
+
+    from pipelines.batches import make_dataset
+    from tfrec.alignment.metrics import match_metrics
+    from tfrec.pretraining.data import hide_words
+
+    found: dict[str, float] = {}
+    if model.words is not None:
+        ids = data.ids(data.held)
+        masked, hidden = hide_words(ids, data.tokenizer, data.config.task.mask_rate, np.random.default_rng(0))
+        parts = make_dataset(
+            lambda step: {
+                name: array[step * JUDGE_BATCH : (step + 1) * JUDGE_BATCH]
+                for name, array in (("tokens", ids), ("masked", masked), ("hidden", hidden))
+            },
+            0,
+            -(-len(ids) // JUDGE_BATCH),
+        )
+        losses = [(float(model.masked_loss(part)), int(tf.math.count_nonzero(part["hidden"]))) for part in parts]
+        found["words_loss"] = sum(loss * n for loss, n in losses) / max(1, sum(n for _, n in losses))
+        found["loss"] = found["words_loss"]
+    if model.image is not None:
+        texts, photos = vectors(data, model, data.held)
+        found |= {f"photo_{name}": float(v.mean()) for name, v in match_metrics(texts, photos).items()}
+        found |= {f"text_{name}": float(v.mean()) for name, v in match_metrics(photos, texts).items()}
+    return found
+
+
+def evaluate(
+    run_dir: Path, *, split: str = "val", ks: list[int] | None = None, seen_filter: bool | None = None
+) -> dict:
+    """Judge a finished run on its held-out items: writes `metrics.json` and `report.html`.
+
+    Args:
+        run_dir: the run.
+        split: not used: pretraining never reads the test items.
+        ks: not used.
+        seen_filter: not used.
+
+    Returns:
+        The content of metrics.json.
+    """
+    from tfrec.alignment.metrics import chance
+    from tfrec.config import load_config
+    from tfrec.evaluation.metrics import write_metrics
+    from tfrec.reports.metrics_page import write_page
+    from tfrec.training import prepare_evaluation, restore_weights
+
+    config = load_config(run_dir / "config.yaml")
+    prepare_evaluation()
+    data, model = assemble(config, run_dir)
+    restore_weights(model, run_dir)
+    values = judge(data, model)
+    metrics = {name: {"value": value, "low": value, "high": value} for name, value in values.items()}
+    by_chance = {name.replace("attributes_", "text_"): value for name, value in chance(len(data.held)).items()}
+    about = {
+        "recipe": config.recipe,
+        "dataset": data.prepared.manifest["dataset"],
+        "items": len(data.held),
+        "training_items": len(data.training),
+        "training_seed": config.seed,
+    }
+    baselines = {"chance": {name: by_chance[name] for name in metrics if name in by_chance}} if model.image else {}
+    content = write_metrics(run_dir / "metrics.json", protocol=about, metrics=metrics, baselines=baselines, cohorts={})
+    words = [
+        f"{len(data.held)} items that training did not see: loss of hidden words in nats; texts find photos (photo_...) and "
+        "photos texts (text_...) among them. Chance is the mean of a random order."
+    ]
+    write_page(run_dir, content, title="Pretrained encoders", words=words)
+    log.info("held-out items: %s", "  ".join(f"{name} {value:.4f}" for name, value in values.items()))
+    return content

@@ -1,0 +1,247 @@
+"""A small causal transformer over a catalogue's words: what word comes next."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from pipelines.schema import TEST, TRAIN
+from tfrec.attention import ResumableDropout
+from tfrec.config import ConfigError
+from tfrec.encoders.wordpiece import count_words, split_words
+from tfrec.evaluation.labels import item_splits
+from tfrec.pretraining.text_model_config import CausalTextConfig
+from tfrec.towers import DecoderBlock, normal, sinusoids
+
+log = logging.getLogger("tfrec")
+
+PAD, START, END, UNKNOWN = range(4)
+SPECIAL = ("[PAD]", "[START]", "[END]", "[UNK]")
+JUDGE_BATCH = 256
+
+
+class CausalTextModel(tf.keras.Model):
+    """Words so far to the next one (Vaswani et al. 2017 without the encoder); one matrix reads and writes words.
+
+    Args:
+        vocabulary: number of words.
+        dim, layers, heads, ratio, dropout: of the transformer.
+        label_smoothing: of the training loss.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        *,
+        dim: int,
+        layers: int,
+        heads: int,
+        ratio: float,
+        dropout: float,
+        label_smoothing: float,
+    ):
+        super().__init__(name="text_model")
+        self.dim, self.label_smoothing = dim, label_smoothing
+        self.words = self.add_weight(name="words", shape=(vocabulary, dim), initializer=normal(dim**-0.5)())
+        self.bias = self.add_weight(name="bias", shape=(vocabulary,), initializer="zeros")
+        self.blocks = [
+            DecoderBlock(dim, heads, ratio=ratio, dropout=dropout, name=f"block_{number}") for number in range(layers)
+        ]
+        self.dropout = ResumableDropout(dropout)
+        self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
+
+    def call(self, words, training=False):
+        """Logits float32 `[B, T, vocabulary]` of the word after each of `words` int32 `[B, T]`."""
+        length = tf.shape(words)[1]
+        x = tf.gather(self.words, words) * self.dim**0.5 + sinusoids(words.shape[1], self.dim)[None]
+        x = self.dropout(tf.cast(x, self.compute_dtype), training=training)
+        seen = (words != PAD)[:, None, :] & tf.linalg.band_part(tf.ones([length, length], tf.bool), -1, 0)[None]
+        for block in self.blocks:
+            x = block(x, seen, training=training)
+        return tf.matmul(tf.cast(self.norm(x), tf.float32), self.words, transpose_b=True) + self.bias
+
+    def encode(self, batch, training=False):
+        """Nothing is remembered between steps."""
+        return None
+
+    def compute_loss(self, batch, training=False, fresh=None):
+        """Mean cross-entropy in nats a word of `words` int32 `[B, T + 1]`, smoothed in training."""
+        words = batch["words"]
+        logits, targets = self(words[:, :-1], training=training), words[:, 1:]
+        log_p = tf.nn.log_softmax(logits)
+        loss = -tf.gather(log_p, targets, batch_dims=2)
+        if training and self.label_smoothing:
+            loss = (1 - self.label_smoothing) * loss - self.label_smoothing * tf.reduce_mean(log_p, -1)
+        counts = tf.cast(targets != PAD, tf.float32)
+        return tf.math.divide_no_nan(tf.reduce_sum(loss * counts), tf.reduce_sum(counts))
+
+    def remember(self, batch, fresh):
+        """Nothing to remember."""
+
+
+def learn_words(texts: list[str], size: int) -> list[str]:
+    """The special tokens and the most frequent words, at most `size` in all."""
+    counts = count_words(texts)
+    frequent = sorted(counts, key=lambda word: (-counts[word], word))
+    return [*SPECIAL, *frequent[: size - len(SPECIAL)]]
+
+
+def to_rows(texts: list[str], vocabulary: list[str], length: int) -> np.ndarray:
+    """Texts as `[START] words [END]` and padding, int32 `[N, length + 1]`; longer ones are cut."""
+    ids = {word: number for number, word in enumerate(vocabulary)}
+    rows = np.full((len(texts), length + 1), PAD, np.int32)
+    for row, words in enumerate(split_words(texts).to_list()):
+        found = [START, *(ids.get(word.decode(), UNKNOWN) for word in words), END][: length + 1]
+        rows[row, : len(found)] = found
+    return rows
+
+
+def train(config: CausalTextConfig, run_dir: Path) -> None:
+    """Train from wherever the run stands, and leave the best weights in the run."""
+    from pipelines.batches import make_dataset
+    from pipelines.epochs import ShuffledRows
+    from tfrec.training import Trainer, prepare_keras
+
+    prepare_keras(config.seed, config.training)
+    model, training, held, _ = assemble(config, run_dir)
+    options = config.training
+    size = options.fixed_batch_size(len(training), auto=128)
+    order = ShuffledRows(len(training), size, config.seed)
+    steps = options.steps or options.epochs * order.steps_per_epoch
+    log.info("%d texts to train on, %d to judge by, %d steps of %d", len(training), len(held), steps, size)
+    trainer = Trainer(model, options=options, steps=steps, run_dir=run_dir)
+
+    def dataset(start, stop):
+        return make_dataset(lambda step: {"words": training[order(step)]}, start, stop)
+
+    trainer.fit(dataset, lambda: judge(model, held))
+
+
+def assemble(config: CausalTextConfig, run_dir: Path):
+    """Model, training rows, held-out rows and vocabulary; what is learnt is kept in `RUN/assets`.
+
+    Raises:
+        ConfigError: the dataset has no texts to train on, or none to judge by.
+    """
+    from tfrec.runs.places import open_run_data
+
+    prepared, path = open_run_data(run_dir, config.data), run_dir / "assets" / "words.json"
+    texts = list(prepared.items["text"])
+    part = item_splits(prepared.items)
+    if not (part == TEST).any():
+        order = np.random.default_rng([config.seed, 2]).permutation(len(texts))
+        part = np.full(len(texts), TRAIN, np.int8)
+        part[order[: max(1, round(len(texts) * config.task.test_share))]] = TEST
+    seen, held = [text for text, p in zip(texts, part) if text and p == TRAIN], held_texts(texts, part)
+    if not seen:
+        raise ConfigError(f"--data {config.data}: no training item has a text; this recipe learns from texts alone")
+    if not held:
+        raise ConfigError(
+            f"--data {config.data}: no test item has a text that no training item has, so there is nothing to judge by; "
+            "prepare the data with another split, or (where their items have none) raise "
+            f"task.test_share={config.task.test_share}"
+        )
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            json.dumps(learn_words(seen, config.model.vocabulary_size), ensure_ascii=False), encoding="utf-8"
+        )
+    vocabulary = json.loads(path.read_text(encoding="utf-8"))
+    tf.keras.utils.set_random_seed(config.seed)
+    options = config.model
+    model = CausalTextModel(
+        len(vocabulary),
+        dim=options.dim,
+        layers=options.layers,
+        heads=options.heads,
+        ratio=options.ratio,
+        dropout=options.dropout,
+        label_smoothing=config.task.label_smoothing,
+    )
+    model(np.ones((1, options.length), np.int32))
+    rows = [to_rows(chosen, vocabulary, options.length) for chosen in (seen, held)]
+    return model, *rows, vocabulary
+
+
+def held_texts(texts: list[str], part: np.ndarray) -> list[str]:
+    """Texts of the test items that no training item has: a shop's variants share theirs."""
+    seen = {text for text, p in zip(texts, part) if p == TRAIN}
+    return [text for text, p in zip(texts, part) if text and p == TEST and text not in seen]
+
+
+def judge(model: CausalTextModel, rows: np.ndarray) -> dict[str, float]:
+    """Loss in nats a word, perplexity, and how often the likeliest word is the next one."""
+    run = tf.function(
+        lambda words: (model.compute_loss({"words": words}), right_words(model, words)),
+        autograph=False,
+        reduce_retracing=True,
+    )
+    loss = right = count = 0.0
+    for start in range(0, len(rows), JUDGE_BATCH):
+        part = rows[start : start + JUDGE_BATCH]
+        words = int((part[:, 1:] != PAD).sum())
+        mean, hits = run(tf.constant(part))
+        loss, right, count = loss + float(mean) * words, right + float(hits), count + words
+    return {"loss": loss / count, "perplexity": float(np.exp(loss / count)), "accuracy": right / count}
+
+
+def right_words(model: CausalTextModel, words):
+    """How many words of `[B, T + 1]` are the likeliest one at their place."""
+    guesses = tf.argmax(model(words[:, :-1]), -1, output_type=tf.int32)
+    return tf.math.count_nonzero((guesses == words[:, 1:]) & (words[:, 1:] != PAD))
+
+
+def unigram(training: np.ndarray, held: np.ndarray, vocabulary: int) -> dict[str, float]:
+    """What word frequencies alone reach (add-one smoothed)."""
+    counts = np.bincount(training[:, 1:].ravel(), minlength=vocabulary).astype(float)
+    counts[PAD] = 0.0
+    p = (counts + 1.0) / (counts + 1.0).sum()
+    targets = held[:, 1:][held[:, 1:] != PAD]
+    loss = float(-np.log(p[targets]).mean())
+    return {"loss": loss, "perplexity": float(np.exp(loss)), "accuracy": float((targets == counts.argmax()).mean())}
+
+
+def evaluate(
+    run_dir: Path, *, split: str = "test", ks: list[int] | None = None, seen_filter: bool | None = None
+) -> dict:
+    """Judge a finished run on held-out texts: writes `metrics.json` and `report.html`.
+
+    Args:
+        run_dir: the run.
+        split: not used: texts are held out once.
+        ks: not used.
+        seen_filter: not used.
+
+    Returns:
+        The content of metrics.json.
+    """
+    from tfrec.config import load_config
+    from tfrec.evaluation.metrics import write_metrics
+    from tfrec.reports.metrics_page import write_page
+    from tfrec.training import prepare_evaluation, restore_weights
+
+    config = load_config(run_dir / "config.yaml")
+    prepare_evaluation()
+    model, training, held, vocabulary = assemble(config, run_dir)
+    restore_weights(model, run_dir)
+
+    def entries(values):
+        return {name: {"value": value, "low": value, "high": value} for name, value in values.items()}
+
+    about = {"recipe": config.recipe, "items": len(held), "training_items": len(training), "words": len(vocabulary)}
+    metrics, baseline = judge(model, held), unigram(training, held, len(vocabulary))
+    content = write_metrics(
+        run_dir / "metrics.json",
+        protocol=about,
+        metrics=entries(metrics),
+        baselines={"word frequency": entries(baseline)},
+        cohorts={},
+    )
+    words = [f"{len(held)} texts that training did not see; loss in nats a word, accuracy of the likeliest next word."]
+    write_page(run_dir, content, title="Causal text model", words=words)
+    log.info("perplexity %.2f (word frequency alone %.1f)", metrics["perplexity"], baseline["perplexity"])
+    return content

@@ -1,0 +1,1 @@
+"""Rating prediction: the two towers with a rating head beside their retrieval."""

@@ -1,0 +1,174 @@
+"""Retrieval and rating together: two towers with a ranking head on top (the multitask model of TensorFlow Recommenders)."""
+
+import math
+
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+
+from tfrec.attention import ResumableDropout
+from tfrec.losses import weighted_mean
+from tfrec.models import TwoTower
+from tfrec.ratings.config import RatingTask
+from tfrec.towers import normal
+
+USER_SCALE = 10.0  # ratings a unit of weight: a user comes up a few times an epoch, an item in every step
+
+
+class RatingHead(tf.keras.layers.Layer):
+    """Predicts ratings: biases and factors of user and item, and what a perceptron reads from query and candidate.
+
+    Biased matrix factorisation (Koren et al. 2009, https://doi.org/10.1109/MC.2009.263) is its first half, whose biases can
+    start from given ones (`start_from`); the second half starts at zero and knows users and items by history and content,
+    so that those without a rating have one, too.
+
+    Args:
+        users: known users U.
+        items: size of the catalogue N.
+        mean: mean rating of the training.
+        low, high: the least and the largest of them, between which predictions lie outside of training. All three are kept
+            with the weights, so that a run predicts the same beside newer ratings.
+        factors: width of the factors.
+        hidden: width of the perceptron.
+        dropout: its dropout rate.
+    """
+
+    def __init__(
+        self,
+        users: int,
+        items: int,
+        *,
+        mean: float,
+        low: float = -math.inf,
+        high: float = math.inf,
+        factors=32,
+        hidden=64,
+        dropout=0.0,
+        **kwargs,
+    ):
+        super().__init__(**({"dtype": "float32"} | kwargs))
+        self.users, self.items, self.mean, self.low, self.high = users, items, mean, low, high
+        self.factors, self.hidden_dim, self.dropout_rate = factors, hidden, dropout
+        self.dropout = ResumableDropout(dropout, dtype="float32")
+        self.hidden = tf.keras.layers.Dense(hidden, activation="gelu", name="hidden", dtype="float32")
+        self.out = tf.keras.layers.Dense(1, kernel_initializer="zeros", name="out", dtype="float32")
+
+    def build(self, input_shape):
+        init = normal(0.1)
+        # The last row stands for unknown users; it is never trained, so it adds nothing.
+        self.user_bias = self.add_weight(name="user_bias", shape=(self.users + 1,), initializer="zeros")
+        self.item_bias = self.add_weight(name="item_bias", shape=(self.items,), initializer="zeros")
+        shape = (self.users + 1, self.factors)
+        small = normal(0.1 / USER_SCALE)
+        self.user_factors = self.add_weight(name="user_factors", shape=shape, initializer=small())
+        self.item_factors = self.add_weight(name="item_factors", shape=(self.items, self.factors), initializer=init())
+        told = tf.constant_initializer([self.mean, self.low, self.high])
+        self.scale = self.add_weight(name="scale", shape=(3,), initializer=told, trainable=False)
+        super().build(input_shape)
+
+    def start_from(self, of_user, of_item, rating_users, rated_items):
+        """Begin with the biases `[U]` and `[N]`, so that what is to be learned is how people differ from them.
+
+        Users and items outside of `rating_users` bool `[U]` and `rated_items` bool `[N]` have no factors: nothing would ever
+        be learned of them.
+        """
+        self.user_factors.assign(self.user_factors * tf.pad(tf.cast(rating_users, tf.float32), [[0, 1]])[:, None])
+        self.item_factors.assign(self.item_factors * tf.cast(rated_items, tf.float32)[:, None])
+        self.user_bias.assign(tf.pad(tf.cast(of_user, tf.float32) / USER_SCALE, [[0, 1]]))
+        self.item_bias.assign(tf.cast(of_item, tf.float32))
+
+    def call(self, inputs, training=None):
+        """Predict ratings.
+
+        Args:
+            inputs: `user` int32 `[P]` (-1: unknown), `item` int32 `[P]`, `query` and `candidate` vectors `[P, D]`.
+
+        Returns:
+            Ratings `[P]`, and the square of the biases and factors that each was made of, `[P]`.
+        """
+        user = tf.where(inputs["user"] < 0, self.users, inputs["user"])
+        known = USER_SCALE * tf.cast(inputs["user"] >= 0, tf.float32)
+        biases = tf.gather(self.user_bias, user) * known, tf.gather(self.item_bias, inputs["item"])
+        factors = tf.gather(self.user_factors, user) * known[:, None], tf.gather(self.item_factors, inputs["item"])
+        query, candidate = tf.math.l2_normalize(inputs["query"], -1), tf.math.l2_normalize(inputs["candidate"], -1)
+        read = self.hidden(tf.concat([query, candidate, query * candidate], -1))
+        read = self.out(self.dropout(read, training=training))[:, 0]
+        mean, low, high = tf.unstack(self.scale)
+        rating = mean + tf.add_n(biases) + tf.reduce_sum(factors[0] * factors[1], 1) + read
+        squares = [tf.square(bias) for bias in biases] + [tf.reduce_sum(tf.square(x), 1) for x in factors]
+        return rating if training else tf.clip_by_value(rating, low, high), tf.add_n(squares)
+
+    def get_config(self):
+        names = ("users", "items", "mean", "low", "high", "factors")
+        config = {name: getattr(self, name) for name in names}
+        return {**super().get_config(), **config, "hidden": self.hidden_dim, "dropout": self.dropout_rate}
+
+
+class RatingTwoTower(TwoTower):
+    """The two-tower model with a rating of every target: both tasks share towers and the step.
+
+    Args:
+        head: predicts ratings.
+        options: weights of the tasks.
+        **kwargs: of `TwoTower`.
+    """
+
+    def __init__(self, *, head: RatingHead, options: RatingTask, **kwargs):
+        super().__init__(**kwargs)
+        self.head, self.options = head, options
+        mean_of_all = tf.keras.losses.MeanSquaredError(reduction=tf.keras.losses.Reduction.NONE)
+        self.ranking = tfrs.tasks.Ranking(loss=mean_of_all, name="ranking")
+
+    def compute_loss(self, inputs, training=False, fresh=None):
+        """The weighted sum of both tasks' losses; `inputs` also hold `ratings` float32 `[B, T + 1]` of the targets."""
+        rows, vectors = self.read_items(inputs, training, fresh)
+        parts = self.read_histories(inputs, rows, vectors, training)
+        liked = [(self._liked(part), queries) for part, queries in parts]
+        loss = self.options.retrieval_weight * self.retrieval_loss(liked, rows, vectors)
+        return loss + self.options.weight * self._rating_loss(parts, rows, vectors, training)
+
+    def _liked(self, part):
+        """The part with the targets of retrieval: a disliked item is read, and not recommended."""
+        return part | {"weights": part["weights"] * tf.cast(part["ratings"] >= self.options.liked, tf.float32)}
+
+    def _rating_loss(self, parts, rows, vectors, training):
+        columns = self.vectors.slots(rows)
+        examples = [self._rated(part, queries, columns, vectors) for part, queries in parts]
+        inputs = {name: tf.concat([example[name] for example in examples], 0) for name in examples[0]}
+        ratings, squares = self.head(inputs, training=training)
+        errors = self.ranking(labels=inputs["rating"][:, None], predictions=ratings[:, None], training=training)
+        return weighted_mean(errors) + self.options.penalty * weighted_mean(squares)
+
+    def _rated(self, part, queries, columns, vectors):
+        """What the head reads of a part's targets, and their ratings, `[P, ...]` each."""
+        examples = part["targets"] >= 0
+        item = tf.boolean_mask(part["targets"], examples)
+        places = tf.shape(part["targets"])[1]
+        return {
+            "user": tf.boolean_mask(tf.repeat(part["user"][:, None], places, 1), examples),
+            "item": item,
+            "query": tf.boolean_mask(queries, examples)[:, : self.vectors.dim],  # without the 1 that reads a bias
+            "candidate": tf.gather(vectors, tf.gather(columns, item)),
+            "rating": tf.boolean_mask(part["ratings"], examples),
+        }
+
+    def rate(self, queries, user, items, vectors):
+        """Ratings of items by users.
+
+        Args:
+            queries: query vectors `[B, D]`.
+            user: int32 `[B]`, -1: unknown.
+            items: item rows int32 `[B, K]`.
+            vectors: all items' vectors `[N, D]`.
+
+        Returns:
+            `[B, K]`.
+        """
+        shape = tf.shape(items)
+        flat = tf.reshape(items, [-1])
+        inputs = {
+            "user": tf.repeat(user, shape[1]),
+            "item": flat,
+            "query": tf.repeat(queries[:, : self.vectors.dim], shape[1], axis=0),
+            "candidate": tf.gather(vectors, flat),
+        }
+        return tf.reshape(self.head(inputs)[0], shape)

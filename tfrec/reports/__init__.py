@@ -1,0 +1,1 @@
+"""Pages, charts and explanations of what a trained model does."""

@@ -1,0 +1,78 @@
+"""Whether a dataset has what a retrieval configuration needs: asked before a run is begun or TensorFlow loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pipelines.schema import SPLIT_CODES
+from tfrec.config import ConfigError, ModelConfig, RetrievalConfig
+from tfrec.ratings.config import RatingsConfig
+
+if TYPE_CHECKING:
+    from pipelines.prepared import Prepared
+
+
+def check_data(config: RetrievalConfig, prepared: Prepared) -> None:
+    """Refuse a dataset that a configuration cannot learn from, or be judged on.
+
+    Raises:
+        ConfigError: nothing to train on, items that nothing tells apart, or ratings on another scale than the options'.
+    """
+    problems = [*_training_part(config, prepared), *_items(config.model, prepared), *_scale(config, prepared)]
+    if problems:
+        raise ConfigError("; ".join(problems))
+
+
+def _training_part(config: RetrievalConfig, prepared: Prepared) -> Iterator[str]:
+    counts = prepared.manifest["counts"].get("events_by_split", {"train": 1})
+    if not counts.get("train") and not (config.training.final and counts.get("val")):
+        yield (
+            f"{prepared.path}: none of its {prepared.manifest['counts']['events']:,} events is there to train on "
+            f"({counts}); prepare the data again with another --split"
+        )
+
+
+def _items(model: ModelConfig, prepared: Prepared) -> Iterator[str]:
+    """Where items have no vectors of their own, something else must tell them apart."""
+    if model.item.id_embedding:
+        return
+    if not (model.item.deep or model.item.shallow):
+        yield "model.item.id_embedding=false: set model.item.deep or model.item.shallow to true, or items are all alike"
+        return
+    fields = model.attributes.fields or prepared.fields
+    lacking = {
+        "photos": model.image.enabled and prepared.images is None,
+        "texts": model.text.enabled and not (prepared.items["text"] != "").any(),
+        "attributes": model.attributes.enabled
+        and not (fields or (model.attributes.group and "group" in prepared.items)),
+    }
+    read = {"photos": model.image.enabled, "texts": model.text.enabled, "attributes": model.attributes.enabled}
+    if any(read[name] and not lacking[name] for name in read):
+        return
+    wanted = [name for name, lacks in lacking.items() if lacks]
+    yield (
+        f"model.item.id_embedding=false: nothing tells the items of {prepared.path} apart, which have no "
+        f"{' and no '.join(wanted) or 'content that is enabled'}; set it to true, or prepare data that have them "
+        "(pipelines movielens and hm write texts and attributes, sequences attributes alone: --attributes FILE)"
+    )
+
+
+def _scale(config: RetrievalConfig, prepared: Prepared) -> Iterator[str]:
+    """Thresholds that no rating reaches, as where ratings go from 0 to 1."""
+    liked = config.rating.liked if isinstance(config, RatingsConfig) and config.rating.retrieval_weight else 0.0
+    if "rating" not in prepared.event_columns or not (liked or config.evaluation.min_rating):
+        return
+    events = prepared.events(columns=["rating", "split"])
+    rating, split = events["rating"].to_numpy(), events["split"].to_numpy()
+    trained = rating[split <= (SPLIT_CODES["val"] if config.training.final else SPLIT_CODES["train"])]
+    held = rating[split == SPLIT_CODES["test"]]
+    for name, least, part, what in (
+        ("rating.liked", liked, trained, "training rating, so that nothing is left to recommend"),
+        ("evaluation.min_rating", config.evaluation.min_rating, held, "held-out rating, so that nobody can be judged"),
+    ):
+        if least and len(part) and part.max() < least:
+            yield (
+                f"{name}={least:g} is more than every {what}: the ratings of {prepared.path} go from {rating.min():g} to "
+                f"{rating.max():g}; set --{name} to what counts as liked among them"
+            )

@@ -1,0 +1,466 @@
+"""The served model: towers, index and catalogue as one `tf.Module` with the signatures that clients call.
+
+Every signature that answers with items takes, besides its query:
+
+* `k` int32, a scalar or one a row: how many items, 1 to `max_k`.
+* `exclude` string `[B, E]`: item ids that must not be in the answer, "" = padding.
+* `allow` string `[B, A]`: terms "field=value"; an item must match every field that is named, by any of its
+  values.
+* `allow_items` string `[B, M]`: if any is given, the answer holds these items only.
+
+and returns `item_id` string `[B, k]` and `score` float32 `[B, k]`, best first. Where a filter leaves fewer
+than k items, the rest of a row is "" with the lowest float as its score. One row of `exclude`, `allow` or
+`allow_items` counts for all rows. All but the query have defaults, which TF Serving fills in. A query without
+anything known in it (an empty history, unknown ids, a vector that is not finite) is answered with popular
+items, scored by their recent sales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tfrec.catalogue import Catalogue, drop_excluded
+from tfrec.evaluation.scores import LOWEST
+from tfrec.index.indexes import ExactIndex, ScannIndex
+from tfrec.neighbours import Neighbours
+from tfrec.repeats import rescore, totals, whole_scores
+from tfrec.runs.run import Run
+from tfrec.serving.attribute_terms import AttributeInput, lookup
+
+Tensors = dict[str, tf.Tensor]
+
+STRINGS = tf.TensorSpec([None], tf.string)
+STRING_ROWS = tf.TensorSpec([None, None], tf.string)
+ROWS = tf.TensorSpec([None, None], tf.int32)
+DAYS = tf.TensorSpec([None, None], tf.float32)
+COUNT = tf.TensorSpec(None, tf.int32)  # of any rank: a scalar alone, one a row when a server merges requests
+
+# Defaults of the inputs; TF Serving fills them in where a request leaves them out.
+K = tf.constant([12])
+NONE = tf.constant([[""]])
+NOW = tf.constant([[0.0]])
+MISSING = tf.constant([""])
+
+
+class Query(NamedTuple):
+    """What an answer is looked for with.
+
+    Attributes:
+        vectors: query vectors `[B, D]`.
+        known: whether anything is known of the customer, bool `[B]`.
+        own_rows: the distinct items that are scored apart int32 `[B, W]` (-1 = none); W may be 0.
+        own_scores: their scores `[B, W]`.
+        fallen: how many of them at most score less than by their vectors alone: so many more must be found.
+    """
+
+    vectors: tf.Tensor
+    known: tf.Tensor
+    own_rows: tf.Tensor
+    own_scores: tf.Tensor
+    fallen: tf.Tensor
+
+
+def plain_query(vectors: tf.Tensor, known: tf.Tensor) -> Query:
+    """A query none of whose items are scored apart."""
+    nothing = tf.zeros([tf.shape(vectors)[0], 0])
+    return Query(vectors, known, tf.cast(nothing, tf.int32), nothing, tf.constant(0))
+
+
+class ServingModel(tf.Module):
+    """A run made ready to be served.
+
+    Args:
+        run: the trained run.
+        index: over the run's item vectors.
+        max_k: the largest k that is answered.
+    """
+
+    def __init__(self, run: Run, index: ExactIndex | ScannIndex, *, max_k: int = 500):
+        super().__init__(name="serving_model")
+        self.towers, self.index = run.towers, index
+        self.catalogue = Catalogue(run.item_ids, run.popularity, run.item_attributes)
+        self.item_ids = self.catalogue.item_ids  # by row; batch retrieval maps its own rows by them
+        self._run, self._max_k = run, max_k
+        self._readable = len(run.item_ids) if run.readable_items is None else run.readable_items
+        self._attributes = AttributeInput(run.attributes) if run.attributes else None
+        self._neighbours = [NeighbourGains(table) for table in run.neighbours]
+        self._add_users()
+        # One graph of their own for the answers of all signatures: traced, and written, once.
+        vectors, known = tf.TensorSpec([None, run.item_vectors.shape[1]]), tf.TensorSpec([None], tf.bool)
+        query = Query(vectors, known, ROWS, DAYS, tf.TensorSpec([], tf.int32))
+        self._answer = tf.function(
+            self._answer_query, input_signature=[query, COUNT, *[STRING_ROWS] * 3], autograph=False
+        )
+        self.release = tf.function(self._release, input_signature=[], autograph=False)
+
+    def _release(self) -> tf.Tensor:
+        """Free what TensorFlow would keep when the model is gone; called by the process that loaded it."""
+        self.index.release()
+        return tf.constant(True)
+
+    def _add_users(self) -> None:
+        users = self._run.users
+        if users is None:
+            return
+        self._user_of = lookup(users.ids, "user_rows")
+        self.user_ids = tf.Variable(users.ids, dtype=tf.string, trainable=False, name="user_ids")
+        self._user_history = tf.Variable(users.history, dtype=tf.int32, trainable=False, name="user_history")
+        self._user_days = tf.Variable(users.days_ago, dtype=tf.float32, trainable=False, name="user_days")
+        self._user_fields = tf.Variable(users.fields, dtype=tf.int32, trainable=False, name="user_fields")
+
+    # -- signatures ------------------------------------------------------------------------------------------
+
+    def signatures(self) -> dict[str, Callable[..., Tensors]]:
+        """The signatures that this run's towers can answer, by name."""
+        run = self._run
+        named: dict[str, Callable[..., Tensors]] = {
+            "serving_default": self._history_signature(),
+            "recommend_rows": self._rows_signature(),
+            "similar": self._item_signature(),
+            "embed_query": self._embed_query_signature(),
+        }
+        named["recommend"] = named["serving_default"]
+        if run.query_kind == "history":
+            named["explain_rows"] = self._explain_signature()
+        if run.attends:
+            named["attend_item"] = self._attend_signature()
+        if run.rates:
+            named["rate_rows"] = self._rate_signature()
+        if run.users is not None:
+            named["recommend_user"] = self._user_signature()
+        if "text" in run.modalities:
+            named["search_text"] = self._text_signature()
+        if "photo" in run.modalities:
+            named["search_photo"] = self._photo_signature()
+        if run.modalities:
+            named["embed_item"] = self._embed_item_signature()
+        return named
+
+    def _history_signature(self):
+        @_answers(history=STRING_ROWS, days_ago=DAYS)
+        def recommend(history, days_ago=NOW, k=K, exclude=NONE, allow=NONE, allow_items=NONE):
+            return self._answer(self._history_query(history, days_ago), k, exclude, allow, allow_items)
+
+        return recommend
+
+    def _user_signature(self):
+        @_answers(user_id=STRINGS)
+        def recommend_user(user_id, k=K, exclude=NONE, allow=NONE, allow_items=NONE):
+            user = self._user_of.lookup(user_id)
+            row = tf.maximum(user, 0)
+            history = tf.where(user[:, None] >= 0, tf.gather(self._user_history, row), -1)
+            query = self._query(history, tf.gather(self._user_days, row), user, tf.gather(self._user_fields, row))
+            return self._answer(query._replace(known=query.known & (user >= 0)), k, exclude, allow, allow_items)
+
+        return recommend_user
+
+    def _item_signature(self):
+        @_answers(item_id=STRINGS)
+        def similar(item_id, k=K, exclude=NONE, allow=NONE, allow_items=NONE):
+            rows = self.catalogue.rows(item_id)
+            vectors = tf.gather(self._vectors, tf.maximum(rows, 0))
+            exclude = tf.concat([self._per_row(exclude, tf.shape(rows)[0]), item_id[:, None]], 1)
+            return self._answer(
+                plain_query(self.towers.similar_query(vectors), rows >= 0), k, exclude, allow, allow_items
+            )
+
+        return similar
+
+    def _text_signature(self):
+        @_answers(text=STRINGS)
+        def search_text(text, k=K, exclude=NONE, allow=NONE, allow_items=NONE):
+            known = tf.strings.length(tf.strings.strip(text)) > 0
+            queries = self.towers.text_query(self.towers.tokens(text))
+            return self._answer(plain_query(queries, known), k, exclude, allow, allow_items)
+
+        return search_text
+
+    def _photo_signature(self):
+        @_answers(photo=STRINGS)
+        def search_photo(photo, k=K, exclude=NONE, allow=NONE, allow_items=NONE):
+            pixels, readable = self.towers.pixels(photo)
+            _check_photos(readable)
+            return self._answer(plain_query(self.towers.photo_query(pixels), readable), k, exclude, allow, allow_items)
+
+        return search_photo
+
+    def _rows_signature(self):
+        """Rows in, rows out, no strings: what batch retrieval calls. `user` counts only where queries are
+        looked up.
+        """
+        fields = tf.TensorSpec([None, self._run.user_fields], tf.int32)
+
+        @tf.function(
+            input_signature=[ROWS, DAYS, tf.TensorSpec([None], tf.int32), fields, ROWS, COUNT],
+            autograph=False,
+        )
+        def recommend_rows(history, days_ago, user, user_fields, exclude, k):
+            query = self._query(*self._compact(history, days_ago), user, user_fields)
+            scores, rows = self._top_k(query, self._bounded(k), exclude)
+            return {"item_row": rows, "score": scores}
+
+        return recommend_rows
+
+    def _explain_signature(self):
+        """The scores of `items` `[B, K]`, and what they would be without each purchase: `without` `[B, K, L]`.
+
+        Also the query vectors `[B, D]`, and their products with the items' vectors `[B, K]`: the score without what
+        earlier purchases of the item itself add.
+        """
+        fields = tf.TensorSpec([None, self._run.user_fields], tf.int32)
+
+        @tf.function(input_signature=[ROWS, DAYS, fields, ROWS], autograph=False)
+        def explain_rows(history, days_ago, user_fields, items):
+            vectors = tf.gather(self._vectors, tf.maximum(items, 0))  # (B, K, D)
+            batch, length = tf.unstack(tf.shape(history))
+            left_out = tf.where(tf.eye(length, dtype=tf.bool)[None], -1, history[:, None])  # (B, L, L)
+            histories = tf.reshape(tf.concat([history[:, None], left_out], 1), [-1, length])  # (B (1 + L), L)
+            each = {"repeats": 1 + length, "axis": 0}
+            rows, days = self._compact(histories, tf.repeat(days_ago, **each))
+            queries = self.towers.query(rows, days, tf.repeat(user_fields, **each))
+            queries = tf.reshape(queries, [batch, 1 + length, tf.shape(queries)[1]])
+            gains = self._gains_of(rows, days, tf.repeat(items, **each))
+            product = tf.einsum("bld,bkd->bkl", queries, vectors)
+            score = product + tf.transpose(tf.reshape(gains, [batch, 1 + length, -1]), [0, 2, 1])
+            return {
+                "score": score[:, :, 0],
+                "without": score[:, :, 1:],
+                "query": queries[:, 0],
+                "product": product[:, :, 0],
+            }
+
+        return explain_rows
+
+    def _gains_of(self, history, days_ago, items):
+        """What the purchases `[B, L]` add to the scores of `items` `[B, K]`: `[B, K]`."""
+        rows, gains = self._gains(history, days_ago)
+        same = (items[:, :, None] == rows[:, None]) & (rows >= 0)[:, None]
+        return tf.reduce_sum(tf.where(same, gains[:, None], 0.0), 2)
+
+    def _gains(self, history, days_ago):
+        """What items gain from the purchases `[B, L]`: rows int32 `[B, W]` (-1 = none) and gains `[B, W]`, of which those of
+        one item add up."""
+        found = [neighbours(history) for neighbours in self._neighbours]
+        if self._run.repeats:
+            found.append((history, self.towers.repeat_scores(days_ago)))
+        rows, gains = zip(*found) if found else ([history[:, :0]], [days_ago[:, :0]])
+        return tf.concat(rows, 1), tf.concat(gains, 1)
+
+    def _attend_signature(self):
+        @tf.function(input_signature=_named(photo=STRINGS, text=STRINGS, attributes=STRING_ROWS), autograph=False)
+        def attend_item(photo, text=MISSING, attributes=NONE):
+            batch = tf.shape(photo)[0]
+            encoded = self._attribute_ids(self._per_row(attributes, batch))
+            pixels, readable, tokens = read_content(self._run, photo, tf.broadcast_to(text, [batch]))
+            return {"attention": self.towers.attention(pixels, readable, tokens, encoded)}
+
+        return attend_item
+
+    def _rate_signature(self):
+        """The ratings that the ranking head predicts for `items` `[B, K]`; 0 for the padding -1."""
+        fields = tf.TensorSpec([None, self._run.user_fields], tf.int32)
+
+        @tf.function(input_signature=[ROWS, DAYS, tf.TensorSpec([None], tf.int32), fields, ROWS], autograph=False)
+        def rate_rows(history, days_ago, user, user_fields, items):
+            query = self._query(*self._compact(history, days_ago), user, user_fields)
+            ratings = self.towers.rate(query.vectors, user, tf.maximum(items, 0))
+            return {"rating": tf.where(items >= 0, ratings, 0.0)}
+
+        return rate_rows
+
+    def _embed_query_signature(self):
+        @tf.function(input_signature=_named(history=STRING_ROWS, days_ago=DAYS), autograph=False)
+        def embed_query(history, days_ago=NOW):
+            return {"embedding": self._finite(self._history_query(history, days_ago).vectors)}
+
+        return embed_query
+
+    def _embed_item_signature(self):
+        @tf.function(input_signature=_named(photo=STRINGS, text=STRINGS, attributes=STRING_ROWS), autograph=False)
+        def embed_item(photo=MISSING, text=MISSING, attributes=NONE):
+            batch = tf.reduce_max([tf.shape(photo)[0], tf.shape(text)[0], tf.shape(attributes)[0]])
+            photo, text = tf.broadcast_to(photo, [batch]), tf.broadcast_to(text, [batch])
+            return {"embedding": self._finite(self._embed(photo, text, self._per_row(attributes, batch)))}
+
+        return embed_item
+
+    # -- queries ---------------------------------------------------------------------------------------------
+
+    def _history_query(self, history: tf.Tensor, days_ago: tf.Tensor) -> Query:
+        days_ago = tf.broadcast_to(days_ago, tf.shape(history))
+        rows, days_ago = self._compact(self.catalogue.rows(history), days_ago)
+        batch = tf.shape(rows)[0]
+        return self._query(rows, days_ago, tf.fill([batch], -1), tf.zeros([batch, self._run.user_fields], tf.int32))
+
+    def _compact(self, rows: tf.Tensor, days_ago: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Move padding and unknown items to the left, in place of the oldest, and keep the last L. `[B,
+        1..L]`.
+        """
+        rows = tf.where(rows < self._readable, rows, -1)
+        rows = tf.pad(rows, [[0, 0], [1, 0]], constant_values=-1)
+        days_ago = tf.pad(days_ago, [[0, 0], [1, 0]])
+        order = tf.argsort(tf.cast(rows >= 0, tf.int32), axis=1, stable=True)[:, -self._run.history_length :]
+        return tf.gather(rows, order, batch_dims=1), tf.gather(days_ago, order, batch_dims=1)
+
+    def _query(self, history, days_ago, user, user_fields) -> Query:
+        if self._run.query_kind == "user":
+            return plain_query(self.towers.user_query(user, user_fields), user >= 0)
+        vectors, known = self.towers.query(history, days_ago, user_fields), tf.reduce_any(history >= 0, 1)
+        if not (self._run.repeats or self._neighbours):
+            return plain_query(vectors, known)
+        rows, gains = totals(*self._gains(history, days_ago))
+        own_scores = whole_scores(vectors, self._vectors, rows, gains)
+        fallen = tf.shape(history)[1] if self._run.repeats else tf.constant(0)  # neighbours only gain
+        return Query(vectors, known, rows, own_scores, fallen)
+
+    def _embed(self, photo: tf.Tensor, text: tf.Tensor, attributes: tf.Tensor) -> tf.Tensor:
+        vectors, readable = encode_content(self._run, photo, text, self._attribute_ids(attributes))
+        if "photo" in self._run.modalities:
+            _check_photos(readable | (photo == ""))
+        return vectors
+
+    def _attribute_ids(self, terms: tf.Tensor) -> tf.Tensor:
+        """Terms "field=value" string `[B, A]` as ids int32 `[B, F, V]`."""
+        return self._attributes(terms) if self._attributes else tf.zeros([tf.shape(terms)[0], 0, 1], tf.int32)
+
+    # -- answers ---------------------------------------------------------------------------------------------
+
+    @property
+    def _vectors(self) -> tf.Variable:
+        return self.index.vectors if isinstance(self.index, ExactIndex) else self.index.exact.vectors
+
+    def _answer_query(self, query: Query, k, exclude, allow, allow_items) -> Tensors:
+        batch = tf.shape(query.vectors)[0]
+        most = self._bounded(k)
+        excluded = self._per_row(self.catalogue.rows(exclude), batch)  # strings are looked up before they are spread
+        allow = self._per_row(allow, batch)
+        listed = self._per_row(self.catalogue.listed(allow_items), batch)
+        filtered = tf.reduce_any(allow != "") | tf.reduce_any(listed != -1)
+        scores, rows = tf.cond(
+            filtered,
+            lambda: self._top_k_allowed(query, most, excluded, allow, listed),
+            lambda: self._top_k(query, most, excluded),
+        )
+        wanted = tf.range(most)[None] < tf.reshape(k, [-1, 1])  # a row that asked for fewer than its batch
+        return {
+            "item_id": self.catalogue.ids(tf.where(wanted, rows, -1)),
+            "score": tf.where(wanted, scores, LOWEST),
+        }
+
+    def _bounded(self, k: tf.Tensor) -> tf.Tensor:
+        """The largest k of a batch, once it is known to be one that can be held in memory."""
+        message = [f"k must be 1 to {self._max_k}, not", k]
+        check = tf.debugging.Assert(tf.reduce_all((k >= 1) & (k <= self._max_k)), message)
+        with tf.control_dependencies([check]):  # what depends on k must not run beside the check
+            return tf.maximum(tf.reduce_max(tf.reshape(k, [-1])), 1)  # 1: of an empty batch
+
+    def _top_k(self, query: Query, k, excluded) -> tuple[tf.Tensor, tf.Tensor]:
+        """The k best items: scores and rows `[B, k]`."""
+        fetch = self._fetch(query, k, excluded)
+        found = self.index.search(self._finite(query.vectors), fetch)
+        found = rescore(found, query.own_rows, query.own_scores, fetch)
+        popular = self.catalogue.popular(fetch)
+        scores, rows = self._choose(query, found, [part[None] for part in popular])
+        return drop_excluded(scores, rows, excluded, k)
+
+    def _top_k_allowed(self, query: Query, k, excluded, allow, listed) -> tuple[tf.Tensor, tf.Tensor]:
+        """The k best of the allowed items, by exact search."""
+        fetch = self._fetch(query, k, excluded)
+        masks, mask_of = self.catalogue.masks(allow, listed)
+        found = self.index.search_allowed(self._finite(query.vectors), fetch, masks, mask_of)
+        mask_of_own = tf.broadcast_to(mask_of[:, None], tf.shape(query.own_rows))
+        allowed = tf.gather_nd(masks, tf.stack([mask_of_own, tf.maximum(query.own_rows, 0)], -1))
+        found = rescore(found, tf.where(allowed, query.own_rows, -1), query.own_scores, fetch)
+        popular = [tf.gather(part, mask_of) for part in self.catalogue.popular_allowed(fetch, masks)]
+        scores, rows = self._choose(query, found, popular)
+        return drop_excluded(scores, rows, excluded, k)
+
+    def _fetch(self, query: Query, k: tf.Tensor, excluded: tf.Tensor) -> tf.Tensor:
+        """How many to find so that k are left without the excluded ones, and without those that are scored anew."""
+        most = tf.reduce_max(tf.reduce_sum(tf.cast(excluded >= 0, tf.int32), 1))
+        return tf.minimum(k + tf.maximum(most, 0) + query.fallen, self.catalogue.size)
+
+    def _choose(self, query: Query, found, popular) -> tuple[tf.Tensor, tf.Tensor]:
+        known = (query.known & tf.reduce_all(tf.math.is_finite(query.vectors), 1))[:, None]
+        return tf.where(known, found[0], popular[0]), tf.where(known, found[1], popular[1])
+
+    def _finite(self, queries: tf.Tensor) -> tf.Tensor:
+        return tf.where(tf.math.is_finite(queries), queries, 0.0)  # ScaNN answers NaN with item 0, k times
+
+    def _per_row(self, values: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
+        """Spread one row over the batch; `[B, E]` stays."""
+        return tf.broadcast_to(values, [batch, tf.shape(values)[1]])
+
+
+class NeighbourGains(tf.Module):
+    """A table of neighbours inside a served model.
+
+    Args:
+        table: the neighbours.
+    """
+
+    def __init__(self, table: Neighbours):
+        super().__init__(name="neighbours")
+        self._rows = tf.Variable(table.rows, trainable=False, name="rows")
+        self._scores = tf.Variable(table.scores, trainable=False, name="scores")
+        self._recent, self._older = table.recent, table.older
+
+    def __call__(self, history):
+        """The neighbours of purchases int32 `[B, L]` (-1 = none, right-aligned): rows `[B, W]`, -1 = none, and gains."""
+        if self._recent is not None:
+            history = history[:, -self._recent :]
+        batch, length = tf.unstack(tf.shape(history))
+        known, item = (history >= 0)[..., None], tf.maximum(history, 0)
+        counts = self._older ** tf.cast(tf.range(length)[::-1], tf.float32)
+        rows = tf.where(known, tf.gather(self._rows, item), -1)
+        gains = tf.gather(self._scores, item) * counts[:, None]
+        return tf.reshape(rows, [batch, -1]), tf.reshape(gains, [batch, -1])
+
+
+def encode_content(run: Run, photo: tf.Tensor, text: tf.Tensor, attributes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Candidate vectors of items from raw content.
+
+    Args:
+        run: whose towers encode; what its modalities lack is passed over.
+        photo: image file bytes `[B]`, "" = none.
+        text: string `[B]`, "" = none.
+        attributes: int32 `[B, F, V]`.
+
+    Returns:
+        Vectors `[B, D]`, and which photos could be read, bool `[B]`.
+    """
+    pixels, readable, tokens = read_content(run, photo, text)
+    return run.towers.item(pixels, readable, tokens, attributes), readable
+
+
+def read_content(run: Run, photo: tf.Tensor, text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Photos and texts `[B]` as a run's towers read them: pixels, which photos could be read, and token ids."""
+    batch = tf.shape(photo)[0]
+    pixels, readable = tf.zeros([batch, 1, 1, 3], tf.uint8), tf.zeros([batch], tf.bool)
+    tokens = tf.zeros([batch, 1], tf.int32)
+    if "photo" in run.modalities:
+        pixels, readable = run.towers.pixels(photo)
+    if "text" in run.modalities:
+        tokens = run.towers.tokens(text)
+    return pixels, readable, tokens
+
+
+def _named(**specs: tf.TensorSpec) -> list[tf.TensorSpec]:
+    return [tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in specs.items()]
+
+
+def _answers(**query: tf.TensorSpec) -> Callable[..., Any]:
+    """A signature that answers with items: its own inputs and the common ones."""
+    return tf.function(
+        input_signature=_named(**query, k=COUNT, exclude=STRING_ROWS, allow=STRING_ROWS, allow_items=STRING_ROWS),
+        autograph=False,
+    )
+
+
+def _check_photos(readable: tf.Tensor) -> None:
+    wrong = tf.where(~readable)[:, 0]
+    message = "photo must be a readable JPEG or PNG file; rows that are not:"
+    tf.debugging.Assert(tf.equal(tf.size(wrong), 0), [message, wrong[:5]])
