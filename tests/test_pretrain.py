@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests.small_encoders import make_shop
-from tfrec import layer_study
+from tfrec import evaluate, layer_study
 from tfrec.config import SYSTEMS, ConfigError, parse_config, read_yaml, recipe_path, save_config
 from tfrec.encoders.checkpoints import CheckpointError
 from tfrec.encoders.sides import load_image_side, load_text_side, sides_of
@@ -66,6 +66,17 @@ def test_a_run_leaves_encoders_that_other_recipes_load(run):
     assert np.linalg.norm(vectors) == pytest.approx(1.0, abs=1e-4)
     assert set(metrics["metrics"]) >= {"words_loss", "photo_mrr", "text_top@5"}
     assert metrics["baselines"]["chance"]["photo_mrr"]["value"] < 1
+
+
+def test_an_evaluation_says_its_split_and_refuses_what_it_cannot_do(run, capsys):
+    folder, metrics = run
+    assert metrics["protocol"]["split"] in ("val", "train, held out")
+    for words in (["--split", "test"], ["--k", "5"], ["--no-seen-filter"]):
+        assert evaluate.main(["--run", str(folder), *words]) == 2
+        assert (
+            f"{words[0].replace('no-', '')}: the evaluation of a pretrain run has no such option"
+            in capsys.readouterr().err
+        )
 
 
 def test_a_run_is_where_metric_learning_starts(run):
@@ -141,6 +152,7 @@ def test_the_text_model_reads_left_to_right_and_learns(shop, tmp_path):
     options += ["--training.steps=30", "--training.evaluations=1", "--training.precision=float32"]
     metrics = trained(shop, tmp_path / "run", "text-model", options)
     assert metrics["metrics"]["perplexity"]["value"] < len(shop.items) * 100
+    assert metrics["protocol"]["split"] == "test"
     assert "word frequency" in metrics["baselines"]
     model = text_model.CausalTextModel(30, dim=8, layers=2, heads=2, ratio=2.0, dropout=0.0, label_smoothing=0.1)
     words = np.random.default_rng(0).integers(4, 30, (2, 6)).astype(np.int32)
@@ -161,6 +173,13 @@ def test_data_that_a_text_model_cannot_learn_from_are_told(shop, tmp_path, monke
     with pytest.raises(ConfigError, match=says):
         trained(shop, tmp_path / "run", "text-model", [])
     assert not (tmp_path / "run" / "assets").exists()
+
+
+def test_texts_that_pick_the_best_weights_are_not_those_of_the_test():
+    texts = ["red dress", "blue shoe", "red dress", "green hat", "", "blue shoe"]
+    part = np.array([0, 1, 2, 2, 1, 2], np.int8)
+    assert text_model.held_texts(texts, part, 1) == ["blue shoe"]
+    assert text_model.held_texts(texts, part, 2) == ["green hat", "blue shoe"]  # the training's red dress is left out
 
 
 def test_words_of_texts_become_rows_with_start_end_and_unknown():

@@ -85,6 +85,31 @@ def test_requests_are_not_joined_into_a_batch_that_is_too_wide(monkeypatch):
     assert all(rows == 1 or rows * width <= 30 for rows, width in batches)
 
 
+def test_a_defect_is_logged_and_not_told_to_the_client(caplog):
+    class Broken:
+        name = "shop"
+
+        def share(self):
+            pass
+
+        release = share
+
+        def run(self, signature, inputs):
+            raise KeyError("/secret/path")
+
+    async def ask():
+        batcher = Batcher(workers=1, max_rows=8, max_pending=9, timeout=60)
+        try:
+            await batcher.run(Broken(), "recommend", {"history": np.full((1, 1), b"x", object)}, 1)
+        finally:
+            batcher.close()
+
+    with pytest.raises(ServeError) as told:
+        asyncio.run(ask())
+    assert told.value.message == "the server failed; its log says how"
+    assert "/secret/path" in caplog.text
+
+
 def test_answers_that_are_as_wide_as_their_inputs_are_not_padded():
     wide, narrow = ({"items": np.zeros((1, n), int), "history": np.zeros((1, 5), int)} for n in (4, 2))
     longer = {**narrow, "history": np.zeros((1, 6), int)}

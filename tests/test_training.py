@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -224,6 +225,17 @@ def test_history_keeps_rows_up_to_the_step(tmp_path):
     again = History(tmp_path / "h.csv")
     again.load(up_to=2)
     assert again.rows == {1: {"loss": 1 / 7}, 2: {"loss": 2 / 7, "val_recall@20": 0.5}}
+
+
+def test_the_batch_size_follows_the_memory_of_the_first_gpu(monkeypatch):
+    devices = [
+        SimpleNamespace(device_type="CPU", memory_limit=1 << 28),
+        SimpleNamespace(device_type="GPU", memory_limit=8 << 20),
+    ]
+    monkeypatch.setattr("tfrec.training.device_lib.list_local_devices", lambda: devices)
+    assert automatic_batch_size(1 << 20) == 2  # a quarter of 8 MB
+    monkeypatch.setattr("tfrec.training.device_lib.list_local_devices", lambda: devices[:1])
+    assert automatic_batch_size(1 << 20) > 2  # of the machine
 
 
 def test_precision_and_batch_size_follow_the_machine():

@@ -14,7 +14,7 @@ from tfrec.bank import fill_bank
 from tfrec.config import ConfigError, ImageConfig, ModelConfig, RetrievalConfig, TextConfig
 from tfrec.distributed.workers import Workers
 from tfrec.encoders.attributes import AttributeEncoder
-from tfrec.encoders.tuning import add_lora, freeze
+from tfrec.encoders.tuning import tune
 from tfrec.encoders.untrained import untrained_bert, untrained_vit
 from tfrec.evaluation.protocol import Protocol
 from tfrec.features.store import SideFeatures
@@ -120,11 +120,8 @@ def text_encoder(options: TextConfig, assets: Assets):
 
 def tuned(encoder, name: str, options: ImageConfig | TextConfig):
     """Let the blocks train that the options name, or low-rank updates instead."""
-    if options.lora_rank:
-        with encoder_scope(name):
-            add_lora(encoder, rank=options.lora_rank)
-    else:
-        freeze(encoder, train_last=None if options.train_blocks == "all" else options.train_blocks)
+    with encoder_scope(name):
+        tune(encoder, train_blocks=options.train_blocks, lora_rank=options.lora_rank)
     return encoder
 
 
@@ -212,7 +209,7 @@ class RetrievalAssembly:
 
             width = config.model.item.dim * (12 * config.model.query.layers + 8)
             size = automatic_batch_size(4 * width * (length + 1) + 4 * (length + 1) * len(self.prepared.items) // 8)
-            size = int(self.workers.of_chief({"size": size})["size"])
+            size = int(self.workers.from_chief({"size": size})["size"])
         self._check_shares(size)
         return HistoryBatches(
             self.purchases,

@@ -21,9 +21,9 @@ def run_command(command: Callable[[], int], *, after_full_disk: str = "give the 
         after_full_disk: how the user goes on once there is room on the disk.
 
     Returns:
-        Its exit code; 2, with one line on stderr, for wrong options, data or files; 1, with one line, for a full disk and
-        for values that have become infinite; 130 when interrupted. Any other exception is a defect of tfrec's and goes
-        on as it is.
+        Its exit code; 2, with one line on stderr, for wrong options, data or files; 1, with one line, for a full disk,
+        whatever else the operating system reports, and values that have become infinite; 130 when interrupted. Any
+        other exception is a defect of tfrec's and goes on as it is.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("absl", "tensorflow", "h5py"):
@@ -49,7 +49,7 @@ def exit_code(error: Exception) -> int | None:
     files = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
     if isinstance(error, (ValueError, ImportError, *files)) and is_users(error):
         return 2
-    if isinstance(error, FloatingPointError) or (isinstance(error, RuntimeError) and is_users(error)):
+    if isinstance(error, (FloatingPointError, OSError)) or (isinstance(error, RuntimeError) and is_users(error)):
         return 1
     return None
 

@@ -236,13 +236,11 @@ class TrainingConfig:
     """How the weights are found.
 
     Args:
-        batch_size: customers (history windows), photos or texts in a step; `auto` picks by the device's memory.
+        batch_size: customers (history windows), items or texts in a step; `auto` picks by the device's memory.
         accumulate: parts that the encoders' work of a step is cut into; the gradient equals the uncut step's.
         epochs: passes over the examples.
         steps: number of steps; overrides `epochs`.
-        min_steps: take at least so many, in more epochs: a few customers fill only a few steps an epoch.
         learning_rate: peak learning rate.
-        encoder_rate: the photo and text encoders learn at this multiple of it.
         warmup: share of the steps in which the rate rises to its peak.
         schedule: `cosine` falls to zero; `plateau` cuts the rate by 2 when `monitor` stalls; `constant`.
         weight_decay: decoupled weight decay of matrices (not of embeddings, biases and norms).
@@ -251,8 +249,6 @@ class TrainingConfig:
         evaluations: how often the validation metric is computed over the whole training.
         monitor: the validation metric that picks the best weights.
         patience: evaluations without a better metric before training stops; 0: never stop early.
-        max_eval_users: validation customers (a seeded sample); 0: all.
-        final: train on the validation interactions as well, with no early stopping.
         checkpoint_seconds: time between checkpoints.
         deterministic: two runs of one seed are equal to the bit.
         xla: compile the step with XLA.
@@ -263,9 +259,7 @@ class TrainingConfig:
     accumulate: int = 1
     epochs: int = 10
     steps: int | None = None
-    min_steps: int = 0
     learning_rate: float = 1e-3
-    encoder_rate: float = 1.0
     warmup: float = 0.05
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
     weight_decay: float = 0.0
@@ -274,8 +268,6 @@ class TrainingConfig:
     evaluations: int = 10
     monitor: str = "recall@20"
     patience: int = 0
-    max_eval_users: int = 5000
-    final: bool = False
     checkpoint_seconds: float = 60.0
     deterministic: bool = True
     xla: bool = False
@@ -284,6 +276,23 @@ class TrainingConfig:
     def fixed_batch_size(self, examples: int, *, auto: int) -> int:
         """Examples in a step, at most all of them; `auto` is what `batch_size: auto` stands for."""
         return min(auto if self.batch_size == "auto" else self.batch_size, examples)
+
+
+@dataclass
+class RetrievalTrainingConfig(TrainingConfig):
+    """How the weights of a retrieval model are found.
+
+    Args:
+        min_steps: take at least so many, in more epochs: a few customers fill only a few steps an epoch.
+        encoder_rate: the photo and text encoders learn at this multiple of the learning rate.
+        max_eval_users: validation customers (a seeded sample); 0: all.
+        final: train on the validation interactions as well, with no early stopping.
+    """
+
+    min_steps: int = 0
+    encoder_rate: float = 1.0
+    max_eval_users: int = 5000
+    final: bool = False
 
 
 @dataclass
@@ -332,7 +341,7 @@ class RetrievalConfig(RunConfig):
     features: str = ""
     model: ModelConfig = field(default_factory=ModelConfig)
     task: RetrievalTask = field(default_factory=RetrievalTask)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    training: RetrievalTrainingConfig = field(default_factory=RetrievalTrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
@@ -342,11 +351,13 @@ class System:
 
     Args:
         config: `module:class` of the dataclass that holds its options; the module must not import TensorFlow.
-        module: the module whose `train(config, run_dir)` and `evaluate(run_dir, split=, ks=, seen_filter=)` do the work.
+        module: the module whose `train(config, run_dir)` and `evaluate(run_dir, **asked)` do the work.
+        asked: what `evaluate` can be asked for: of `split`, `ks` and `seen_filter`.
     """
 
     config: str
     module: str
+    asked: frozenset[str] = frozenset()
 
     @property
     def config_class(self) -> type:
@@ -355,11 +366,14 @@ class System:
         return getattr(importlib.import_module(module), name)
 
 
+RANKS = frozenset({"split", "ks", "seen_filter"})
 SYSTEMS = {
-    "retrieval": System("tfrec.config:RetrievalConfig", "tfrec.retrieval"),
-    "ratings": System("tfrec.ratings.config:RatingsConfig", "tfrec.retrieval"),
-    "metric_learning": System("tfrec.metric_learning.config:MetricLearningConfig", "tfrec.metric_learning.system"),
-    "alignment": System("tfrec.alignment.config:AlignmentConfig", "tfrec.alignment.system"),
+    "retrieval": System("tfrec.config:RetrievalConfig", "tfrec.retrieval", RANKS),
+    "ratings": System("tfrec.ratings.config:RatingsConfig", "tfrec.retrieval", RANKS),
+    "metric_learning": System(
+        "tfrec.metric_learning.config:MetricLearningConfig", "tfrec.metric_learning.system", RANKS - {"seen_filter"}
+    ),
+    "alignment": System("tfrec.alignment.config:AlignmentConfig", "tfrec.alignment.system", frozenset({"split"})),
     "pretrain": System("tfrec.pretraining.config:PretrainConfig", "tfrec.pretraining.system"),
     "text_model": System("tfrec.pretraining.text_model_config:CausalTextConfig", "tfrec.pretraining.text_model"),
 }

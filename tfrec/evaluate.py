@@ -20,9 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--run", type=Path, required=True, help="folder of a finished training")
-    parser.add_argument(
-        "--split", choices=["val", "test"], default="test", help="which held-out events (default: test)"
-    )
+    parser.add_argument("--split", choices=["val", "test"], help="which held-out events or items (default: test)")
     parser.add_argument("--k", type=int, nargs="+", help="cut-offs of the metrics (default: the run's own)")
     parser.add_argument(
         "--seen-filter",
@@ -34,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate, and print the main figures."""
-    from tfrec.config import ConfigError, load_config
+    from tfrec.config import SYSTEMS, ConfigError, load_config, system_name
     from tfrec.reports.summary import summary_table
     from tfrec.train import system_of
 
@@ -42,8 +40,14 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"--run {options.run}: no config.yaml there; name the --out folder of python -m tfrec.train")
     if options.k and min(options.k) < 1:
         raise ConfigError(f"--k {min(options.k)}: cut-offs start at 1")
-    system = system_of(load_config(options.run / "config.yaml"))
-    content = system.evaluate(options.run, split=options.split, ks=options.k, seen_filter=options.seen_filter)
+    config = load_config(options.run / "config.yaml")
+    asked = {"split": options.split, "ks": options.k, "seen_filter": options.seen_filter}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    name = system_name(config)
+    if refused := sorted(asked.keys() - SYSTEMS[name].asked):
+        words = ", ".join({"split": "--split", "ks": "--k", "seen_filter": "--seen-filter"}[word] for word in refused)
+        raise ConfigError(f"{words}: the evaluation of a {name} run has no such option; leave it out")
+    content = system_of(config).evaluate(options.run, **asked)
     for name, entry in content["metrics"].items():
         print(f"{name:16} {entry['value']:.4f}  [{entry['low']:.4f}, {entry['high']:.4f}]")
     print(summary_table(content))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.arguments import SHARE, whole_number
 from pipelines.remote import local_path, location
-from tfrec.command import is_full_disk
+from tfrec.command import run_command
 from tfrec.publish import PublishError, check_name, keep_last, next_version, publish_version, versions
 
 if TYPE_CHECKING:
@@ -115,19 +115,7 @@ def user_field_values(run: Run) -> dict[str, list[str]]:
 def main(arguments: list[str] | None = None) -> int:
     """Export; 0 on success, 2 when the run, the data or an option is at fault, 130 when stopped, 1 on any other failure."""
     options = _parser().parse_args(arguments)
-    try:
-        return _export(options)
-    except ValueError as error:  # RunError, PreparedError, PublishError, RetrievalIndexError, ForeignOpError
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except Exception as error:
-        if not is_full_disk(error):  # as TensorFlow tells it
-            raise
-        print("error: the disk is full; make room, then give the same command again", file=sys.stderr)
-        return 1
+    return run_command(lambda: _export(options))
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ positive standing among the negatives a second time, cannot occur. Everything is
 
 import tensorflow as tf
 
-from tfrec.distributed.workers import add_up
+from tfrec.distributed.workers import all_reduce_sum
 from tfrec.graphs import on_cpu
 
 MASKED = -1e9
@@ -196,7 +196,7 @@ def weighted_mean(values, weights=None):
     """
     if weights is None:
         weights = tf.ones_like(values)
-    (total,) = add_up([tf.stop_gradient(tf.reduce_sum(weights))])
+    (total,) = all_reduce_sum([tf.stop_gradient(tf.reduce_sum(weights))])
     return tf.math.divide_no_nan(tf.reduce_sum(values * weights), total)
 
 

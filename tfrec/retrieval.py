@@ -213,7 +213,7 @@ def evaluate(
     from tfrec.reports.report import write_report
 
     if split == "val" and load_config(run_dir / "config.yaml").training.final:
-        raise ConfigError(f"--split val: {run_dir} was trained on it (training.final); judge it on test")
+        raise ConfigError(f"--split val: {run_dir} was trained on it (training.final); evaluate it on test")
     assembly = load_assembly(run_dir)
     config, prepared = assembly.config, assembly.prepared
     ks = sorted(ks or config.evaluation.k)

@@ -1,6 +1,5 @@
 """The training loop: one step, what surrounds it, and how it survives being killed."""
 
-import contextlib
 import csv
 import itertools
 import logging
@@ -13,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.client import device_lib
 from tqdm import tqdm
 
 from tfrec.attention import ResumableDropout
 from tfrec.config import ConfigError, TrainingConfig
-from tfrec.distributed.workers import Workers, add_up, put_together, variables_of
+from tfrec.distributed.workers import Workers, all_gather_rows, all_reduce_sum, variables_of
 from tfrec.graphs import on_cpu, skip_rewrites
 from tfrec.metric_learning.names import sign_of
 from tfrec.optimizers import LazyAdamW
@@ -40,9 +40,9 @@ def compute_precision(precision: str) -> str:
 
 def device_memory() -> int:
     """Bytes of memory of the first GPU, or of the machine where there is none."""
-    for gpu in tf.config.list_logical_devices("GPU"):
-        with contextlib.suppress(ValueError, RuntimeError, KeyError):
-            return int(tf.config.experimental.get_memory_info(gpu.name)["limit"])
+    for device in device_lib.list_local_devices():  # `get_memory_info` tells what is in use, not how much there is
+        if device.device_type == "GPU":
+            return int(device.memory_limit)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -183,11 +183,11 @@ class Trainer:
             loss, gradients, fresh = self._cached_gradients(batch)
         else:
             with tf.GradientTape() as tape:
-                fresh = put_together(self.model.encode(batch, training=True))
+                fresh = all_gather_rows(self.model.encode(batch, training=True))
                 loss = self.model.compute_loss(batch, training=True, fresh=fresh)
                 scaled = self._scale(loss)
             gradients = tape.gradient(scaled, self.variables)
-        loss, *gradients = add_up([loss, *gradients])
+        loss, *gradients = all_reduce_sum([loss, *gradients])
         return loss, gradients, fresh
 
     def _cached_gradients(self, batch):
@@ -207,20 +207,20 @@ class Trainer:
         own = tf.concat(encoded, 0)
         with tf.GradientTape() as tape:
             tape.watch(own)
-            fresh = put_together(own)
+            fresh = all_gather_rows(own)
             loss = self.model.compute_loss(batch, training=True, fresh=fresh)
             scaled = self._scale(loss)
         back, *gradients = tape.gradient(scaled, [own, *self.variables])
         back, start = tf.convert_to_tensor(back), 0
         for part, state in zip(parts, states, strict=True):
-            put_back(generators, state)  # the second time drops what the first one did
+            restore_states(generators, state)  # the second time drops what the first one did
             with tf.GradientTape() as tape:
                 vectors = self.model.encode({"items": part}, training=True)
             stop = start + tf.shape(vectors)[0]
             more = tape.gradient(vectors, self.variables, output_gradients=back[start:stop])
             gradients = [add_gradients(a, b) for a, b in zip(gradients, more, strict=True)]
             start = stop
-        put_back(generators, after)
+        restore_states(generators, after)
         return loss, gradients, fresh
 
     def _scale(self, loss):
@@ -256,7 +256,7 @@ class Trainer:
                 if step % log_every == 0 or step == self.steps:
                     bar.set_postfix(loss=f"{self._log_loss(step):.4f}")
                 if evaluate and (step % every == 0 or step == self.steps):
-                    stop = self._validate(step, self.workers.of_chief(evaluate()))
+                    stop = self._validate(step, self.workers.from_chief(evaluate()))
                     saved = self._save()
                     if stop:
                         break
@@ -268,14 +268,16 @@ class Trainer:
     @property
     def begun(self) -> bool:
         """Whether there is a checkpoint to go on from, as the chief sees it."""
-        return bool(self.workers.of_chief({"begun": float(bool(self.checkpoints.latest_checkpoint))})["begun"])
+        return bool(self.workers.from_chief({"begun": float(bool(self.checkpoints.latest_checkpoint))})["begun"])
 
     def resume(self) -> None:
         """Take up the newest checkpoint, if there is one, and forget what was logged after it."""
         if self.workers.chief and self.checkpoints.latest_checkpoint:
             self.checkpoints.checkpoint.restore(self.checkpoints.latest_checkpoint).assert_existing_objects_matched()
             log.info("resumed at step %d of %d", int(self.progress.step), self.steps)
-        self.workers.take_chiefs(variables_of(*self.parts.values()))  # equal at first only if their processors are
+        self.workers.broadcast_from_chief(
+            variables_of(*self.parts.values())
+        )  # equal at first only if their processors are
         self.history.load(int(self.progress.step))
 
     def _advance(self, loss) -> int:
@@ -355,7 +357,7 @@ class Trainer:
         elif self.workers.chief:
             restore_weights(self.model, self.run_dir)
             log.info("best weights: step %d", int(self.progress.best_step))
-        self.workers.take_chiefs(variables_of(self.model))
+        self.workers.broadcast_from_chief(variables_of(self.model))
 
 
 def restore_weights(model, run_dir: Path) -> None:
@@ -390,7 +392,7 @@ def generators_of(tower) -> list[tf.random.Generator]:
     return [layer.generator for layer in layers if isinstance(layer, ResumableDropout)]
 
 
-def put_back(generators: list[tf.random.Generator], states: list[tf.Tensor]) -> None:
+def restore_states(generators: list[tf.random.Generator], states: list[tf.Tensor]) -> None:
     """Put generators into states that they were in."""
     for generator, state in zip(generators, states, strict=True):
         generator.state.assign(state)

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tfrec.command import run_command
 from tfrec.publish import (
     PublishError,
     find_version,
@@ -30,15 +31,12 @@ from tfrec.publish import (
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 on success, 2 when a folder is not as it should be, 1 on any other failure."""
     options = _parser().parse_args(arguments)
-    try:
+
+    def run() -> int:
         options.run(options)
         return 0
-    except PublishError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+
+    return run_command(run)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -61,8 +61,10 @@ def checked_photo(source: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> I
         raise PhotoError("photo is not a JPEG, PNG or WebP file") from error
     except Image.DecompressionBombError as error:
         raise PhotoError(f"photo has more than {max_pixels:,} pixels") from error
-    except PhotoError:
+    except (PhotoError, MemoryError):
         raise
+    except PermissionError as error:
+        raise PhotoError("photo may not be read (permission denied)") from error
     except Exception as error:  # damaged bytes make decoders raise nearly anything; a run goes on
         raise PhotoError("photo is truncated or damaged") from error
 

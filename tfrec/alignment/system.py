@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.schema import SPLIT_CODES, TRAIN, VAL
+from pipelines.schema import SPLIT_CODES, TRAIN
 from tfrec.alignment.config import AlignmentConfig
 from tfrec.config import ConfigError
 from tfrec.evaluation.labels import item_splits
@@ -32,8 +32,12 @@ def train(config: AlignmentConfig, run_dir: Path) -> None:
     prepare_keras(config.seed, config.training)
     assembly = AlignmentAssembly.make(config, run_dir)
     model, options, rows = assembly.model, config.training, assembly.rows("train")
+    if not len(rows):
+        raise ConfigError(
+            f"--data {config.data}: no training item has both a photo and an attribute of model.attributes"
+        )
     size = options.fixed_batch_size(len(rows), auto=256)
-    log.info("%d items to train on, %d to judge by", len(rows), len(assembly.rows("test")))
+    log.info("%d items to train on, %d held out for the test", len(rows), len(assembly.rows("test")))
     alone, aligned = run_dir / "stage1", run_dir
     if config.task.stage1_epochs:
         alone.mkdir(exist_ok=True)
@@ -44,20 +48,16 @@ def train(config: AlignmentConfig, run_dir: Path) -> None:
     steps = options.steps or options.epochs * (len(rows) // size)
     trainer = Trainer(model, options=options, steps=steps, run_dir=aligned)
     log.info("stage 2: aligned with %s, %d steps of %d", assembly.side.source, steps, size)
-    judge = None if options.final or not len(assembly.rows("val")) else lambda: assembly.validate()
+    judge = assembly.validate if len(assembly.rows("val")) else None
     trainer.fit(lambda start, stop: assembly.batches(start, stop, size, stage=2), judge)
 
 
-def evaluate(
-    run_dir: Path, *, split: str = "test", ks: list[int] | None = None, seen_filter: bool | None = None
-) -> dict:
+def evaluate(run_dir: Path, *, split: str = "test") -> dict:
     """Judge a finished run: writes `metrics.json` and `report.html`.
 
     Args:
         run_dir: the run.
         split: `val` or `test`.
-        ks: not used: top-1 and top-5 are what this system reports.
-        seen_filter: not used: there are no purchases.
 
     Returns:
         The content of metrics.json.
@@ -144,10 +144,8 @@ class AlignmentAssembly:
         return cls(config, prepared, vocabulary, side, ids, photos, model)
 
     def rows(self, split: str) -> np.ndarray:
-        """Items of a split that have a photo and at least one attribute; with `final`, training has the validation's too."""
-        part = item_splits(self.prepared.items)
-        last = VAL if self.config.training.final else TRAIN
-        chosen = part <= last if split == "train" else part == SPLIT_CODES[split]
+        """Items of a split that have a photo and at least one attribute."""
+        chosen = item_splits(self.prepared.items) == SPLIT_CODES[split]
         return np.flatnonzero(chosen & self.photos.any(1) & (self.ids > 0).any((1, 2)))
 
     def batches(self, start: int, stop: int, size: int, *, stage: int):

@@ -45,7 +45,7 @@ def worker_number():
     return tf.distribute.get_replica_context().replica_id_in_sync_group if replicas() > 1 else 0
 
 
-def add_up(values: list) -> list:
+def all_reduce_sum(values: list) -> list:
     """The sum over the workers of each of some tensors; of sparse gradients their distinct rows; None stays None."""
     if replicas() == 1:
         return values
@@ -65,7 +65,7 @@ def add_up(values: list) -> list:
     return summed
 
 
-def put_together(rows):
+def all_gather_rows(rows):
     """The rows of all workers, those of the first in front: `[n, ...]` -> `[n1 + n2 + ..., ...]`; None stays None.
 
     A gradient flows back to the worker whose rows they are, summed over what all workers made of them.
@@ -75,12 +75,12 @@ def put_together(rows):
 
 @tf.custom_gradient
 def _gather(rows):
-    """`put_together` with its gradient; that of TensorFlow's own all_gather takes no sparse one."""
+    """`all_gather_rows` with its gradient; that of TensorFlow's own all_gather takes no sparse one."""
     context = tf.distribute.get_replica_context()
     counts = context.all_gather(tf.shape(rows)[:1], 0)
 
     def gradient(upstream):
-        (total,) = add_up([tf.convert_to_tensor(upstream)])
+        (total,) = all_reduce_sum([tf.convert_to_tensor(upstream)])
         start = tf.reduce_sum(counts[: worker_number()])
         return total[start : start + tf.shape(rows)[0]]
 
@@ -108,7 +108,7 @@ class Workers:
     def __init__(self, place: Place | None = None, strategy: tf.distribute.Strategy | None = None):
         self.place, self.strategy = place or Place(), strategy
         # Traced once for each type and rank: between steps, an eager call of a strategy costs more than what it sends.
-        self._sum = tf.function(lambda x: self.run(add_up, [x])[0], autograph=False, reduce_retracing=True)
+        self._sum = tf.function(lambda x: self.run(all_reduce_sum, [x])[0], autograph=False, reduce_retracing=True)
 
     @classmethod
     def join(cls) -> "Workers":
@@ -140,7 +140,7 @@ class Workers:
         """`function(*arguments)` on all workers at the same time; inside it the functions above speak to the others."""
         return function(*arguments) if self.strategy is None else self.strategy.run(function, arguments)
 
-    def of_chief(self, values: dict[str, float]) -> dict[str, float]:
+    def from_chief(self, values: dict[str, float]) -> dict[str, float]:
         """The chief's numbers, where those of the others may differ from them, or be missing: by the same names."""
         if self.strategy is None:
             return values
@@ -148,13 +148,15 @@ class Workers:
         numbers = self.sum(numbers if self.chief else np.zeros_like(numbers)).numpy()
         return dict(zip(values, map(float, numbers), strict=True))
 
-    def take_chiefs(self, variables: list[tf.Variable]) -> None:
+    def broadcast_from_chief(self, variables: list[tf.Variable]) -> None:
         """Give every worker the chief's values of variables, in the same order on all of them."""
         if self.strategy is None:
             return
 
         def chiefs():
-            return add_up([tf.convert_to_tensor(v) if self.chief else tf.zeros(v.shape, v.dtype) for v in variables])
+            return all_reduce_sum(
+                [tf.convert_to_tensor(v) if self.chief else tf.zeros(v.shape, v.dtype) for v in variables]
+            )
 
         values = tf.function(lambda: self.run(chiefs), autograph=False)()
         for variable, value in zip(variables, values, strict=True):
@@ -164,18 +166,18 @@ class Workers:
         """The sum of the workers' arrays `[n, ...]`."""
         return values if self.strategy is None else self._sum(tf.convert_to_tensor(values))
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait until all workers are here."""
-        self.of_chief({"here": 1.0})
+        self.from_chief({"here": 1.0})
 
     @contextmanager
     def chief_first(self) -> Iterator[None]:
         """A block that the chief passes through before the others begin it: it writes what they then find."""
         if not self.chief:
-            self.wait()
+            self.barrier()
         yield
         if self.chief:
-            self.wait()
+            self.barrier()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Every encoder has a `stem` (what comes before its blocks) and `blocks`; both fun
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import tensorflow as tf
 
@@ -31,6 +32,23 @@ def freeze(encoder: tf.keras.layers.Layer, train_last: int | None = 0) -> None:
     if train_last:
         for layer in [*encoder.stem, *encoder.blocks[: blocks - train_last]]:
             layer.trainable = False
+
+
+def tune(encoder: tf.keras.layers.Layer, *, train_blocks: int | Literal["all"], lora_rank: int) -> None:
+    """Let the last blocks of an encoder train, or low-rank updates instead, as the options of every system say it.
+
+    Args:
+        encoder: A built encoder.
+        train_blocks: Blocks that train, from the last one back; 0 freezes the encoder, `all` trains it whole.
+        lora_rank: Rank of trained updates to the attention (all else frozen); 0: none.
+
+    Raises:
+        EncoderError: The encoder has fewer blocks.
+    """
+    if lora_rank:
+        add_lora(encoder, rank=lora_rank)
+    else:
+        freeze(encoder, train_last=None if train_blocks == "all" else train_blocks)
 
 
 @tf.keras.utils.register_keras_serializable("tfrec")
@@ -73,7 +91,7 @@ def add_lora(
     encoder: tf.keras.layers.Layer,
     *,
     rank: int = 8,
-    alpha: float = 16.0,
+    alpha: float | None = None,
     targets: Sequence[str] = ("query", "value"),
 ) -> None:
     """Freeze a transformer encoder and give its attention trained low-rank updates.
@@ -83,12 +101,13 @@ def add_lora(
     Args:
         encoder: A built transformer encoder.
         rank: Rank of the updates.
-        alpha: The updates are scaled by alpha / rank.
+        alpha: The updates are scaled by alpha / rank; None: by 2, so that a rank does not change the rate they learn at.
         targets: Which projections: `query`, `key`, `value`.
 
     Raises:
         ValueError: A target is no such projection, or the encoder is adapted already.
     """
+    scale = 2.0 * rank if alpha is None else alpha
     unknown = sorted(set(targets) - {"query", "key", "value"})
     if unknown or not targets:
         raise ValueError(f"targets={list(targets)}: give one or more of query, key and value.")
@@ -104,7 +123,7 @@ def add_lora(
     for attention in attentions:
         for name, layer in _inputs(attention):
             if name in targets:
-                setattr(attention, f"_{name}_dense", LoraProjection(layer, rank, alpha, name=f"{name}_lora"))
+                setattr(attention, f"_{name}_dense", LoraProjection(layer, rank, scale, name=f"{name}_lora"))
 
 
 def merge_lora(encoder: tf.keras.layers.Layer) -> None:

@@ -16,7 +16,7 @@ from tfrec.config import ConfigError, plain
 from tfrec.encoders.checkpoints.clip import CLIP_MEAN, CLIP_STD
 from tfrec.encoders.resnet import ResNetEncoder
 from tfrec.encoders.sides import load_image_side
-from tfrec.encoders.tuning import add_lora, freeze
+from tfrec.encoders.tuning import tune
 from tfrec.encoders.untrained import untrained_vit
 from tfrec.evaluation.labels import item_labels, item_splits
 from tfrec.metric_learning.config import MetricLearningConfig, MetricTask, PhotoEncoderConfig
@@ -181,13 +181,11 @@ def build_encoder(options: PhotoEncoderConfig) -> tf.keras.layers.Layer:
         if options.kind == "resnet" or not hasattr(encoder, "heads"):
             raise ConfigError("model.encoder.lora_rank: a ResNet has no attention; leave it at 0")
         encoder.build(None)
-        add_lora(encoder, rank=options.lora_rank, alpha=2.0 * options.lora_rank)
-    elif options.train_blocks is not None:
-        if options.train_blocks > len(encoder.blocks):
-            raise ConfigError(
-                f"model.encoder.train_blocks {options.train_blocks}: the encoder has {len(encoder.blocks)} blocks"
-            )
-        freeze(encoder, options.train_blocks)
+    elif options.train_blocks != "all" and options.train_blocks > len(encoder.blocks):
+        raise ConfigError(
+            f"model.encoder.train_blocks {options.train_blocks}: the encoder has {len(encoder.blocks)} blocks"
+        )
+    tune(encoder, train_blocks=options.train_blocks, lora_rank=options.lora_rank)
     return encoder
 
 

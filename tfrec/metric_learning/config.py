@@ -28,8 +28,8 @@ class PhotoEncoderConfig:
         depths: blocks of each stage of a ResNet.
         width: channels of a ResNet's stem; its stages have 4, 8, 16 and 32 times as many.
         keep_layers: keep only the first so many blocks of published weights; None: all.
-        train_blocks: how many blocks at the end train; 0: the encoder is frozen; None: all of it trains.
-        lora_rank: train low-rank updates of the attention instead (LoRA, Hu et al. 2021); 0: do not.
+        train_blocks: blocks that train, from the last one back; 0 freezes the encoder, `all` trains it whole.
+        lora_rank: rank of trained updates to the attention (all else frozen; LoRA, Hu et al. 2021); 0: none.
     """
 
     kind: Literal["vit", "clip", "resnet"] = "vit"
@@ -45,7 +45,7 @@ class PhotoEncoderConfig:
     depths: list[int] = field(default_factory=lambda: [3, 4, 6, 3])
     width: int = 64
     keep_layers: int | None = None
-    train_blocks: int | None = None
+    train_blocks: int | Literal["all"] = "all"
     lora_rank: int = 0
 
 
@@ -147,11 +147,24 @@ class MetricEvaluation:
 
 
 @dataclass
+class MetricTrainingConfig(TrainingConfig):
+    """How the weights are found.
+
+    Args:
+        encoder_rate: the photo encoder learns at this multiple of the learning rate.
+    """
+
+    encoder_rate: float = 1.0
+
+
+@dataclass
 class MetricLearningConfig(RunConfig):
     """Metric learning: photos of one class come to lie side by side."""
 
     model: MetricModelConfig = field(default_factory=MetricModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     task: MetricTask = field(default_factory=MetricTask)
-    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(batch_size=64, monitor="knn_accuracy"))
+    training: MetricTrainingConfig = field(
+        default_factory=lambda: MetricTrainingConfig(batch_size=64, monitor="knn_accuracy")
+    )
     evaluation: MetricEvaluation = field(default_factory=MetricEvaluation)

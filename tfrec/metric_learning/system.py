@@ -41,7 +41,7 @@ def train(config: MetricLearningConfig, run_dir: Path) -> None:
         write_array(run_dir / BEFORE_FILE, assembly.embed(assembly.rows(), features=True))
     rates = {v.name: options.encoder_rate for v in model.views.encoder.trainable_variables}
     trainer = Trainer(model, options=options, steps=steps, run_dir=run_dir, rates=rates)
-    trainer.fit(assembly.dataset, None if options.final else validation(assembly))
+    trainer.fit(assembly.dataset, validation(assembly))
     write_embeddings(assembly, run_dir)
 
 
@@ -81,22 +81,19 @@ def write_array(path: Path, array: np.ndarray) -> None:
     temporary.rename(path)
 
 
-def evaluate(
-    run_dir: Path, *, split: str = "test", ks: list[int] | None = None, seen_filter: bool | None = None
-) -> dict:
+def evaluate(run_dir: Path, *, split: str = "test", ks: list[int] | None = None) -> dict:
     """Judge a finished run beside raw pixels and the encoder before training: `metrics.json` and `report.html`.
 
     Args:
         run_dir: the run.
         split: `val` or `test`.
         ks: cut-offs of recall; the run's own where None.
-        seen_filter: has no meaning here.
 
     Returns:
         The content of metrics.json.
 
     Raises:
-        ConfigError: the training did not finish, the split has no items to judge, or `seen_filter` is asked for.
+        ConfigError: the training did not finish or the split has no items to evaluate.
     """
     from pipelines.photos.views import read_views
     from tfrec.config import load_config
@@ -105,8 +102,6 @@ def evaluate(
     from tfrec.metric_learning.report import write_metric_report
     from tfrec.runs.places import open_run_data
 
-    if seen_filter:
-        raise ConfigError("--seen-filter: metric learning judges photos, nobody has bought them; leave it out")
     config = load_config(run_dir / "config.yaml")
     prepared = open_run_data(run_dir, config.data)
     if not (run_dir / VECTORS_FILE).is_file():

@@ -34,7 +34,7 @@ class PretrainData:
             arrays, self.bytes = photo_arrays(prepared, config.model.image.size)
             self.photos, present = arrays.get("photos"), arrays["has_photo"]
         worded = np.array([bool(text or values) for text, values in zip(self.texts, self.values)])
-        self.training, self.held = split_rows(prepared, present & worded, config)
+        self.training, self.held, self.held_split = split_rows(prepared, present & worded, config)
         if not len(self.training):
             raise ConfigError(
                 f"--data {config.data}: no training item has text and photo; without photos: model.image.enabled=false"
@@ -98,15 +98,17 @@ def attribute_values(prepared: Prepared) -> list[list[str]]:
     ]
 
 
-def split_rows(prepared: Prepared, usable: np.ndarray, config: PretrainConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Items to train on and items to judge by; those of the test split are in neither."""
+def split_rows(prepared: Prepared, usable: np.ndarray, config: PretrainConfig) -> tuple[np.ndarray, np.ndarray, str]:
+    """Items to train on, items held out, and the split that these are of; those of the test split are in neither."""
     part = item_splits(prepared.items)
     rows, held = np.flatnonzero(usable & (part == TRAIN)), np.flatnonzero(usable & (part == VAL))
+    split = "val"
     if len(held) == 0:
+        split = "train, held out"
         shuffled = np.random.default_rng([config.seed, 2]).permutation(rows)
         count = round(len(rows) * config.task.held_share)
         rows, held = np.sort(shuffled[count:]), np.sort(shuffled[:count])
-    return rows, held
+    return rows, held, split
 
 
 def hide_words(ids: np.ndarray, tokenizer: WordPiece, rate: float, rng: np.random.Generator):

@@ -141,16 +141,11 @@ def judge(data, model) -> dict[str, float]:
     return found
 
 
-def evaluate(
-    run_dir: Path, *, split: str = "val", ks: list[int] | None = None, seen_filter: bool | None = None
-) -> dict:
+def evaluate(run_dir: Path) -> dict:
     """Judge a finished run on its held-out items: writes `metrics.json` and `report.html`.
 
     Args:
         run_dir: the run.
-        split: not used: pretraining never reads the test items.
-        ks: not used.
-        seen_filter: not used.
 
     Returns:
         The content of metrics.json.
@@ -171,6 +166,7 @@ def evaluate(
     about = {
         "recipe": config.recipe,
         "dataset": data.prepared.manifest["dataset"],
+        "split": data.held_split,
         "items": len(data.held),
         "training_items": len(data.training),
         "training_seed": config.seed,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from pipelines.schema import TEST, TRAIN
+from pipelines.schema import TEST, TRAIN, VAL
 from tfrec.attention import ResumableDropout
 from tfrec.config import ConfigError
 from tfrec.encoders.wordpiece import count_words, split_words
@@ -107,25 +107,25 @@ def train(config: CausalTextConfig, run_dir: Path) -> None:
     from tfrec.training import Trainer, prepare_keras
 
     prepare_keras(config.seed, config.training)
-    model, training, held, _ = assemble(config, run_dir)
-    options = config.training
+    model, rows, _ = assemble(config, run_dir)
+    options, training, validation = config.training, rows["train"], rows["val"]
     size = options.fixed_batch_size(len(training), auto=128)
     order = ShuffledRows(len(training), size, config.seed)
     steps = options.steps or options.epochs * order.steps_per_epoch
-    log.info("%d texts to train on, %d to judge by, %d steps of %d", len(training), len(held), steps, size)
+    log.info("%d texts to train on, %d to validate on, %d steps of %d", len(training), len(validation), steps, size)
     trainer = Trainer(model, options=options, steps=steps, run_dir=run_dir)
 
     def dataset(start, stop):
         return make_dataset(lambda step: {"words": training[order(step)]}, start, stop)
 
-    trainer.fit(dataset, lambda: judge(model, held))
+    trainer.fit(dataset, (lambda: judge(model, validation)) if len(validation) else None)
 
 
 def assemble(config: CausalTextConfig, run_dir: Path):
-    """Model, training rows, held-out rows and vocabulary; what is learnt is kept in `RUN/assets`.
+    """Model, rows by split, and vocabulary; what is learnt is kept in `RUN/assets`.
 
     Raises:
-        ConfigError: the dataset has no texts to train on, or none to judge by.
+        ConfigError: the dataset has no texts to train on, or none to test on.
     """
     from tfrec.runs.places import open_run_data
 
@@ -134,14 +134,15 @@ def assemble(config: CausalTextConfig, run_dir: Path):
     part = item_splits(prepared.items)
     if not (part == TEST).any():
         order = np.random.default_rng([config.seed, 2]).permutation(len(texts))
-        part = np.full(len(texts), TRAIN, np.int8)
-        part[order[: max(1, round(len(texts) * config.task.test_share))]] = TEST
-    seen, held = [text for text, p in zip(texts, part) if text and p == TRAIN], held_texts(texts, part)
+        part, share = np.full(len(texts), TRAIN, np.int8), max(1, round(len(texts) * config.task.test_share))
+        part[order[:share]], part[order[share : 2 * share]] = TEST, VAL
+    seen = [text for text, p in zip(texts, part) if text and p == TRAIN]
+    chosen = {"train": seen, "val": held_texts(texts, part, VAL), "test": held_texts(texts, part, TEST)}
     if not seen:
         raise ConfigError(f"--data {config.data}: no training item has a text; this recipe learns from texts alone")
-    if not held:
+    if not chosen["test"]:
         raise ConfigError(
-            f"--data {config.data}: no test item has a text that no training item has, so there is nothing to judge by; "
+            f"--data {config.data}: no test item has a text that no training item has, so there is nothing to test on; "
             "prepare the data with another split, or (where their items have none) raise "
             f"task.test_share={config.task.test_share}"
         )
@@ -163,14 +164,13 @@ def assemble(config: CausalTextConfig, run_dir: Path):
         label_smoothing=config.task.label_smoothing,
     )
     model(np.ones((1, options.length), np.int32))
-    rows = [to_rows(chosen, vocabulary, options.length) for chosen in (seen, held)]
-    return model, *rows, vocabulary
+    return model, {split: to_rows(words, vocabulary, options.length) for split, words in chosen.items()}, vocabulary
 
 
-def held_texts(texts: list[str], part: np.ndarray) -> list[str]:
-    """Texts of the test items that no training item has: a shop's variants share theirs."""
-    seen = {text for text, p in zip(texts, part) if p == TRAIN}
-    return [text for text, p in zip(texts, part) if text and p == TEST and text not in seen]
+def held_texts(texts: list[str], part: np.ndarray, split: int) -> list[str]:
+    """Texts of a split's items that no item of an earlier split has: a shop's variants share theirs."""
+    seen = {text for text, p in zip(texts, part) if p < split}
+    return [text for text, p in zip(texts, part) if text and p == split and text not in seen]
 
 
 def judge(model: CausalTextModel, rows: np.ndarray) -> dict[str, float]:
@@ -205,16 +205,11 @@ def unigram(training: np.ndarray, held: np.ndarray, vocabulary: int) -> dict[str
     return {"loss": loss, "perplexity": float(np.exp(loss)), "accuracy": float((targets == counts.argmax()).mean())}
 
 
-def evaluate(
-    run_dir: Path, *, split: str = "test", ks: list[int] | None = None, seen_filter: bool | None = None
-) -> dict:
+def evaluate(run_dir: Path) -> dict:
     """Judge a finished run on held-out texts: writes `metrics.json` and `report.html`.
 
     Args:
         run_dir: the run.
-        split: not used: texts are held out once.
-        ks: not used.
-        seen_filter: not used.
 
     Returns:
         The content of metrics.json.
@@ -226,13 +221,15 @@ def evaluate(
 
     config = load_config(run_dir / "config.yaml")
     prepare_evaluation()
-    model, training, held, vocabulary = assemble(config, run_dir)
+    model, rows, vocabulary = assemble(config, run_dir)
+    training, held = rows["train"], rows["test"]
     restore_weights(model, run_dir)
 
     def entries(values):
         return {name: {"value": value, "low": value, "high": value} for name, value in values.items()}
 
-    about = {"recipe": config.recipe, "items": len(held), "training_items": len(training), "words": len(vocabulary)}
+    about = {"recipe": config.recipe, "split": "test", "items": len(held), "training_items": len(training)}
+    about["words"] = len(vocabulary)
     metrics, baseline = judge(model, held), unigram(training, held, len(vocabulary))
     content = write_metrics(
         run_dir / "metrics.json",

@@ -34,7 +34,7 @@ class TextTask:
 
     Args:
         label_smoothing: share of the target that is spread over the whole vocabulary.
-        test_share: of the texts, held out to judge by, where the dataset has no test items.
+        test_share: of the texts, held out for the test, where the dataset has no test items; as many are for validation.
     """
 
     label_smoothing: float = 0.1

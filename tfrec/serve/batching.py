@@ -8,6 +8,7 @@ time.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
@@ -20,6 +21,8 @@ from tfrec.serve.errors import Code, ServeError
 from tfrec.serve.merging import MAX_SPREAD, may_join, merge, part, width
 from tfrec.serve.servable import Servable
 from tfrec.serve.signatures import Arrays
+
+LOG = logging.getLogger("tfrec.serve")
 
 
 @dataclass
@@ -169,9 +172,10 @@ class Batcher:
         while batch := self._next_batch():
             try:
                 self._run(batch)
-            except BaseException as error:  # a worker that dies would leave its requests without an answer
+            except Exception:  # a worker that dies would leave its requests without an answer
+                LOG.exception("a batch failed")
                 for request in batch:
-                    request.finish(ServeError(Code.INTERNAL, f"{type(error).__name__}: {error}"))
+                    request.finish(ServeError(Code.INTERNAL, "the server failed; its log says how"))
 
     def _next_batch(self) -> list[Pending]:
         """The oldest request, and those that can join it; empty when the batcher has stopped."""

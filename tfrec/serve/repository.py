@@ -153,7 +153,7 @@ class Repository:
         except Exception as error:  # whatever it is, the other models are looked at
             if not isinstance(error, OSError):  # else the file system may answer at the next look
                 self._put(config.name, failed={**self._models[config.name].failed, version: identity})
-            if not isinstance(error, (ValueError, OSError)):
+            if not isinstance(error, (ValueError, OSError)) or isinstance(error.__cause__, (RuntimeError, KeyError)):
                 LOG.exception("a version could not be loaded")
             message = str(error) or type(error).__name__
             self._report(config.name, version, VersionStatus("END", message), "failed")
