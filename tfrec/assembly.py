@@ -207,8 +207,10 @@ class RetrievalAssembly:
         if size == "auto":
             from tfrec.training import automatic_batch_size
 
+            # An estimate of the floats that a place of a history keeps for its gradient: some 12 vectors in each block, 8
+            # around the blocks, and logits against candidates, taken as an eighth of the catalogue.
             width = config.model.item.dim * (12 * config.model.query.layers + 8)
-            size = automatic_batch_size(4 * width * (length + 1) + 4 * (length + 1) * len(self.prepared.items) // 8)
+            size = automatic_batch_size(4 * (length + 1) * (width + len(self.prepared.items) // 8))
             size = int(self.workers.from_chief({"size": size})["size"])
         self._check_shares(size)
         return HistoryBatches(

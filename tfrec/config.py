@@ -433,7 +433,7 @@ def plain(config) -> dict:
 
 
 def load_config(path: Path):
-    """Read a configuration that `save_config` wrote; relative places, as runs once kept them, start at the working folder.
+    """Read a configuration that `save_config` wrote; relative places start at the working folder.
 
     Raises:
         ConfigError: an unknown or mistyped option.

@@ -232,7 +232,8 @@ def evaluate(
     ranking = rank(assembly, protocol, max(ks))
     ranked, vectors = ranking.rows, ranking.candidates
     metrics, cohorts = summarize_protocol(protocol, ranked, vectors=vectors, ks=ks, seed=config.seed)
-    log.info("recall@20 %s", metrics.get("recall@20"))
+    found = metrics.get(f"recall@{max(ks)}")
+    log.info("%s: recall@%d %s", split, max(ks), found and round(found["value"], 4))
     baselines = {}
     for name, lists in run_baselines(prepared, protocol, max(ks)):
         baselines[name] = summarize_protocol(protocol, lists, vectors=vectors, ks=ks, seed=config.seed)[0]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfrec.evaluation.bootstrap import bootstrap_means
+from tfrec.evaluation.bootstrap import bootstrap_means, exact
 
 TOP = (1, 5)
 MAIN = ("photo_top@5", "photo_mrr", "attributes_top@5", "attributes_mrr")  # first in every table
@@ -51,8 +51,7 @@ def chance(count: int) -> dict[str, dict[str, float]]:
     """What a random order of `count` candidates reaches on average."""
     mrr = float((1.0 / np.arange(1, count + 1)).mean())
     values = {f"top@{k}": min(1.0, k / count) for k in TOP} | {"mrr": mrr}
-    exact = {f"{side}_{name}": value for side in ("photo", "attributes") for name, value in values.items()}
-    return {name: {"value": value, "low": value, "high": value} for name, value in exact.items()}
+    return {f"{side}_{name}": exact(value) for side in ("photo", "attributes") for name, value in values.items()}
 
 
 def linear_baseline(

@@ -12,6 +12,7 @@ import numpy as np
 from pipelines.schema import SPLIT_CODES, TRAIN
 from tfrec.alignment.config import AlignmentConfig
 from tfrec.config import ConfigError
+from tfrec.evaluation.bootstrap import exact
 from tfrec.evaluation.labels import item_splits
 
 if TYPE_CHECKING:
@@ -175,8 +176,7 @@ class AlignmentAssembly:
     def loss(self, rows: np.ndarray) -> dict[str, float]:
         """InfoNCE of all `rows` as one batch, where equal attributes are no negatives of each other."""
         batch = {"attributes": self.ids[rows], "vectors": self.photos[rows], "whole": self.ids[rows]}
-        value = float(self.model.compute_loss(batch))
-        return {"value": value, "low": value, "high": value}
+        return exact(float(self.model.compute_loss(batch)))
 
     def validate(self) -> dict[str, float]:
         """Metrics on the validation items."""

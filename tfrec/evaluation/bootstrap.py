@@ -94,5 +94,10 @@ def jackknife_distinct(ranked: np.ndarray, n_items: int) -> Interval:
     return _interval(value, max(value - 1.96 * error, 0.0), min(value + 1.96 * error, 1.0))
 
 
+def exact(value: float) -> Interval:
+    """A value that no sample stands behind, in the form of an interval."""
+    return _interval(value, value, value)
+
+
 def _interval(value: float, low: float, high: float) -> Interval:
     return {"value": float(value), "low": float(low), "high": float(high)}

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.schema import TRAIN
+from tfrec.evaluation.bootstrap import exact
 from tfrec.evaluation.labels import item_splits
 from tfrec.pretraining.config import PretrainConfig
 
@@ -161,7 +162,7 @@ def evaluate(run_dir: Path) -> dict:
     data, model = assemble(config, run_dir)
     restore_weights(model, run_dir)
     values = judge(data, model)
-    metrics = {name: {"value": value, "low": value, "high": value} for name, value in values.items()}
+    metrics = {name: exact(value) for name, value in values.items()}
     by_chance = {name.replace("attributes_", "text_"): value for name, value in chance(len(data.held)).items()}
     about = {
         "recipe": config.recipe,

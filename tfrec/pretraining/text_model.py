@@ -13,6 +13,7 @@ from pipelines.schema import TEST, TRAIN, VAL
 from tfrec.attention import ResumableDropout
 from tfrec.config import ConfigError
 from tfrec.encoders.wordpiece import count_words, split_words
+from tfrec.evaluation.bootstrap import exact
 from tfrec.evaluation.labels import item_splits
 from tfrec.pretraining.text_model_config import CausalTextConfig
 from tfrec.towers import DecoderBlock, normal, sinusoids
@@ -224,18 +225,14 @@ def evaluate(run_dir: Path) -> dict:
     model, rows, vocabulary = assemble(config, run_dir)
     training, held = rows["train"], rows["test"]
     restore_weights(model, run_dir)
-
-    def entries(values):
-        return {name: {"value": value, "low": value, "high": value} for name, value in values.items()}
-
     about = {"recipe": config.recipe, "split": "test", "items": len(held), "training_items": len(training)}
     about["words"] = len(vocabulary)
     metrics, baseline = judge(model, held), unigram(training, held, len(vocabulary))
     content = write_metrics(
         run_dir / "metrics.json",
         protocol=about,
-        metrics=entries(metrics),
-        baselines={"word frequency": entries(baseline)},
+        metrics={name: exact(value) for name, value in metrics.items()},
+        baselines={"word frequency": {name: exact(value) for name, value in baseline.items()}},
         cohorts={},
     )
     words = [f"{len(held)} texts that training did not see; loss in nats a word, accuracy of the likeliest next word."]
