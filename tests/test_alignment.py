@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tests.small_encoders import make_shop, make_sides
 from tfrec import train
+from tfrec.alignment import sanity_check
 from tfrec.alignment import system as alignment
 from tfrec.alignment.config import AlignmentConfig
 from tfrec.alignment.contrastive import AlignmentModel, info_nce, same_rows
@@ -21,7 +22,7 @@ from tfrec.alignment.metrics import (
     match_ranks,
     unit,
 )
-from tfrec.alignment.system import drop_fields, sanity_check
+from tfrec.alignment.system import drop_fields
 from tfrec.encoders.attributes import AttributeEncoder
 from tfrec.features.store import FeatureError
 from tfrec.features.writer import FeatureWriter
