@@ -1,15 +1,13 @@
-"""A drawn miniature of CompCars (Yang et al., CVPR 2015) in the data set's own folders and label files.
+"""Draw a miniature of CompCars (Yang et al., CVPR 2015) in the dataset's own folders and label files.
 
-CompCars itself is given out on request only; the miniature has its layout, so the same pipeline and recipes
-run on it:
+CompCars itself is available on request only; the miniature has its layout, so the same pipeline and recipes run on it:
 
     image/<make id>/<model id>/<year>/<photo>.jpg
-    label/<make id>/<model id>/<year>/<photo>.txt      line 1 viewpoint, line 2 number of boxes, line 3 x1 y1
-    x2 y2 misc/attributes.txt                                model_id maximum_speed displacement door_number
-    seat_number type
+    label/<make id>/<model id>/<year>/<photo>.txt    line 1 viewpoint, line 2 number of boxes, line 3 x1 y1 x2 y2
+    misc/attributes.txt                              model_id maximum_speed displacement door_number seat_number type
 
-Within a make, models 1 and 2 share their front and differ at the rear, models 1 and 3 share their rear and
-differ at the front. So one view alone cannot tell all models apart, and both together can.
+Within a make, models 1 and 2 share their front and differ at the rear; models 1 and 3 share their rear and differ at
+the front. So one view alone cannot distinguish all models, and both together can.
 """
 
 from __future__ import annotations

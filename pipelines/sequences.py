@@ -1,7 +1,7 @@
-"""Item sequences as text lines (`user item item ...`, the format of S3-Rec) -> prepared dataset.
+"""Prepare item sequences: text lines of `user item item ...`, the format of S3-Rec.
 
-The protocol is the one of the papers that use these files (SASRec, BERT4Rec, S3-Rec): of every user with at
-least three interactions the last one is test and the one before it validation, repeats included.
+The protocol is that of the papers that use these files (SASRec, BERT4Rec, S3-Rec): for every user with at least three
+interactions, the last one is the test and the one before it the validation, repeats included.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""`python -m tfrec.analyze`: look into an embedding, or compare the runs of a sweep.
+"""Analyse an embedding, or compare the runs of a sweep.
 
-    python -m tfrec.analyze --run RUN [--by LABEL] --out REPORT            a trained run
-    python -m tfrec.analyze --features FEATURES --data PREPARED --out ...  vectors of frozen encoders
-    python -m tfrec.analyze --runs RUNS --out REPORT                       the runs of `python -m tfrec.sweep`
+    python -m tfrec.analyze --run RUN [--by LABEL] --out REPORT                 a trained run
+    python -m tfrec.analyze --features FEATURES --data PREPARED --out REPORT    features of frozen encoders
+    python -m tfrec.analyze --runs RUNS --out REPORT                            the runs of python -m tfrec.sweep
 
-REPORT receives report.html (one file that needs no network), analysis.json and every picture as PNG and SVG.
+REPORT receives report.html (one file that works offline), analysis.json, and every picture as PNG and, for charts, SVG.
 """
 
 from __future__ import annotations

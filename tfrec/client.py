@@ -1,10 +1,10 @@
-"""Ask a model server, this one or TensorFlow Serving, over REST.
+"""Query a model server (tfrec.serve or TensorFlow Serving) over REST.
 
-python -m tfrec.client --url http://localhost:8501 recommend --history 0108775015 --k 12 --exclude 0706016001
-python -m tfrec.client --url http://localhost:8501 similar --item 0108775015 --allow index_group_name=Ladieswear
-python -m tfrec.client --url http://localhost:8501 search --text "red summer dress"
+    python -m tfrec.client --url http://localhost:8501 recommend --history 0108775015 --k 12 --exclude 0706016001
+    python -m tfrec.client --url http://localhost:8501 similar --item 0108775015 --allow index_group_name=Ladieswear
+    python -m tfrec.client --url http://localhost:8501 search --text "red summer dress"
 
-Prints rank, item id and score; --json prints the server's answer as it is.
+Prints rank, item id and score; --json prints the server's answer unchanged.
 """
 
 from __future__ import annotations

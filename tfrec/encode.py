@@ -1,11 +1,12 @@
-"""Run frozen encoders once over a catalogue and store what they make of it.
+"""Run frozen encoders once over a catalogue and store their outputs.
 
-python -m tfrec.encode --weights hf://sentence-transformers/all-MiniLM-L6-v2 --length 128 --data PREPARED --out FEATURES
-python -m tfrec.train --recipe hm --data PREPARED --features FEATURES --out RUN
+    python -m tfrec.encode --weights hf://sentence-transformers/all-MiniLM-L6-v2 --length 128 \\
+        --data PREPARED --out FEATURES
+    python -m tfrec.train --recipe hm --data PREPARED --features FEATURES --out RUN
 
-Run again after the catalogue has changed: only new or changed texts and photos are encoded. A run that was stopped goes on
+Run it again after the catalogue has changed: only new or changed texts and photos are encoded. A stopped run continues
 with the same command. With --engine ray (pip install '.[ray]'), worker processes encode, on the cluster of RAY_ADDRESS
-or on this machine, and the store is the same.
+or on this machine; the resulting store is the same.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Judge a finished run over the whole catalogue: metrics.json, and report.html.
+"""Evaluate a trained run on its held-out data.
 
-python -m tfrec.evaluate --run RUN [--split val|test] [--k 5 10 12 20 50]
+    python -m tfrec.evaluate --run RUN [--split val|test] [--k 5 10 12 20 50]
+
+Prints the metrics and writes metrics.json and report.html to the run's folder.
 """
 
 from __future__ import annotations

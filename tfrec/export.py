@@ -1,5 +1,6 @@
-"""Publish a trained run: two SavedModels, one with an exact index and one with ScaNN, as versions of `<name>`
-and `<name>_scann` under the same number."""
+"""Publish a trained run as two SavedModels, `<name>` with an exact index and `<name>_scann` with a ScaNN index, under the
+same version number.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""How good an encoder's vectors are after each of its layers: a study of the first 1, 2, ... blocks.
+"""Measure the quality of an encoder's vectors after each of its layers.
 
-python -m tfrec.layer_study --weights hf://openai/clip-vit-base-patch32 --side image --data PREPARED --field label --out DIR
+    python -m tfrec.layer_study --weights hf://openai/clip-vit-base-patch32 --side image \\
+        --data PREPARED --field label --out DIR
 
-One pass gives the tokens after every block. They are pooled, and a linear probe and the nearest neighbours tell the field's
-values of items that they did not learn from. Writes `layers.csv`, `layers.json`, a picture and `report.html`.
+One pass yields the tokens after every block. They are pooled, and a linear probe and nearest neighbours predict the
+field's values of held-out items. Writes layers.csv, layers.json, a chart and report.html.
 """
 
 from __future__ import annotations

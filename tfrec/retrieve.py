@@ -1,17 +1,17 @@
 """Recommend to every customer of a prepared dataset, with a published model.
 
-Customers are written in the dataset's order, those without purchases included: they get popular items. The
-name of --out says the format:
+Customers are written in the dataset's order, including those without purchases, who get popular items. The name of
+--out sets the format:
 
-  NAME.parquet         user_id, item_ids (list), scores (list), best first
-  NAME.csv             user_id,rank,item_id,score: one line a recommendation
-  submission*.csv      Kaggle's: customer_id,prediction, item ids separated by spaces
+    NAME.parquet         user_id, item_ids (list), scores (list), best first
+    NAME.csv             user_id,rank,item_id,score: one line per recommendation
+    submission*.csv      Kaggle's: customer_id,prediction, item ids separated by spaces
 
-With --explain, NAME.explained.jsonl says which purchases, modalities, words and photo regions speak for each item.
+With --explain, NAME.explained.jsonl says which purchases, modalities, words and photo regions contribute to each item.
 
-Finished parts stand in OUT.parts until all are done. A run that was stopped goes on with --resume, and writes
-the same bytes as one that was not. With --engine ray (pip install '.[ray]'), worker processes make the parts, on the
-cluster of RAY_ADDRESS or on this machine; the bytes are the same.
+Finished parts are kept in OUT.parts until all are done. A stopped run continues with --resume and writes the same bytes
+as an uninterrupted one. With --engine ray (pip install '.[ray]'), worker processes make the parts, on the cluster of
+RAY_ADDRESS or on this machine; the bytes are the same.
 """
 
 from __future__ import annotations

@@ -1,24 +1,23 @@
-"""`python -m tfrec.sweep`: run a grid of trainings from one YAML file; resumable, and what is done is
-skipped.
+"""Run a grid of trainings from one YAML file. Finished runs are skipped, interrupted ones resumed.
 
     python -m tfrec.sweep --config sweep.yaml [--data PREPARED] --out RUNS
     python -m tfrec.analyze --runs RUNS --out REPORT
 
 The YAML file:
 
-    options: {recipe: compcars, data: prepared/cars, training.epochs: 10}    # of every run
+    options: {recipe: compcars, data: prepared/cars, training.epochs: 10}    # for every run
     axes:
       task.loss: [arcface, contrastive, triplet]            # a list: the values of one option
-      views:                                                # named variants: any options each
+      views:                                                # named variants, each with any options
         front: {model.views: [front]}
         front+rear: {model.views: [front, rear]}
     seeds: [0, 1, 2]
-    metrics: [recall@1, map@r, knn_accuracy]                # the first one decides
+    metrics: [recall@1, map@r, knn_accuracy]                # the first one ranks the runs
     command: [python, -m, tfrec.train]                      # the default
 
-Each run gets RUNS/runs/NAME and leaves RUNS/results/TIME_NAME.json; RUNS/results.csv has one row a run. Where several
-sweep files went to the same RUNS, the analysis compares the runs of the last one. A sweep that is stopped ends its runs,
-which the next one takes up.
+Each run is stored in RUNS/runs/NAME and writes RUNS/results/TIME_NAME.json; RUNS/results.csv has one row per run. If
+several sweep files wrote to the same RUNS, the analysis compares the runs of the last one. Stopping a sweep stops its
+runs; the next sweep resumes them.
 """
 
 from __future__ import annotations

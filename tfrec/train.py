@@ -1,11 +1,9 @@
-"""Train a recipe on a prepared dataset.
+"""Train a recipe on a prepared dataset. Without arguments, train the demo, and generate its dataset if absent; otherwise
+give --recipe, --data and --out. Options of the recipe are set by dotted name, such as --training.epochs 5.
 
-python -m tfrec.train                                              # the demo, its data made if absent
-python -m tfrec.train --recipe hm --data PREPARED --out RUN [--resume] [--training.epochs 5 ...]
-python -m tfrec.train --sanity-check                               # the whole way on drawn outfits, in a few minutes
-
-Retrieval can be trained by several processes, on one machine or many, to the losses of a single one: with --engine ray
---workers N (pip install '.[ray]'), or by starting the same command once for each worker that TF_CONFIG names.
+Several processes, on one machine or many, can share the training of a retrieval recipe and reach the losses of a single
+process: with --engine ray --workers N (pip install '.[ray]'), or by starting the same command once for each worker that
+TF_CONFIG names.
 """
 
 from __future__ import annotations

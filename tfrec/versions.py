@@ -1,10 +1,12 @@
-"""Look after the published versions of a model.
+"""Manage the published versions of a model.
 
-python -m tfrec.versions list saved_models/hm          # versions, what they are, whether they are whole
-python -m tfrec.versions verify saved_models/hm/3      # compare every file with the manifest
-python -m tfrec.versions rollback saved_models/hm      # withdraw the newest version: servers go back to
-the one before python -m tfrec.versions restore saved_models/hm 3     # bring a withdrawn version back
-python -m tfrec.versions prune saved_models/hm --keep 3
+    python -m tfrec.versions list saved_models/hm              list published and withdrawn versions
+    python -m tfrec.versions verify saved_models/hm/3          compare every file with the manifest
+    python -m tfrec.versions rollback saved_models/hm          withdraw the newest version
+    python -m tfrec.versions restore saved_models/hm 3         bring a withdrawn version back
+    python -m tfrec.versions prune saved_models/hm --keep 3    delete all but the newest three
+
+Servers that follow the newest version notice a rollback or restore at their next poll.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""CompCars (Yang et al., CVPR 2015): labelled photos of cars from several sides -> prepared dataset.
+"""Prepare CompCars (Yang et al., CVPR 2015): labelled photos of cars from several sides.
 
---raw is the folder that holds `image/<make>/<model>/<year>/*.jpg` (or .jpeg, .png, .webp) and `label/...txt`
-(viewpoint, number of boxes, box), with `misc/make_model_name.mat` and `misc/attributes.txt` where they are
-present; or a folder with one CSV file of the columns
-image_name,image_path,released_year,viewpoint,bbox,make,model,type (or --csv FILE).
+--raw is either the folder that holds `image/<make>/<model>/<year>/*.jpg` (or .jpeg, .png, .webp) and `label/...txt`
+(viewpoint, number of boxes, box), optionally with `misc/make_model_name.mat` and `misc/attributes.txt`; or a folder
+with one CSV file (or name it by --csv FILE) with the columns
+image_name,image_path,released_year,viewpoint,bbox,make,model,type.
 
-An item is one car: the n-th photo of each view (--views front rear) of one model and year, cropped to its
-box. A view that has fewer photos is missing in the last items. Rows without a year or with a broken box are
-rejected and counted.
+An item is one car: the n-th photo of each view (--views front rear) of one model and year, cropped to its box. If a
+view has fewer photos, it is missing from the last items. Rows without a year or with a broken box are rejected and
+counted.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Generate a small fashion shop in H&M's own raw format and prepare it through `pipelines hm`.
+"""Generate a small fashion shop in H&M's raw format and prepare it through `pipelines hm`.
 
-Photos are drawn, texts are written, and customers have hidden tastes. One thing that decides purchases is
-visible only in the photos (where a garment has its block of accent colour) and one is named only in the
-descriptions (its material). As the shop knows the probabilities its purchases were drawn from, it also knows the best
-recall that any model can reach.
+Photos are drawn, texts are written, and customers have hidden tastes. Of what decides purchases, one property is
+visible only in the photos (where a garment has its block of accent colour) and one is named only in the descriptions
+(its material). Since the generator knows the probabilities from which it draws purchases, it also knows the best recall
+that any model can reach.
 """
 
 from __future__ import annotations

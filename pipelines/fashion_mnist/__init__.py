@@ -1,8 +1,7 @@
-"""Fashion-MNIST (Xiao et al., 2017): labelled 28 x 28 grey photos of ten kinds of clothing -> prepared
-dataset.
+"""Prepare Fashion-MNIST (Xiao et al., 2017): labelled 28 x 28 grey photos of ten kinds of clothing.
 
-Reads `train-images-idx3-ubyte.gz`, `train-labels-idx1-ubyte.gz` and, where they are, the two `t10k-*` files,
-which are then the test split; without them a seeded, stratified share of the training photos is.
+Reads `train-images-idx3-ubyte.gz`, `train-labels-idx1-ubyte.gz` and, if present, the two `t10k-*` files as the test
+split; without them, the test is a seeded, stratified share of the training photos.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Fashion Product Images (the Myntra catalogue on Kaggle) -> prepared dataset with labels.
+"""Prepare Fashion Product Images (the Myntra catalogue on Kaggle), labelled with article types.
 
---raw is the folder with `styles.csv`
-(id,gender,masterCategory,subCategory,articleType,baseColour,season,year,usage, productDisplayName) and
-`images/<id>.jpg` (or .jpeg, .png, .webp). The label is the article type.
+--raw is the folder with `images/<id>.jpg` (or .jpeg, .png, .webp) and `styles.csv`, whose columns are
+id,gender,masterCategory,subCategory,articleType,baseColour,season,year,usage,productDisplayName.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Prepare the data of Kaggle's "H&M Personalized Fashion Recommendations".
 
-Reads the competition's files as they are (articles.csv, customers.csv, transactions_train.csv,
+Reads the competition's files unchanged (articles.csv, customers.csv, transactions_train.csv,
 images/0NN/0NNxxxxxxx.jpg), or the cleaned variant (*_clean.csv, normalized_images/).
 """
 

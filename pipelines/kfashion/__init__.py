@@ -1,8 +1,9 @@
-"""K-Fashion (AI Hub): JSON labels and photos -> prepared dataset, one item for each labelled garment.
+"""Prepare K-Fashion (AI Hub): JSON labels and photos, one item for each labelled garment.
 
-Photos and labels lie at any depth below --raw and belong together by name (100026.json, 100026.jpg); of several
-with one name, those in one folder or in the same one below two (labels/a/1.json, photos/a/1.jpg). Each garment is
-cut out by its rectangle, with a margin. Garments of one photo stay in one part of the split.
+Photos and labels lie at any depth below --raw and are matched by name (100026.json, 100026.jpg). If several share a
+name, those in one folder are matched, or those at the same path below parallel folders (labels/a/1.json,
+photos/a/1.jpg). Each garment is cropped to its bounding box, with a margin. Garments of one photo stay in one part of
+the split.
 """
 
 from __future__ import annotations

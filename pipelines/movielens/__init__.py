@@ -1,6 +1,6 @@
-"""MovieLens (100K, 1M, 10M, 20M, 25M, 32M, latest; GroupLens' or RecBole's files) -> prepared dataset.
+"""Prepare MovieLens (100K, 1M, 10M, 20M, 25M, 32M, latest; GroupLens' or RecBole's files).
 
-Ratings are read block by block into flat arrays of 24 bytes a rating, so that 32 million fit a small machine.
+Ratings are read block by block into flat arrays of 24 bytes per rating, so that 32 million fit on a small machine.
 """
 
 from __future__ import annotations

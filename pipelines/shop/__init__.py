@@ -1,9 +1,9 @@
-"""Prepare a shop's own tables: items, purchases, and where there are any, customers and photos.
+"""Prepare a shop's own tables: items, purchases, and optionally customers and photos.
 
-Files are CSV (plain or packed by gzip) or Parquet. --items has `item_id` and, as far as the shop has them, `title`, `text`,
-`group` (the product that the item is a variant of) and `photo`; every other column is an attribute. --purchases has
-`customer_id`, `item_id` and `time`. --customers has `customer_id`; every other column is a field of the customer.
-docs/your-data.md has an example.
+Files are Parquet, or CSV (plain or gzipped). --items has `item_id` and optionally `title`, `text`, `group` (the product
+that the item is a variant of) and `photo`; every other column is an attribute. --purchases has `customer_id`, `item_id`
+and `time`. --customers has `customer_id`; every other column is a field of the customer. docs/your-data.md has an
+example.
 """
 
 from __future__ import annotations

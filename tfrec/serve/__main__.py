@@ -1,9 +1,9 @@
 """Serve published models over TensorFlow Serving's REST and gRPC interfaces, with a shop window at /.
 
-python -m tfrec.serve --model saved_models/hm_scann --data data/hm
-curl localhost:8501/v1/models/hm_scann:predict -d '{"instances": [{"history": ["0108775015"]}]}'
+    python -m tfrec.serve --model saved_models/hm_scann --data data/hm
+    curl localhost:8501/v1/models/hm_scann:predict -d '{"instances": [{"history": ["0108775015"]}]}'
 
-New versions are found by themselves and put into service without a failed request. Without --host, only this
+New versions are detected automatically and put into service without a failed request. Without --host, only this
 machine can connect.
 """
 

@@ -1,6 +1,4 @@
-"""Which ops an exported model may hold: a foreign one loads in TensorFlow Serving and fails at the first
-request.
-"""
+"""Which ops an exported model may hold: a foreign one loads in TensorFlow Serving and fails at the first request."""
 
 from __future__ import annotations
 
@@ -22,8 +20,8 @@ SCANN_OPS = frozenset(
     )
 )
 
-# `tensorflow_text:ops_lib`, which tensorflow_model_server links whole
-# (tensorflow_serving/model_servers/BUILD). Servers # 2.16 to 2.19 embed an old release of it, 2.20 its own.
+# `tensorflow_text:ops_lib`, which tensorflow_model_server links whole (tensorflow_serving/model_servers/BUILD). Servers 2.16
+# to 2.19 embed an old release of it, 2.20 its own.
 TEXT_OPS = frozenset(
     [
         "CaseFoldUTF8",
