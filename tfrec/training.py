@@ -249,7 +249,7 @@ class Trainer:
         log_every, saved = max(1, self.steps // LOG_ROWS), time.monotonic()
         hidden = None if self.workers.chief else True
         with tqdm(total=self.steps, initial=start, desc="train", unit="step", disable=hidden) as bar:
-            for batch in dataset(start, self.steps) if start < self.steps else ():
+            for batch in self._batches(dataset, start):
                 loss = self.train_step(batch)
                 step = self._advance(loss)
                 bar.update()
@@ -264,6 +264,18 @@ class Trainer:
                     saved = self._save()
         self._save()
         self.restore_best()
+
+    def _batches(self, dataset: Callable[[int, int], tf.data.Dataset], start: int):
+        """The batches of the steps that are left, for which the step has been traced.
+
+        Traced for the shapes of the first batch, a step is traced again for those of the second, as batches differ in how
+        many items they name; traced for any number of rows, it is traced once.
+        """
+        if start >= self.steps:
+            return ()
+        batches = dataset(start, self.steps)
+        self.train_step.get_concrete_function(batches.element_spec)
+        return batches
 
     @property
     def begun(self) -> bool:
