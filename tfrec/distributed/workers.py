@@ -13,12 +13,15 @@ duplicates, mirrors the random generators of dropout, and knows no `scatter_nd_u
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar, TypeVarTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tfrec.distributed.cluster import Place, place_in_cluster
+
+Given = TypeVarTuple("Given")
+Made = TypeVar("Made")
 
 PACK_BYTES = 64 << 20  # gradients are added up in packs of so many bytes
 
@@ -136,7 +139,7 @@ class Workers:
         """Whether this worker is the one that writes the run's files."""
         return self.place.chief
 
-    def run(self, function: Callable, *arguments: Any) -> Any:
+    def run(self, function: Callable[[*Given], Made], *arguments: *Given) -> Made:
         """`function(*arguments)` on all workers at the same time; inside it the functions above speak to the others."""
         return function(*arguments) if self.strategy is None else self.strategy.run(function, arguments)
 

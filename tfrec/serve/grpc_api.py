@@ -7,7 +7,7 @@ import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 import numpy as np
@@ -21,6 +21,8 @@ from tfrec.serve.signatures import Arrays, Signature
 if TYPE_CHECKING:
     from tensorflow.core.framework import tensor_pb2
     from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2, predict_pb2
+
+Answer = TypeVar("Answer")
 
 LOG = logging.getLogger("tfrec.serve")
 STATUS = {status.value[0]: status for status in grpc.StatusCode}
@@ -72,7 +74,7 @@ class GrpcApi:
         add_PredictionServiceServicer_to_server(Predictions(), server)
         add_ModelServiceServicer_to_server(Models(), server)
 
-    async def _answer(self, context: grpc.aio.ServicerContext, answer: Callable[[Called], Awaitable[Any]]) -> Any:
+    async def _answer(self, context: grpc.aio.ServicerContext, answer: Callable[[Called], Awaitable[Answer]]) -> Answer:
         """Check the token, answer, count and log; errors become the call's status."""
         started, called = time.perf_counter(), Called()
         status = "CANCELLED"  # by the client, or its deadline: nothing else leaves this as it is
@@ -102,6 +104,7 @@ class GrpcApi:
                 **vars(called),
             }
             LOG.info("request", extra={"fields": {**fields, "remote": context.peer()}})
+        raise AssertionError("unreachable: abort raises")
 
     def _check_token(self, context: grpc.aio.ServicerContext) -> None:
         given = dict(context.invocation_metadata() or ()).get("authorization", "")
