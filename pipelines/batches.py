@@ -4,9 +4,11 @@ A batch is a pure function of the step number: a seeded permutation of the examp
 gathers. The state of the pipeline is therefore one integer, and training resumes at any step without replaying.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +16,11 @@ from pipelines.content import ItemContent
 from pipelines.epochs import ShuffledRows
 from pipelines.equal_rows import repeated
 from pipelines.schema import PreparedError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+Batch = dict[str, Any]  # arrays or tensors by name; those of its `items` are a dict of their own
 
 DAY = 86_400
 
@@ -43,12 +50,12 @@ class Purchases:
         """Where each customer's purchases start, int64 `[users + 1]`."""
         return np.concatenate([[0], np.cumsum(np.bincount(self.user, minlength=self.users))])
 
-    def where(self, keep: np.ndarray) -> "Purchases":
+    def where(self, keep: np.ndarray) -> Purchases:
         """The purchases at which `keep` `[n]` is True."""
         rating = None if self.rating is None else self.rating[keep]
         return Purchases(self.user[keep], self.item[keep], self.time[keep], self.users, rating)
 
-    def collapse_repeats(self, within: str) -> "Purchases":
+    def collapse_repeats(self, within: str) -> Purchases:
         """Read further purchases of an item by its customer as one with the first.
 
         Args:
@@ -137,7 +144,7 @@ class HistoryBatches:
     worker: int = 0
     workers: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.windows = cut_windows(self.purchases.offsets, self.length)
         if not len(self.windows):
             raise PreparedError("there are no training purchases; prepare the data again with another --split")
@@ -275,7 +282,14 @@ def drop_modalities(
     return items
 
 
-def make_dataset(make_batch: Callable[[int], dict], start: int, stop: int, *, photo_size=None, parallel: int = 2):
+def make_dataset(
+    make_batch: Callable[[int], dict],
+    start: int,
+    stop: int,
+    *,
+    photo_size: tuple[int, int] | None = None,
+    parallel: int = 2,
+) -> tf.data.Dataset:
     """tf.data over the batches of steps `start` to `stop`, made in parallel, in order, and ahead of their use.
 
     Args:
@@ -291,7 +305,7 @@ def make_dataset(make_batch: Callable[[int], dict], start: int, stop: int, *, ph
     flat, names = tf.nest.flatten(example), example
     types = [tf.string if part.dtype == object else tf.as_dtype(part.dtype) for part in flat]
 
-    def make(step):
+    def make(step: tf.Tensor) -> Batch:
         # Said to be stateful, as is the default, it would be called batch by batch and never ahead where ops are to be
         # deterministic, as trainings ask for.
         parts = tf.numpy_function(lambda s: tf.nest.flatten(make_batch(int(s))), [step], types, stateful=False)
@@ -304,11 +318,12 @@ def make_dataset(make_batch: Callable[[int], dict], start: int, stop: int, *, ph
     return steps.map(make, num_parallel_calls=parallel, deterministic=True).prefetch(2)
 
 
-def decode_bytes(batch: dict, size) -> dict:
+def decode_bytes(batch: dict, size: tuple[int, int] | None) -> dict:
     """Replace `items/photo_bytes` of a batch by pixels `items/photos`."""
     from pipelines.photos.pixels import decode_photos
 
     if "photo_bytes" in batch.get("items", {}):
+        assert size is not None  # whoever reads photos as bytes says how large they are to be
         items = dict(batch["items"])
         items["photos"] = decode_photos(items.pop("photo_bytes"), size)[0]
         batch = {**batch, "items": items}

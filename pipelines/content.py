@@ -67,7 +67,9 @@ class PhotoBytes:
         return np.array(read, dtype=object)
 
 
-def photo_arrays(prepared: Prepared, size: tuple[int, int], *, limit: int = PIXEL_BYTES):
+def photo_arrays(
+    prepared: Prepared, size: tuple[int, int], *, limit: int = PIXEL_BYTES
+) -> tuple[dict[str, np.ndarray], PhotoBytes | None]:
     """Photos of all items for `ItemContent`: resident pixels where they fit into `limit` bytes, else bytes.
 
     Args:
@@ -104,7 +106,7 @@ def decode_all(
     pixels = np.empty((items, *size, 3), np.uint8)
     starts = tf.data.Dataset.range(0, items, batch)
 
-    def read(start):
+    def read(start: tf.Tensor) -> tf.Tensor:
         read_rows = lambda s: photos.read(np.arange(s, min(s + batch, items)))  # noqa: E731
         data = tf.numpy_function(read_rows, [start], tf.string, stateful=False)
         data.set_shape([None])

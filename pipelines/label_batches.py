@@ -13,6 +13,8 @@ from pipelines.batches import make_dataset
 from pipelines.photos.views import ViewPhotos
 
 if TYPE_CHECKING:
+    import tensorflow as tf
+
     from pipelines.photos.augment import PhotoAugmenter
 
 
@@ -36,7 +38,7 @@ class LabelBatches:
     per_class: int
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         # Steps on both sides of an epoch's end are made at the same time.
         self.epoch = lru_cache(maxsize=2)(self._epoch)
         self.steps_per_epoch = len(self.epoch(0))
@@ -64,7 +66,9 @@ class LabelBatches:
             self.labels, classes=self.classes, per_class=self.per_class, epoch=number, seed=self.seed
         )
 
-    def dataset(self, start: int, stop: int, augment: PhotoAugmenter | None = None, play: float = 0.0):
+    def dataset(
+        self, start: int, stop: int, augment: PhotoAugmenter | None = None, play: float = 0.0
+    ) -> tf.data.Dataset:
         """tf.data over the batches of steps `start` to `stop`, photos decoded, cropped and changed; see `BatchDecoder`.
 
         Yields:

@@ -5,8 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from tfrec.config import RECIPES, SYSTEMS, ConfigError, load_config, parse_config, read_yaml, recipe_path, save_config
+from tfrec.config import (
+    RECIPES,
+    SYSTEMS,
+    ConfigError,
+    RetrievalConfig,
+    load_config,
+    parse_config,
+    read_yaml,
+    recipe_path,
+    save_config,
+)
 from tfrec.config_ranges import RULES, _options, wrong_numbers
+from tfrec.metric_learning.config import MetricLearningConfig
 from tfrec.train import configure
 
 
@@ -36,6 +47,14 @@ def test_saved_options_read_back_equal(tmp_path):
     config, _ = parse_config("retrieval", [], ["--seed", "7", "--model.attributes.fields", "[colour]"])
     save_config(config, tmp_path / "c.yaml")
     assert load_config(tmp_path / "c.yaml") == config
+
+
+def test_options_of_another_system_are_refused_by_name(tmp_path):
+    config, _ = parse_config("ratings", [], [])
+    save_config(config, tmp_path / "c.yaml")
+    assert load_config(tmp_path / "c.yaml", RetrievalConfig) == config  # ratings are retrieval and more
+    with pytest.raises(ConfigError, match=r"c\.yaml is of the system ratings; a run of metric_learning is wanted"):
+        load_config(tmp_path / "c.yaml", MetricLearningConfig)
 
 
 @pytest.mark.parametrize("recipe", sorted(p.stem for p in RECIPES.glob("*.yaml")))

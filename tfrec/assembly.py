@@ -1,7 +1,8 @@
 """From a configuration and a prepared dataset to a model with its inputs: where the pieces are put together."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +15,9 @@ from tfrec.bank import fill_bank
 from tfrec.config import ConfigError, ImageConfig, ModelConfig, RetrievalConfig, TextConfig
 from tfrec.distributed.workers import Workers
 from tfrec.encoders.attributes import AttributeEncoder
+from tfrec.encoders.image import ViTEncoder
+from tfrec.encoders.resnet import ResNetEncoder
+from tfrec.encoders.text import BertEncoder, ClipTextEncoder, ClipTokenizer, WordPiece
 from tfrec.encoders.tuning import tune
 from tfrec.encoders.untrained import untrained_bert, untrained_vit
 from tfrec.evaluation.protocol import Protocol
@@ -23,6 +27,7 @@ from tfrec.models import ItemVectors, TwoTower
 from tfrec.neighbours import Neighbours, followers, product_neighbours, products_of
 from tfrec.towers import HistoryTower, ItemTower, ShallowTower, UserTower
 
+Encoder = TypeVar("Encoder", bound=tf.keras.layers.Layer)
 Features = Mapping[str, SideFeatures]  # `text`, `image`: what frozen encoders made of the catalogue
 
 
@@ -48,7 +53,7 @@ def item_content(config: RetrievalConfig, prepared: Prepared, assets: Assets, fe
     return content
 
 
-def tokenize(tokenizer, texts, *, batch: int = 4096) -> np.ndarray:
+def tokenize(tokenizer: WordPiece | ClipTokenizer, texts: Iterable[str | None], *, batch: int = 4096) -> np.ndarray:
     """Token ids int32 `[N, T]`; an empty text is all padding."""
     texts = [text or "" for text in texts]
     rows = np.concatenate([tokenizer(texts[i : i + batch]).numpy() for i in range(0, len(texts), batch)])
@@ -103,14 +108,14 @@ def shallow_inputs(content: ItemContent, features: Features) -> dict[str, np.nda
     return inputs | {VECTORS[name]: side.vectors for name, side in features.items()}
 
 
-def image_encoder(options: ImageConfig, assets: Assets):
+def image_encoder(options: ImageConfig, assets: Assets) -> ViTEncoder | ResNetEncoder:
     """The published image encoder, of which what should train does; else a ViT of the configured size."""
     if assets.image:
         return tuned(assets.image.encoder, "image", options)
     return untrained_vit(options)
 
 
-def text_encoder(options: TextConfig, assets: Assets):
+def text_encoder(options: TextConfig, assets: Assets) -> BertEncoder | ClipTextEncoder:
     """The published text encoder, of which what should train does; else a BERT of the configured size."""
     if assets.text:
         return tuned(assets.text.encoder, "text", options)
@@ -118,7 +123,7 @@ def text_encoder(options: TextConfig, assets: Assets):
     return untrained_bert(options, assets.tokenizer)
 
 
-def tuned(encoder, name: str, options: ImageConfig | TextConfig):
+def tuned(encoder: Encoder, name: str, options: ImageConfig | TextConfig) -> Encoder:
     """Let the blocks train that the options name, or low-rank updates instead."""
     with encoder_scope(name):
         tune(encoder, train_blocks=options.train_blocks, lora_rank=options.lora_rank)
@@ -327,7 +332,7 @@ class RetrievalAssembly:
         weight = self.config.model.query.followers
         return followers(self.purchases, len(self.prepared.items), weight) if weight else None
 
-    def _two_tower(self, **parts) -> TwoTower:
+    def _two_tower(self, **parts: Any) -> TwoTower:
         return TwoTower(**parts)
 
     def further_metrics(self, split: str, queries_of: Callable[[Protocol], np.ndarray]) -> tuple[dict, dict]:

@@ -5,7 +5,9 @@ import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, overload
 
+import pandas as pd
 import tensorflow as tf
 
 from pipelines.prepared import Prepared
@@ -119,11 +121,17 @@ class Assets:
             ConfigError: `prepared` is not the dataset that they were learned from (`check`).
         """
 
-        def vocabulary(name):
+        def vocabulary(name: str) -> AttributeVocabulary | None:
             path = folder / f"{name}.json"
             return AttributeVocabulary.from_json(path) if path.exists() else None
 
-        def side(name):
+        @overload
+        def side(name: Literal["text"]) -> TextSide | None: ...
+
+        @overload
+        def side(name: Literal["image"]) -> ImageSide | None: ...
+
+        def side(name: str) -> Side | None:
             with encoder_scope(name):
                 return read_side(folder / name) if (folder / name).exists() else None
 
@@ -170,7 +178,7 @@ def published_sides(config: RetrievalConfig) -> dict[str, Side]:
     return found
 
 
-def encoder_scope(name: str):
+def encoder_scope(name: str) -> tf.name_scope:
     """Variables made under it are called as if the item tower had made them: learning rates go by name."""
     return tf.name_scope(f"item_tower/{name}_encoder")
 
@@ -234,7 +242,7 @@ def is_frozen(options: TextConfig | ImageConfig) -> bool:
     return options.train_blocks == 0 and options.lora_rank == 0
 
 
-def item_fields(prepared: Prepared, model: ModelConfig):
+def item_fields(prepared: Prepared, model: ModelConfig) -> tuple[pd.DataFrame, list[str]]:
     """The item table and its attribute fields to use; the product group joins as a field of its own."""
     fields = list(model.attributes.fields or prepared.fields)
     frame = prepared.items
@@ -243,7 +251,7 @@ def item_fields(prepared: Prepared, model: ModelConfig):
     return with_group(frame), fields
 
 
-def with_group(items):
+def with_group(items: pd.DataFrame) -> pd.DataFrame:
     """An item table with the product group, where there is one, as an attribute field."""
     return items.assign(**{"attr.group": items["group"]}) if "group" in items else items
 

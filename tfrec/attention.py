@@ -6,6 +6,7 @@ stays in float32 under mixed precision, and the scores can be read back to expla
 
 import math
 import random
+from typing import Any
 
 import tensorflow as tf
 
@@ -24,12 +25,12 @@ class ResumableDropout(tf.keras.layers.Layer):
         alike: whether all workers of a training drop the same, because what they drop it from is the same.
     """
 
-    def __init__(self, rate: float, *, alike: bool = False, **kwargs):
+    def __init__(self, rate: float, *, alike: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
         self.rate, self.alike = rate, alike
         self.generator = tf.random.Generator.from_seed(random.randint(1, 2**31 - 1))
 
-    def call(self, x, training=None):
+    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """`x` of any shape; unchanged outside training."""
         if not training or not self.rate:
             return x
@@ -38,7 +39,7 @@ class ResumableDropout(tf.keras.layers.Layer):
             seed += tf.cast(worker_number(), seed.dtype)  # the generators of all workers are in the same state
         return tf.nn.experimental.stateless_dropout(x, self.rate, seed=seed)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "rate": self.rate, "alike": self.alike}
 
 
@@ -55,7 +56,7 @@ class Attention(tf.keras.layers.Layer):
         ValueError: `heads` does not divide `dim`, or the head size is odd while `rotary` is set.
     """
 
-    def __init__(self, dim: int, heads: int, *, dropout: float = 0.0, rotary: bool = False, **kwargs):
+    def __init__(self, dim: int, heads: int, *, dropout: float = 0.0, rotary: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
         if dim % heads:
             raise ValueError(f"heads={heads} must divide dim={dim}; try heads={math.gcd(dim, heads)}")
@@ -66,13 +67,21 @@ class Attention(tf.keras.layers.Layer):
         self.dropout = ResumableDropout(dropout, **own)
         self.project_out = tf.keras.layers.Dense(dim, name="out", **own)
 
-    def build(self, input_shape):
+    def build(self, input_shape: tf.TensorShape) -> None:
         init = tf.keras.initializers.GlorotUniform()
         self.kernel = self.add_weight(name="qkv_kernel", shape=(self.dim, 3 * self.dim), initializer=init)
         self.offset = self.add_weight(name="qkv_bias", shape=(3 * self.dim,), initializer="zeros")
         super().build(input_shape)
 
-    def call(self, query, memory=None, mask=None, training=None, return_scores=False, skipped=0):
+    def call(
+        self,
+        query: tf.Tensor,
+        memory: tf.Tensor | None = None,
+        mask: tf.Tensor | None = None,
+        training: bool | None = None,
+        return_scores: bool = False,
+        skipped: tf.Tensor | int = 0,
+    ) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
         """Attend from `query` to `memory` (to itself where `memory` is None).
 
         Args:
@@ -98,7 +107,7 @@ class Attention(tf.keras.layers.Layer):
         out = self.project_out(tf.reshape(mixed, [tf.shape(query)[0], tf.shape(query)[1], self.dim]))
         return (out, weights) if return_scores else out
 
-    def _project(self, query, memory):
+    def _project(self, query: tf.Tensor, memory: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         kernel, offset = tf.cast(self.kernel, query.dtype), tf.cast(self.offset, query.dtype)
         if memory is None:
             # tensordot, not matmul: the gradient of a broadcast matmul is a kernel for each row of the batch, then summed.
@@ -109,11 +118,11 @@ class Attention(tf.keras.layers.Layer):
             k, v = tf.split(tf.tensordot(memory, kernel[:, d:], 1) + offset[d:], 2, axis=-1)
         return self._heads(q), self._heads(k), self._heads(v)
 
-    def _heads(self, x):
+    def _heads(self, x: tf.Tensor) -> tf.Tensor:
         shape = tf.shape(x)
         return tf.transpose(tf.reshape(x, [shape[0], shape[1], self.heads, self.dim // self.heads]), [0, 2, 1, 3])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "dim": self.dim,
@@ -123,7 +132,7 @@ class Attention(tf.keras.layers.Layer):
         }
 
 
-def rotate(x, skipped=0):
+def rotate(x: tf.Tensor, skipped: tf.Tensor | int = 0) -> tf.Tensor:
     """Rotate the halves of each head by position-dependent angles. `x`: `[B, heads, T, D]` with even D; same shape back.
 
     All but the first place count as `skipped` places further on.
@@ -146,7 +155,7 @@ class FeedForward(tf.keras.layers.Layer):
         dropout: dropout rate after each layer.
     """
 
-    def __init__(self, dim: int, *, ratio: float = 4.0, dropout: float = 0.0, **kwargs):
+    def __init__(self, dim: int, *, ratio: float = 4.0, dropout: float = 0.0, **kwargs: Any):
         super().__init__(**kwargs)
         self.dim, self.ratio, self.dropout_rate = dim, ratio, dropout
         own = {"dtype": self.dtype_policy}
@@ -155,9 +164,9 @@ class FeedForward(tf.keras.layers.Layer):
         self.narrow = tf.keras.layers.Dense(dim, name="narrow", **own)
         self.dropout = ResumableDropout(dropout, **own)
 
-    def call(self, x, training=None):
+    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         hidden = self.dropout(self.widen(self.norm(x)), training=training)
         return self.dropout(self.narrow(hidden), training=training)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "dim": self.dim, "ratio": self.ratio, "dropout": self.dropout_rate}

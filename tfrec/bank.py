@@ -18,7 +18,7 @@ def fill_bank(model: TwoTower, content: ItemContent, workers: Workers, *, progre
 
     own = np.arange(content.items)[workers.place.share(content.items)]
 
-    def batch_of(step):
+    def batch_of(step: int) -> dict[str, dict[str, np.ndarray]]:
         return {"items": content.gather(own[step * ENCODE_BATCH : (step + 1) * ENCODE_BATCH])}
 
     steps = -(-len(own) // ENCODE_BATCH)

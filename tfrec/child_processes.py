@@ -17,7 +17,7 @@ TIMED_OUT = 124  # the exit code that coreutils' timeout gives
 class Children:
     """Runs programs, each in a process group of its own; leaving the context ends those that still run."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._running: set[subprocess.Popen] = set()
         self._stopped = False
         self._lock = threading.Lock()

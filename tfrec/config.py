@@ -7,10 +7,14 @@ are taken in this order, later ones winning: dataclass defaults, the recipe, `--
 import importlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 from tfrec.config_ranges import wrong_numbers
 from tfrec.runs.places import fix_places
+
+if TYPE_CHECKING:
+    import jsonargparse
+    from _typeshed import DataclassInstance
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -360,7 +364,7 @@ class System:
     asked: frozenset[str] = frozenset()
 
     @property
-    def config_class(self) -> type:
+    def config_class(self) -> "type[RunConfig]":
         """The dataclass of its options."""
         module, name = self.config.split(":")
         return getattr(importlib.import_module(module), name)
@@ -378,8 +382,10 @@ SYSTEMS = {
     "text_model": System("tfrec.pretraining.text_model_config:CausalTextConfig", "tfrec.pretraining.text_model"),
 }
 
+Config = TypeVar("Config", bound=RunConfig)
 
-def system_name(config) -> str:
+
+def system_name(config: RunConfig) -> str:
     """The name of the system whose options `config` holds."""
     return next(name for name, system in SYSTEMS.items() if type(config) is system.config_class)
 
@@ -414,37 +420,52 @@ def read_yaml(path: Path) -> dict:
     return values
 
 
-def save_config(config, path: Path) -> None:
+def save_config(config: RunConfig, path: Path) -> None:
     """Write a configuration, with its system's name, as YAML that `load_config` and `--config` read."""
     import yaml
 
     path.write_text(yaml.safe_dump({"system": system_name(config), **plain(config)}, sort_keys=False), encoding="utf-8")
 
 
-def plain(config) -> dict:
+def plain(config: "DataclassInstance") -> dict:
     """A configuration as nested dicts, lists and scalars."""
 
-    def simplify(value):
+    def simplify(value: object) -> object:
         if isinstance(value, dict):
             return {k: simplify(v) for k, v in value.items()}
         return [simplify(v) for v in value] if isinstance(value, (list, tuple)) else value
 
-    return simplify(asdict(config))
+    return {name: simplify(value) for name, value in asdict(config).items()}
 
 
-def load_config(path: Path):
+@overload
+def load_config(path: Path) -> RunConfig: ...
+
+
+@overload
+def load_config(path: Path, kind: type[Config]) -> Config: ...
+
+
+def load_config(path: Path, kind: type[RunConfig] = RunConfig) -> RunConfig:
     """Read a configuration that `save_config` wrote; relative places start at the working folder.
 
+    Args:
+        path: the file.
+        kind: the dataclass of the system that is wanted, or what several have in common; any system's where it is left out.
+
     Raises:
-        ConfigError: an unknown or mistyped option.
+        ConfigError: an unknown or mistyped option, or the configuration of another system.
     """
     values = read_yaml(path)
     config = parse_config(values.pop("system", "retrieval"), [values], [])[0]
+    if not isinstance(config, kind):
+        wanted = " or ".join(name for name, system in SYSTEMS.items() if issubclass(system.config_class, kind))
+        raise ConfigError(f"{path} is of the system {system_name(config)}; a run of {wanted} is wanted here")
     fix_places(config)
     return config
 
 
-def make_parser(system: str, *, prog: str = "tfrec.train"):
+def make_parser(system: str, *, prog: str = "tfrec.train") -> "jsonargparse.ArgumentParser":
     """The command-line parser of a system's options.
 
     Raises:
@@ -459,7 +480,9 @@ def make_parser(system: str, *, prog: str = "tfrec.train"):
     return parser
 
 
-def parse_config(system: str, layers: list[dict], arguments: list[str], *, parser=None):
+def parse_config(
+    system: str, layers: list[dict], arguments: list[str], *, parser: "jsonargparse.ArgumentParser | None" = None
+) -> "tuple[RunConfig, jsonargparse.Namespace]":
     """Merge layers of options and command-line arguments into a system's dataclass.
 
     Args:

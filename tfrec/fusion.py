@@ -1,5 +1,7 @@
 """Bidirectional cross-attention that fuses a photo's patch tokens with text and attribute tokens."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from tfrec.attention import Attention, FeedForward, ResumableDropout
@@ -15,7 +17,7 @@ class CrossAttentionBlock(tf.keras.layers.Layer):
         dropout: dropout rate.
     """
 
-    def __init__(self, dim: int, heads: int, *, ratio: float = 4.0, dropout: float = 0.0, **kwargs):
+    def __init__(self, dim: int, heads: int, *, ratio: float = 4.0, dropout: float = 0.0, **kwargs: Any):
         super().__init__(**kwargs)
         self.dim, self.heads, self.ratio, self.dropout_rate = dim, heads, ratio, dropout
         self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
@@ -24,7 +26,9 @@ class CrossAttentionBlock(tf.keras.layers.Layer):
         self.dropout = ResumableDropout(dropout)
         self.feed_forward = FeedForward(dim, ratio=ratio, dropout=dropout, name="feed_forward")
 
-    def call(self, x, memory, memory_mask=None, training=None):
+    def call(
+        self, x: tf.Tensor, memory: tf.Tensor, memory_mask: tf.Tensor | None = None, training: bool | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """`x` `[B, Q, D]` attends to `memory` `[B, K, D]` where `memory_mask` `[B, K]` is True.
 
         Returns:
@@ -36,7 +40,7 @@ class CrossAttentionBlock(tf.keras.layers.Layer):
         x = x + self.dropout(read, training=training)
         return x + self.feed_forward(x, training=training), weights
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "dim": self.dim,
@@ -70,7 +74,7 @@ class CrossAttentionFusion(tf.keras.layers.Layer):
         output_dim: int | None = None,
         ratio: float = 4.0,
         dropout: float = 0.0,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.dim, self.layers, self.heads = dim, layers, heads
@@ -82,7 +86,15 @@ class CrossAttentionFusion(tf.keras.layers.Layer):
         self.text_norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="text_norm")
         self.project = tf.keras.layers.Dense(self.output_dim, name="project")
 
-    def call(self, image, text, image_mask=None, text_mask=None, training=None, return_attention=False):
+    def call(
+        self,
+        image: tf.Tensor,
+        text: tf.Tensor,
+        image_mask: tf.Tensor | None = None,
+        text_mask: tf.Tensor | None = None,
+        training: bool | None = None,
+        return_attention: bool = False,
+    ) -> tf.Tensor | tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Fuse the two sides.
 
         Args:
@@ -110,7 +122,7 @@ class CrossAttentionFusion(tf.keras.layers.Layer):
             return fused, {name: tf.reduce_mean(weights, 1) for name, weights in attention.items()}
         return fused
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "dim": self.dim,
@@ -122,7 +134,7 @@ class CrossAttentionFusion(tf.keras.layers.Layer):
         }
 
 
-def masked_mean(tokens, mask=None):
+def masked_mean(tokens: tf.Tensor, mask: tf.Tensor | None = None) -> tf.Tensor:
     """Mean of `tokens` `[B, T, D]` over the positions where `mask` `[B, T]` is True; zeros where none is. `[B, D]`."""
     if mask is None:
         return tf.reduce_mean(tokens, 1)

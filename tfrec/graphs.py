@@ -10,6 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 OPTION = "disable_meta_optimizer"
 
@@ -35,7 +39,7 @@ def with_rewrites() -> Iterator[None]:
         tf.config.optimizer.set_experimental_options({OPTION: skipped})
 
 
-def session_config():
+def session_config() -> tf.compat.v1.ConfigProto:
     """The configuration of a served version's session, without it: a `ConfigProto`.
 
     The functions of a signature become one flat graph: a request then takes two thirds of the time, and a version loads

@@ -13,7 +13,9 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +24,12 @@ from pipelines.schema import TEST, TRAIN
 from tfrec.errors import LayersError
 from tfrec.evaluation.labels import item_labels, item_splits
 from tfrec.sampling import sample_rows
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from pipelines.prepared import Prepared
+    from tfrec.encoders.sides import ImageSide, TextSide
 
 log = logging.getLogger("tfrec")
 
@@ -74,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def labelled_items(prepared, field: str, side: str, most: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def labelled_items(prepared: Prepared, field: str, side: str, most: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Items that have the content of `side` and a value of `field` that at least five of them share.
 
     Args:
@@ -104,7 +112,7 @@ def labelled_items(prepared, field: str, side: str, most: int, seed: int) -> tup
     return usable[frequent], np.unique(codes[frequent], return_inverse=True)[1]
 
 
-def split_items(prepared, items: np.ndarray, labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split_items(prepared: Prepared, items: np.ndarray, labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Places among `items` to learn from and to judge by: the dataset's own split, else a seeded fifth held out."""
     part = item_splits(prepared.items)[items]
     if (part == TEST).any() and (part == TRAIN).any():
@@ -114,11 +122,11 @@ def split_items(prepared, items: np.ndarray, labels: np.ndarray, seed: int) -> t
     return np.sort(order[held:]), np.sort(order[:held])
 
 
-def text_layers(side, texts: np.ndarray) -> list[np.ndarray]:
+def text_layers(side: TextSide, texts: np.ndarray) -> list[np.ndarray]:
     """Mean token of each text before the first and after every block: float32 `[M, D]` each."""
     import tensorflow as tf
 
-    def pooled(ids):
+    def pooled(ids: tf.Tensor) -> list[tf.Tensor]:
         mask = tf.cast(side.encoder.mask(ids), tf.float32)[..., None]
         states = [tf.cast(tokens, tf.float32) for tokens in side.encoder.layer_tokens(ids)]
         return [tf.reduce_sum(tokens * mask, 1) / tf.maximum(tf.reduce_sum(mask, 1), 1.0) for tokens in states]
@@ -128,7 +136,7 @@ def text_layers(side, texts: np.ndarray) -> list[np.ndarray]:
     return gather_layers((run(ids) for ids in batches), len(texts), "text")
 
 
-def image_layers(side, prepared, items: np.ndarray) -> list[np.ndarray]:
+def image_layers(side: ImageSide, prepared: Prepared, items: np.ndarray) -> list[np.ndarray]:
     """Mean patch and class token of each photo, end to end, before the first and after every block: `[M, 2 D]` each.
 
     Raises:
@@ -145,7 +153,7 @@ def image_layers(side, prepared, items: np.ndarray) -> list[np.ndarray]:
         )
     photos, size = PhotoBytes(prepared), side.encoder.size
 
-    def pooled(pixels):
+    def pooled(pixels: tf.Tensor) -> list[tf.Tensor]:
         states = [tf.cast(tokens, tf.float32) for tokens in side.encoder.layer_tokens(pixels)]
         return [tf.concat([tokens[:, 0], tf.reduce_mean(tokens[:, 1:], 1)], -1) for tokens in states]
 
@@ -160,7 +168,7 @@ def image_layers(side, prepared, items: np.ndarray) -> list[np.ndarray]:
     return gather_layers((run(batch["items"]["photos"]) for batch in batches), len(items), "photo")
 
 
-def gather_layers(blocks, count: int, unit: str) -> list[np.ndarray]:
+def gather_layers(blocks: Iterable[Sequence[tf.Tensor]], count: int, unit: str) -> list[np.ndarray]:
     """Put the batches of every layer end to end, with a progress bar."""
     from tqdm import tqdm
 
@@ -199,7 +207,7 @@ def probe(
     shuffled = np.random.default_rng(seed).permutation(train)
     held, kept = shuffled[: len(train) // 5], shuffled[len(train) // 5 :]
 
-    def right(strength, fitted, judged):
+    def right(strength: float, fitted: np.ndarray, judged: np.ndarray) -> np.ndarray:
         return fit_ridge(vectors[fitted], one_hot[fitted], strength)(vectors[judged]).argmax(1) == labels[judged]
 
     strengths = [strength * vectors.shape[1] for strength in STRENGTHS]

@@ -4,6 +4,10 @@ Candidates are *distinct* items (those of the batch, drawn ones, or the whole ca
 positive standing among the negatives a second time, cannot occur. Everything is float32, whatever the compute type.
 """
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import tensorflow as tf
 
 from tfrec.distributed.workers import all_reduce_sum
@@ -13,20 +17,22 @@ MASKED = -1e9
 LEAST_CHANCE = 1e-37  # of a positive; kernels take what is below float32's range for 0
 
 
-def softmax_loss(logits, labels, *, weights=None, **options):
+def softmax_loss(
+    logits: tf.Tensor, labels: tf.Tensor, *, weights: tf.Tensor | None = None, **options: Any
+) -> tf.Tensor:
     """The mean of `softmax_losses`, by the examples' `weights` `[P]` (None: all 1); 0 where there is no example."""
     return weighted_mean(softmax_losses(logits, labels, **options), weights)
 
 
 def softmax_losses(
-    logits,
-    labels,
+    logits: tf.Tensor,
+    labels: tf.Tensor,
     *,
-    log_q=None,
-    masked=None,
+    log_q: tf.Tensor | None = None,
+    masked: tf.Tensor | None = None,
     hard_negatives: int = 0,
     label_smoothing: float = 0.0,
-):
+) -> tf.Tensor:
     """Cross-entropy of each positive among the candidates.
 
     Order: logQ correction, masks, hard negatives, softmax.
@@ -53,16 +59,16 @@ def softmax_losses(
 
 
 def candidate_losses(
-    queries,
-    candidates,
-    labels,
+    queries: tf.Tensor,
+    candidates: tf.Tensor,
+    labels: tf.Tensor,
     *,
-    log_q=None,
-    bonus=None,
-    masked=None,
+    log_q: tf.Tensor | None = None,
+    bonus: tuple[tf.Tensor, tf.Tensor] | None = None,
+    masked: tf.Tensor | None = None,
     hard_negatives: int = 0,
     label_smoothing: float = 0.0,
-):
+) -> tf.Tensor:
     """`softmax_losses` of the inner products of queries `[P, D]` and candidates `[C, D]`, both float32.
 
     On CPUs the logits, by far the largest array of a step, are passed over as seldom as can be. LogQ is a further dimension
@@ -88,11 +94,20 @@ def candidate_losses(
     )
 
 
-def _candidate_losses_on_cpu(queries, candidates, labels, log_q, bonus, masked):
+def _candidate_losses_on_cpu(
+    queries: tf.Tensor,
+    candidates: tf.Tensor,
+    labels: tf.Tensor,
+    log_q: tf.Tensor | None,
+    bonus: tuple[tf.Tensor, tf.Tensor] | None,
+    masked: tf.Tensor | None,
+) -> tf.Tensor:
     places, values = (None, tf.zeros([0])) if bonus is None else bonus
 
     @tf.custom_gradient
-    def losses_of(queries, candidates, values):
+    def losses_of(
+        queries: tf.Tensor, candidates: tf.Tensor, values: tf.Tensor
+    ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]:
         wide, corrected = queries, candidates
         if log_q is not None:
             wide = tf.concat([queries, tf.ones_like(queries[:, :1])], 1)
@@ -102,7 +117,7 @@ def _candidate_losses_on_cpu(queries, candidates, labels, log_q, bonus, masked):
             logits = tf.tensor_scatter_nd_add(logits, places, values)
         chances, losses = chances_and_losses(without_masked(logits, labels, masked), labels)
 
-        def gradient(upstream):
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             weighted = queries * upstream[:, None]
             of_queries = tf.matmul(chances, candidates) - tf.gather(candidates, labels)
             of_candidates = tf.matmul(chances, weighted, transpose_a=True)
@@ -122,7 +137,7 @@ def _candidate_losses_on_cpu(queries, candidates, labels, log_q, bonus, masked):
     return losses_of(queries, candidates, values)
 
 
-def without_masked(logits, labels, masked):
+def without_masked(logits: tf.Tensor, labels: tf.Tensor, masked: tf.Tensor | None) -> tf.Tensor:
     """Logits `[P, C]` without those of candidates that are no negatives; the positive always counts."""
     if masked is None:
         return logits
@@ -130,7 +145,7 @@ def without_masked(logits, labels, masked):
     return tf.where(masked & ~keep, MASKED, logits)
 
 
-def cross_entropy(logits, labels, smoothing: float = 0.0):
+def cross_entropy(logits: tf.Tensor, labels: tf.Tensor, smoothing: float = 0.0) -> tf.Tensor:
     """Softmax cross-entropy of each example.
 
     Args:
@@ -152,18 +167,20 @@ def cross_entropy(logits, labels, smoothing: float = 0.0):
 
 
 @tf.custom_gradient
-def cross_entropy_on_cpu(logits, labels):
+def cross_entropy_on_cpu(
+    logits: tf.Tensor, labels: tf.Tensor
+) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, None]]]:
     """`cross_entropy` without smoothing, by `chances_and_losses`."""
     chances, losses = chances_and_losses(logits, labels)
 
-    def gradient(upstream):
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
         places = tf.stack([tf.range(tf.shape(labels)[0]), labels], 1)
         return tf.tensor_scatter_nd_sub(chances * upstream[:, None], places, upstream), None
 
     return losses, gradient
 
 
-def chances_and_losses(logits, labels):
+def chances_and_losses(logits: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The softmax of logits `[P, C]` and each example's cross-entropy `[P]`, on CPUs.
 
     oneDNN's softmax takes an eighth of the time of the kernel that makes loss and gradient together. It hides NaN and
@@ -180,7 +197,7 @@ def chances_and_losses(logits, labels):
     return chances, tf.tensor_scatter_nd_update(-tf.math.log(positive), doubtful, exact.loss)
 
 
-def hardest(logits, labels, count: int):
+def hardest(logits: tf.Tensor, labels: tf.Tensor, count: int) -> tf.Tensor:
     """The positive's logit and the `count` highest negatives: `[P, C]` -> `[P, 1 + min(count, C - 1)]`."""
     columns = tf.shape(logits)[1]
     positive = tf.gather(logits, labels, batch_dims=1)[:, None]
@@ -188,7 +205,7 @@ def hardest(logits, labels, count: int):
     return tf.concat([positive, tf.math.top_k(others, tf.minimum(count, columns - 1), sorted=False).values], 1)
 
 
-def weighted_mean(values, weights=None):
+def weighted_mean(values: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Tensor:
     """Mean of `values` `[P]` by `weights` `[P]`; 0 where the weights sum to 0.
 
     With several workers it is a worker's share of the mean over all their values: the shares add up to it, and so do their
@@ -200,7 +217,9 @@ def weighted_mean(values, weights=None):
     return tf.math.divide_no_nan(tf.reduce_sum(values * weights), total)
 
 
-def sampling_log_probability(frequency, *, targets, negatives: int, catalogue: int):
+def sampling_log_probability(
+    frequency: np.ndarray | tf.Tensor, *, targets: float, negatives: int, catalogue: int
+) -> tf.Tensor:
     """Log of the chance that an item is among a batch's distinct candidates.
 
     A batch draws `targets` purchases, each of which is the item with its `frequency`, and `negatives` items uniformly:
@@ -223,7 +242,7 @@ def sampling_log_probability(frequency, *, targets, negatives: int, catalogue: i
     return tf.cast(tf.math.log(tf.maximum(-tf.math.expm1(miss), floor)), tf.float32)
 
 
-def own_items(windows, slots, candidates: int):
+def own_items(windows: tf.Tensor, slots: tf.Tensor, candidates: tf.Tensor | int) -> tf.Tensor:
     """Which candidates each customer bought within the window.
 
     Args:

@@ -1,8 +1,12 @@
 """The models: towers, an objective, and nothing of files."""
 
+from typing import Any
+
+import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
+from pipelines.batches import Batch
 from tfrec.attention import ResumableDropout
 from tfrec.losses import candidate_losses, own_items, sampling_log_probability, weighted_mean
 from tfrec.repeats import RepeatScores, scores_of_purchases
@@ -45,7 +49,7 @@ class ItemVectors(tf.keras.layers.Layer):
         bias: bool = False,
         normalize: bool = True,
         tie: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(dtype="float32", **kwargs)
         if not (content or shallow or id_embedding):
@@ -58,7 +62,7 @@ class ItemVectors(tf.keras.layers.Layer):
         self.history_in = tf.keras.layers.Dense(dim, name="history_in", dtype="float32")
         self.build(None)  # it is read through methods, never called as a whole
 
-    def build(self, input_shape):
+    def build(self, input_shape: None) -> None:
         """Create the bank and the tables."""
         init = normal(0.05 if self.content else self.dim**-0.5)
         shape = (self.items, self.dim)
@@ -74,11 +78,17 @@ class ItemVectors(tf.keras.layers.Layer):
             self.bias = self.add_weight(name="bias", shape=(self.items,), initializer="zeros")
         super().build(input_shape)
 
-    def slots(self, rows):
+    def slots(self, rows: tf.Tensor) -> tf.Tensor:
         """Where each item stands in `rows` `[R]`: int32 `[N]`, -1 for items that are not in it."""
         return tf.tensor_scatter_nd_update(tf.fill([self.items], -1), rows[:, None], tf.range(tf.shape(rows)[0]))
 
-    def vectors(self, rows, fresh=None, fresh_slots=None, training=False):
+    def vectors(
+        self,
+        rows: tf.Tensor,
+        fresh: tf.Tensor | None = None,
+        fresh_slots: tf.Tensor | None = None,
+        training: bool = False,
+    ) -> tf.Tensor:
         """What items are, before normalisation: content, shallow features and id, summed.
 
         Args:
@@ -104,7 +114,7 @@ class ItemVectors(tf.keras.layers.Layer):
             vectors += ids
         return vectors
 
-    def _contents(self, rows, fresh, slots):
+    def _contents(self, rows: tf.Tensor, fresh: tf.Tensor | None, slots: tf.Tensor | None) -> tf.Tensor:
         """Content vectors of `rows` `[R]`: the fresh one where there is one, else the bank's. `[R, D]`."""
         stored = tf.stop_gradient(tf.gather(self.bank, rows))
         if fresh is None:
@@ -112,13 +122,13 @@ class ItemVectors(tf.keras.layers.Layer):
         slot = tf.gather(slots, rows)
         return tf.where((slot >= 0)[:, None], tf.gather(fresh, tf.maximum(slot, 0)), stored)
 
-    def new_vectors(self, contents, inputs):
+    def new_vectors(self, contents: tf.Tensor | None, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
         """Vectors of items that training never saw, from their content `[R, D]` (None: not encoded) and the shallow
         tower's inputs: `[R, D]`."""
         parts = [contents, None if self.shallow is None else self.shallow(inputs)]
         return tf.add_n([part for part in parts if part is not None])
 
-    def finish(self, vectors, rows=None):
+    def finish(self, vectors: tf.Tensor, rows: tf.Tensor | None = None) -> tf.Tensor:
         """Candidate vectors `[R, D]`, or `[R, D + 1]` with the bias of `rows` `[R]` (0 where None)."""
         if self.normalize:
             vectors = tf.math.l2_normalize(vectors, -1)
@@ -127,7 +137,7 @@ class ItemVectors(tf.keras.layers.Layer):
             vectors = tf.concat([vectors, bias[:, None]], -1)
         return vectors
 
-    def history(self, rows, vectors):
+    def history(self, rows: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
         """Purchases as the history tower reads them: `rows` `[B, T]` with their `vectors` `[B, T, D]` -> `[B, T, D]`."""
         read = tf.math.l2_normalize(vectors, -1) if self.normalize else vectors
         if self.tie:
@@ -161,7 +171,7 @@ class TwoTower(tfrs.Model):
         vectors: ItemVectors,
         query_tower: HistoryTower | UserTower,
         item_tower: ItemTower | None,
-        frequency,
+        frequency: np.ndarray,
         temperature: float = 0.07,
         mean_targets: float = 1.0,
         candidates: str = "in_batch",
@@ -172,7 +182,7 @@ class TwoTower(tfrs.Model):
         label_smoothing: float = 0.0,
         shortcut: bool = False,
         repeats: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.shortcut = shortcut and isinstance(query_tower, HistoryTower)
@@ -193,13 +203,15 @@ class TwoTower(tfrs.Model):
 
     # -- towers ------------------------------------------------------------------------------------------------
 
-    def encode(self, batch, training=False):
+    def encode(self, batch: Batch, training: bool = False) -> tf.Tensor | None:
         """Content vectors of the batch's items to encode: `[E, D]`, or None where items have no content."""
         if self.item_tower is None:
             return None
         return self.item_tower(batch["items"], training=training)
 
-    def queries(self, batch, vectors, slots=None, training=False):
+    def queries(
+        self, batch: Batch, vectors: tf.Tensor, slots: tf.Tensor | None = None, training: bool = False
+    ) -> tf.Tensor:
         """Query vectors at every place of the batch's histories.
 
         Args:
@@ -222,14 +234,14 @@ class TwoTower(tfrs.Model):
             queries = self.strength * queries + self._mean_of_history(bought, mask)
         return self._finish(queries)
 
-    def _finish(self, queries):
+    def _finish(self, queries: tf.Tensor) -> tf.Tensor:
         if self.vectors.normalize:
             queries = tf.math.l2_normalize(queries, -1) / self.temperature
         if self.vectors.has_bias:
             queries = tf.concat([queries, tf.ones_like(queries[..., :1])], -1)
         return queries
 
-    def _mean_of_history(self, bought, mask):
+    def _mean_of_history(self, bought: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         """Mean candidate vector of the purchases `[B, T, D]` read so far: `[B, T + 1, D]`, zeros at the start token.
 
         It makes "more like what was bought" the starting point, from which the decoder learns to differ.
@@ -239,7 +251,7 @@ class TwoTower(tfrs.Model):
         mean = tf.cumsum(vectors * weight, 1) / tf.maximum(tf.cumsum(weight, 1), 1.0)
         return tf.pad(mean, [[0, 0], [1, 0], [0, 0]])
 
-    def all_vectors(self):
+    def all_vectors(self) -> tf.Tensor:
         """Vectors of all items, from the bank as it is: `[N, D]`. Made in parts: the words of all items at once would be
         gigabytes.
         """
@@ -247,7 +259,7 @@ class TwoTower(tfrs.Model):
         starts = range(0, self.vectors.items, CATALOGUE_PART)
         return tf.concat([self.vectors.vectors(rows[start : start + CATALOGUE_PART]) for start in starts], 0)
 
-    def last_query(self, batch, vectors):
+    def last_query(self, batch: Batch, vectors: tf.Tensor) -> tf.Tensor:
         """The query that predicts the next purchase, given all items' `vectors` `[N, D]`: `[B, D]`.
 
         An empty history is read at the start token.
@@ -260,7 +272,7 @@ class TwoTower(tfrs.Model):
 
     # -- objective ---------------------------------------------------------------------------------------------
 
-    def compute_loss(self, inputs, training=False, fresh=None):
+    def compute_loss(self, inputs: Batch, training: bool = False, fresh: tf.Tensor | None = None) -> tf.Tensor:
         """Softmax loss over all places of the batch that have a target.
 
         Args:
@@ -272,7 +284,9 @@ class TwoTower(tfrs.Model):
         rows, vectors = self.read_items(inputs, training, fresh)
         return self.retrieval_loss(self.read_histories(inputs, rows, vectors, training), rows, vectors)
 
-    def read_items(self, inputs, training=False, fresh=None):
+    def read_items(
+        self, inputs: Batch, training: bool = False, fresh: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """The candidates of a batch: item rows `[R]` and their vectors `[R, D]`."""
         fresh_slots = None
         if self.vectors.content:
@@ -281,12 +295,14 @@ class TwoTower(tfrs.Model):
         rows = inputs["rows"] if self.candidate_kind == "in_batch" else tf.range(self.vectors.items)
         return rows, self.vectors.vectors(rows, fresh, fresh_slots, training)
 
-    def read_histories(self, inputs, rows, vectors, training=False):
+    def read_histories(
+        self, inputs: Batch, rows: tf.Tensor, vectors: tf.Tensor, training: bool = False
+    ) -> list[tuple[Batch, tf.Tensor]]:
         """The batch in parts by length of history, each with its queries `[B, T + 1, D]`."""
         columns = self.vectors.slots(rows)
         return [(part, self.queries(part, vectors, columns, training)) for part in self._parts(inputs)]
 
-    def retrieval_loss(self, parts, rows, vectors):
+    def retrieval_loss(self, parts: list[tuple[Batch, tf.Tensor]], rows: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
         """The softmax loss of what `read_histories` returned among the candidates `rows` with their `vectors`."""
         candidates, columns = self.vectors.finish(vectors, rows), self.vectors.slots(rows)
         log_q, losses, weights = None if self.log_q is None else tf.gather(self.log_q, rows), [], []
@@ -307,11 +323,13 @@ class TwoTower(tfrs.Model):
             )
         return weighted_mean(tf.concat(losses, 0), tf.concat(weights, 0))
 
-    def _parts(self, inputs):
+    def _parts(self, inputs: Batch) -> list[Batch]:
         """The batch by length of history; whole where it has none."""
         return by_length(inputs) if "history" in inputs else [inputs]
 
-    def _examples(self, inputs, queries, count, columns):
+    def _examples(
+        self, inputs: Batch, queries: tf.Tensor, count: tf.Tensor, columns: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tuple[tf.Tensor, tf.Tensor] | None, tf.Tensor | None]:
         """The places of a batch that have a target: queries `[P, D]`, labels `[P]`, weights `[P]`, what earlier purchases
         add to logits (`candidate_losses`), and the customer's other purchases among the `count` candidates, bool `[P, C]`
         (None without `mask_own`)."""
@@ -334,13 +352,15 @@ class TwoTower(tfrs.Model):
             owned &= ~bought_before(inputs["history"], columns, count, row, position)
         return queries, labels, weights, bonus, owned
 
-    def remember(self, batch, fresh):
+    def remember(self, batch: Batch, fresh: tf.Tensor | None) -> None:
         """Write the fresh content vectors `[E, D]` of a step's items into the bank."""
         if fresh is not None:
             self.vectors.bank.scatter_nd_update(batch["encode_rows"][:, None], tf.stop_gradient(fresh))
 
 
-def bought_before(history, columns, count, rows, position):
+def bought_before(
+    history: tf.Tensor, columns: tf.Tensor, count: tf.Tensor, rows: tf.Tensor, position: tf.Tensor
+) -> tf.Tensor:
     """Which candidates stand in the history at or before each example's position.
 
     Args:
@@ -357,7 +377,7 @@ def bought_before(history, columns, count, rows, position):
     return own_items(tf.where(read, windows, -1), columns, count)
 
 
-def by_length(inputs):
+def by_length(inputs: Batch) -> list[Batch]:
     """Cut a batch whose histories are sorted by length into its short ones, without most of their padding, and the others.
 
     Most customers have few purchases: padding would be most of the decoder's work.

@@ -1,5 +1,7 @@
 """AdamW that touches only the rows of an embedding table that a step read, with learning rates by part of the model."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from tfrec.distributed.workers import sum_rows
@@ -22,7 +24,7 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        learning_rate=1e-3,
+        learning_rate: float | tf.keras.optimizers.schedules.LearningRateSchedule = 1e-3,
         *,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
@@ -32,7 +34,7 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
         global_clipnorm: float | None = None,
         rate_cut: tf.Variable | None = None,
         name: str = "LazyAdamW",
-        **kwargs,
+        **kwargs: Any,
     ):
         kwargs.pop("jit_compile", None)  # XLA has no sparse updates
         # Keras's own decay is 0 by default, not None: it would take 0 times every table from that table in each step.
@@ -43,7 +45,7 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
         self.decay, self.rates = decay, dict(rates or {})
         self.rate_cut = 1.0 if rate_cut is None else rate_cut
 
-    def build(self, var_list):
+    def build(self, var_list: list[tf.Variable]) -> None:
         if getattr(self, "_built_moments", False):
             return  # Keras builds again with the variables of each step: those without a gradient would shift the others
         self._built_moments = True
@@ -51,12 +53,12 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
         self._first = [self.add_variable_from_reference(v, "m") for v in var_list]
         self._second = [self.add_variable_from_reference(v, "v") for v in var_list]
 
-    def _clip_gradients(self, grads):
+    def _clip_gradients(self, grads: list[tf.Tensor | tf.IndexedSlices]) -> list[tf.Tensor | tf.IndexedSlices]:
         """Clip by the norm of the gradients, of a table's that of its distinct rows: Keras takes that of the rows as they
         came, which depends on how often a row was read, and by how many workers."""
         return super()._clip_gradients([sum_rows(g) if isinstance(g, tf.IndexedSlices) else g for g in grads])
 
-    def _deduplicate_sparse_grad(self, grads):
+    def _deduplicate_sparse_grad(self, grads: list[tf.Tensor | tf.IndexedSlices]) -> list[tf.Tensor | tf.IndexedSlices]:
         return grads  # done before they were clipped
 
     def rate_of(self, name: str) -> float:
@@ -64,7 +66,7 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
         matching = [prefix for prefix in self.rates if name.startswith(prefix) or f"/{prefix}" in name]
         return self.rates[max(matching, key=len)] if matching else 1.0
 
-    def update_step(self, gradient, variable):
+    def update_step(self, gradient: tf.Tensor | tf.IndexedSlices, variable: tf.Variable) -> None:
         multiple = self.rate_of(variable.name)
         if multiple == 0.0:
             return
@@ -83,7 +85,9 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
             variable.assign_sub(variable * rate * self.decay)
         variable.assign_sub(rate * correction * m / (tf.sqrt(v) + self.epsilon))
 
-    def _sparse(self, gradient, variable, m, v, rate):
+    def _sparse(
+        self, gradient: tf.IndexedSlices, variable: tf.Variable, m: tf.Variable, v: tf.Variable, rate: tf.Tensor
+    ) -> None:
         """Adam's update on the rows that the gradient names; duplicates have been summed."""
         rows, values = gradient.indices, gradient.values
         m_rows = tf.gather(m, rows) * self.beta_1 + values * (1.0 - self.beta_1)
@@ -92,7 +96,7 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
         v.scatter_update(tf.IndexedSlices(v_rows, rows))
         variable.scatter_sub(tf.IndexedSlices(rate * m_rows / (tf.sqrt(v_rows) + self.epsilon), rows))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "learning_rate": self._serialize_hyperparameter(self._learning_rate),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -23,14 +25,14 @@ class PixelComponents(tf.keras.layers.Layer):
         whiten: the power of a component's standard deviation that it is divided by; 0: as it is, 1: all weigh the same.
     """
 
-    def __init__(self, size: tuple[int, int], *, components: int = 128, whiten: float = 0.25, **kwargs):
+    def __init__(self, size: tuple[int, int], *, components: int = 128, whiten: float = 0.25, **kwargs: Any):
         # float32 whatever the policy: near neighbours differ by small parts of their cosines.
         kwargs.update(dtype="float32", autocast=False)
         super().__init__(trainable=False, **kwargs)
         self.size = (int(size[0]), int(size[1]))
         self.components, self.whiten = components, whiten
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: tf.TensorShape) -> None:
         """Create the constants for photos `[B, V, H, W, 3]`; before `adapt`, a random projection that keeps distances."""
         width = input_shape[1] * self._width
         self.mean = self.add_weight("mean", (width,), initializer="zeros", trainable=False)

@@ -215,7 +215,9 @@ class Job:
         history, days_ago = customers.history[start:stop], customers.days_ago[start:stop]
         excluded = customers.excluded(start, stop)
 
-        def search(history, days_ago, excluded, rows, k):
+        def search(
+            history: np.ndarray, days_ago: np.ndarray, excluded: np.ndarray, rows: np.ndarray, k: int
+        ) -> tuple[np.ndarray, np.ndarray]:
             query = {"history": history, "days_ago": days_ago, "user": user[rows], "user_fields": fields[rows]}
             found = self.model("recommend_rows", **query, exclude=excluded, k=k)
             return found["item_row"].numpy(), found["score"].numpy()
@@ -237,7 +239,9 @@ class Job:
         """The search with logits throughout: where it reads nothing of a history, it scores popular items by their sales."""
         readable = self.model.manifest.get("readable_items", len(self._item_ids))
 
-        def logits(history, days_ago, excluded, customers, k):
+        def logits(
+            history: np.ndarray, days_ago: np.ndarray, excluded: np.ndarray, customers: np.ndarray, k: int
+        ) -> tuple[np.ndarray, np.ndarray]:
             rows, scores = search(history, days_ago, excluded, customers, k)
             reads = ((history >= 0) & (history < readable)).any(1)
             return rows, np.where(reads[:, None], scores, log_sales(scores))

@@ -8,8 +8,11 @@ https://arxiv.org/abs/1812.02646), kept additive so that an index over the v_i s
 customer's own purchases and their variants are scored anew.
 """
 
+from typing import Any
+
 import tensorflow as tf
 
+from pipelines.batches import Batch
 from tfrec.evaluation.scores import LOWEST
 
 BUCKETS = 10  # of days since the purchase: 0, 1-2, 3-6, 7-14, ..., 511 and more
@@ -19,18 +22,20 @@ SCALE = 10.0  # logits a unit of weight: the learning rate suits weights of abou
 class RepeatScores(tf.keras.layers.Layer):
     """A learned score for every earlier purchase, by the days since then."""
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         super().__init__(dtype="float32", **kwargs)
         self.value = self.add_weight(name="value", shape=(BUCKETS,), initializer="zeros")
 
-    def call(self, days):
+    def call(self, days: tf.Tensor) -> tf.Tensor:
         """Scores of purchases made `days` ago, float32 of any shape."""
         bucket = tf.math.log(tf.maximum(days, 0.0) + 1.0) / tf.math.log(2.0) + 1e-5  # whole days fall on the edges
         place = tf.cast(tf.minimum(bucket, BUCKETS - 1.0), tf.int32)  # infinity would become the least integer
         return SCALE * tf.gather(self.value, tf.maximum(place, 0))  # as NaN does
 
 
-def scores_of_purchases(scores, columns, inputs, examples):
+def scores_of_purchases(
+    scores: RepeatScores, columns: tf.Tensor, inputs: Batch, examples: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """The score of every purchase that an example has read, and whose logit it is added to.
 
     Args:
@@ -52,7 +57,7 @@ def scores_of_purchases(scores, columns, inputs, examples):
     return tf.stack([example, column], 1), scores(tf.boolean_mask(days, read))
 
 
-def totals(rows, bonus):
+def totals(rows: tf.Tensor, bonus: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """What each item gains in all: one entry an item, however often it occurs.
 
     Args:
@@ -72,7 +77,7 @@ def totals(rows, bonus):
     return tf.reshape(distinct, [batch, width]), tf.reshape(summed, [batch, width])
 
 
-def whole_scores(queries, vectors, rows, bonus):
+def whole_scores(queries: tf.Tensor, vectors: tf.Tensor, rows: tf.Tensor, bonus: tf.Tensor) -> tf.Tensor:
     """Inner product and bonus of items that are scored apart.
 
     Args:
@@ -87,7 +92,9 @@ def whole_scores(queries, vectors, rows, bonus):
     return tf.einsum("bd,bwd->bw", queries, tf.gather(vectors, tf.maximum(rows, 0))) + bonus
 
 
-def rescore(found, own_rows, own_scores, k):
+def rescore(
+    found: tuple[tf.Tensor, tf.Tensor], own_rows: tf.Tensor, own_scores: tf.Tensor, k: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Merge what a search found with items whose scores are known apart.
 
     Args:

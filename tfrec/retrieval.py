@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,7 +15,10 @@ from tfrec.evaluation.protocol import Protocol, ProtocolError, build_protocol
 from tfrec.histories import last_purchases, to_gaps
 
 if TYPE_CHECKING:
+    from pipelines.prepared import Prepared
+    from tfrec.assembly import RetrievalAssembly
     from tfrec.distributed.workers import Workers
+    from tfrec.models import TwoTower
 
 log = logging.getLogger("tfrec")
 
@@ -78,7 +82,7 @@ def _train(config: RetrievalConfig, run_dir: Path, workers: Workers) -> None:
     trainer.keep_best()  # with the bank as the best weights fill it
 
 
-def validation(assembly):
+def validation(assembly: RetrievalAssembly) -> Callable[[], dict[str, float]] | None:
     """A function that judges the model as it is on the validation split; None where nobody can be judged."""
     from tfrec.evaluation.metrics import per_user
 
@@ -106,7 +110,7 @@ def validation(assembly):
     return evaluate
 
 
-def candidate_vectors(assembly) -> np.ndarray:
+def candidate_vectors(assembly: RetrievalAssembly) -> np.ndarray:
     """The vectors of all candidates, float32 `[N, D]`, from the bank as it is."""
     import tensorflow as tf
 
@@ -128,7 +132,7 @@ def protocol_histories(protocol: Protocol, length: int, user_fields: np.ndarray)
     }
 
 
-def query_vectors(model, inputs: dict[str, np.ndarray]) -> np.ndarray:
+def query_vectors(model: TwoTower, inputs: dict[str, np.ndarray]) -> np.ndarray:
     """Query vectors float32 `[U, D]` in batches."""
     import tensorflow as tf
 
@@ -140,7 +144,7 @@ def query_vectors(model, inputs: dict[str, np.ndarray]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def protocol_queries(assembly, protocol: Protocol) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def protocol_queries(assembly: RetrievalAssembly, protocol: Protocol) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Query vectors float32 `[U, D]` of a protocol's customers, and what the query tower read of them."""
     inputs = protocol_histories(protocol, assembly.config.model.query.length, assembly.user_fields)
     return query_vectors(assembly.model, inputs), inputs
@@ -162,21 +166,24 @@ class Ranking(NamedTuple):
     inputs: dict[str, np.ndarray]
 
 
-def rank(assembly, protocol: Protocol, k: int) -> Ranking:
+def rank(assembly: RetrievalAssembly, protocol: Protocol, k: int) -> Ranking:
     """The model's lists for a protocol's customers, `k` items each."""
     from tfrec.index.search import exact_top_k
 
     queries, inputs = protocol_queries(assembly, protocol)
     candidates = candidate_vectors(assembly)
 
-    def bonus(start: int, stop: int):  # of a chunk of customers: of all, it would be 10 KB each
+    def bonus(start: int, stop: int) -> tuple[Csr, np.ndarray] | None:
+        # Of a chunk of customers: of all, it would be 10 KB each.
         return purchase_bonus(assembly, inputs["history"][start:stop], inputs["days_ago"][start:stop])
 
     rows, scores = exact_top_k(queries, candidates, k, exclude=protocol.excluded(), bonus=bonus)
     return Ranking(rows, scores, candidates, inputs)
 
 
-def purchase_bonus(assembly, history: np.ndarray, days_ago: np.ndarray) -> tuple[Csr, np.ndarray] | None:
+def purchase_bonus(
+    assembly: RetrievalAssembly, history: np.ndarray, days_ago: np.ndarray
+) -> tuple[Csr, np.ndarray] | None:
     """What the purchases `history` int32 `[U, T]` (-1 = none), made `days_ago` `[U, T]`, add to items' scores."""
     gains = [table.gains(history) for table in assembly.neighbours]
     if assembly.model.repeats is not None:
@@ -212,7 +219,7 @@ def evaluate(
     from tfrec.examples import sample_examples, write_examples
     from tfrec.reports.report import write_report
 
-    if split == "val" and load_config(run_dir / "config.yaml").training.final:
+    if split == "val" and load_config(run_dir / "config.yaml", RetrievalConfig).training.final:
         raise ConfigError(f"--split val: {run_dir} was trained on it (training.final); evaluate it on test")
     assembly = load_assembly(run_dir)
     config, prepared = assembly.config, assembly.prepared
@@ -272,7 +279,7 @@ def _tell_repeats(about: dict) -> None:
         )
 
 
-def _add_reasons(assembly, protocol: Protocol, examples: list[dict], ranking: Ranking) -> None:
+def _add_reasons(assembly: RetrievalAssembly, protocol: Protocol, examples: list[dict], ranking: Ranking) -> None:
     """Say in the report's examples which purchase a recommendation owes most to, and where its words look in its photo."""
     from tfrec.examples import sampled_rows
     from tfrec.reports.attention_maps import attention_of
@@ -292,7 +299,7 @@ def _add_reasons(assembly, protocol: Protocol, examples: list[dict], ranking: Ra
         add_regions(examples, assembly.content.arrays["has_photo"], lambda rows: attention_of(assembly, rows))
 
 
-def best_reachable(prepared, protocol: Protocol, ks: list[int]) -> dict | None:
+def best_reachable(prepared: Prepared, protocol: Protocol, ks: list[int]) -> dict | None:
     """Metrics of the generator's own probabilities, where the dataset is generated and carries them."""
     from pipelines.demo.oracle import best_lists
     from tfrec.evaluation.metrics import summarize_protocol
@@ -301,7 +308,7 @@ def best_reachable(prepared, protocol: Protocol, ks: list[int]) -> dict | None:
     return None if lists is None else summarize_protocol(protocol, lists, ks=ks)[0]
 
 
-def assembly_class(config: RetrievalConfig):
+def assembly_class(config: RetrievalConfig) -> type[RetrievalAssembly]:
     """What puts together the model of a configuration."""
     from tfrec.assembly import RetrievalAssembly
     from tfrec.ratings.config import RatingsConfig
@@ -313,7 +320,7 @@ def assembly_class(config: RetrievalConfig):
     return RetrievalAssembly
 
 
-def load_assembly(run_dir: Path, *, other_events: bool = False):
+def load_assembly(run_dir: Path, *, other_events: bool = False) -> RetrievalAssembly:
     """The model of a finished run with its weights, and its dataset.
 
     Args:
@@ -331,7 +338,7 @@ def load_assembly(run_dir: Path, *, other_events: bool = False):
     from tfrec.runs.places import open_run_data
     from tfrec.training import prepare_evaluation, restore_weights
 
-    config = load_config(run_dir / "config.yaml")
+    config = load_config(run_dir / "config.yaml", RetrievalConfig)
     prepare_evaluation()
     tf.keras.utils.set_random_seed(config.seed)
     prepared = open_run_data(run_dir, config.data)

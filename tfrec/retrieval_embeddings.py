@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfrec.config import RetrievalConfig, load_config
 from tfrec.reports.attention_maps import attention_of
+
+if TYPE_CHECKING:
+    from tfrec.assembly import RetrievalAssembly
 
 log = logging.getLogger("tfrec")
 
@@ -41,7 +44,7 @@ def write_retrieval_embeddings(run_dir: Path) -> None:
     _save(run_dir / VECTORS_FILE, item_id=ids, vectors=candidate_vectors(assembly))
 
 
-def attention_maps(assembly, *, most: int = SHOWN) -> tuple[np.ndarray, np.ndarray] | None:
+def attention_maps(assembly: RetrievalAssembly, *, most: int = SHOWN) -> tuple[np.ndarray, np.ndarray] | None:
     """How much an item's text and attributes attend to each patch of its photo, in the last fusion block.
 
     Args:
@@ -55,6 +58,7 @@ def attention_maps(assembly, *, most: int = SHOWN) -> tuple[np.ndarray, np.ndarr
     tower, content = assembly.model.item_tower, assembly.content
     if tower is None or tower.image is None:
         return None
+    assert content is not None  # a tower reads it
     rows = np.flatnonzero(content.arrays["has_photo"])
     rows = np.sort(np.random.default_rng(assembly.config.seed).permutation(rows)[:most])
     weights = attention_of(assembly, rows)

@@ -4,6 +4,8 @@ The towers turn arrays into vectors and know nothing of files, ids or losses. `t
 """
 
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -39,7 +41,7 @@ class ItemTower(tf.keras.layers.Layer):
         attributes: tf.keras.layers.Layer | None = None,
         pool: int = 1,
         pad_id: int = 0,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(autocast=False, **kwargs)
         self.fusion, self.image, self.text, self.attributes = fusion, image, text, attributes
@@ -47,14 +49,16 @@ class ItemTower(tf.keras.layers.Layer):
         self.image_in = tf.keras.layers.Dense(fusion.dim, name="image_in")
         self.text_in = tf.keras.layers.Dense(fusion.dim, name="text_in")
 
-    def build(self, input_shape):
+    def build(self, input_shape: dict[str, tf.TensorShape]) -> None:
         init = normal(0.02)
         shape = (1, 1, self.fusion.dim)
         self.no_photo = self.add_weight(name="no_photo", shape=shape, initializer=init())
         self.no_text = self.add_weight(name="no_text", shape=shape, initializer=init())
         super().build(input_shape)
 
-    def call(self, inputs: dict, training=None, return_attention=False):
+    def call(
+        self, inputs: dict, training: bool | None = None, return_attention: bool = False
+    ) -> tf.Tensor | tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Encode a batch of items.
 
         Args:
@@ -79,7 +83,9 @@ class ItemTower(tf.keras.layers.Layer):
         out = self.fusion(photo, words, photo_mask, words_mask, training=training, return_attention=return_attention)
         return (tf.cast(out[0], tf.float32), out[1]) if return_attention else tf.cast(out, tf.float32)
 
-    def _photo_side(self, inputs, batch, training):
+    def _photo_side(
+        self, inputs: dict[str, tf.Tensor], batch: tf.Tensor, training: bool | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         placeholder = self._placeholder(self.no_photo, batch)
         if "photo_tokens" in inputs:
             tokens = inputs["photo_tokens"]
@@ -92,7 +98,9 @@ class ItemTower(tf.keras.layers.Layer):
         mask = tf.repeat(inputs["has_photo"][:, None], tf.shape(tokens)[1], 1)
         return self._join(placeholder, tokens, mask)
 
-    def _text_side(self, inputs, batch, training):
+    def _text_side(
+        self, inputs: dict[str, tf.Tensor], batch: tf.Tensor, training: bool | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         placeholder = self._placeholder(self.no_text, batch)
         if "text_tokens" in inputs:
             tokens, mask = inputs["text_tokens"], inputs["text_mask"]
@@ -103,10 +111,10 @@ class ItemTower(tf.keras.layers.Layer):
             return placeholder, tf.ones([batch, 1], tf.bool)
         return self._join(placeholder, self.text_in(tf.cast(tokens, self.compute_dtype)), mask)
 
-    def _placeholder(self, token, batch):
+    def _placeholder(self, token: tf.Variable, batch: tf.Tensor) -> tf.Tensor:
         return tf.cast(tf.repeat(token, batch, 0), self.compute_dtype)
 
-    def _join(self, placeholder, tokens, mask):
+    def _join(self, placeholder: tf.Tensor, tokens: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Put the placeholder before the tokens, visible only where no token is."""
         absent = tf.logical_not(tf.reduce_any(mask, 1, keepdims=True))
         return tf.concat([placeholder, tokens], 1), tf.concat([absent, mask], 1)
@@ -129,7 +137,17 @@ class ShallowTower(tf.keras.layers.Layer):
         vectors: name of an input -> that input of the whole catalogue `[N, P]`, which its statistics are taken from.
     """
 
-    def __init__(self, dim, *, attributes=None, vocabulary=0, pad_id=0, word_dim=64, vectors=None, **kwargs):
+    def __init__(
+        self,
+        dim: int,
+        *,
+        attributes: tf.keras.layers.Layer | None = None,
+        vocabulary: int = 0,
+        pad_id: int = 0,
+        word_dim: int = 64,
+        vectors: Mapping[str, np.ndarray] | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(dtype="float32", **kwargs)
         self.dim, self.attributes, self.vocabulary = dim, attributes, vocabulary
         self.pad_id, self.word_dim = pad_id, word_dim
@@ -140,13 +158,13 @@ class ShallowTower(tf.keras.layers.Layer):
             name: tf.keras.layers.Dense(dim, name=f"{name}_out", dtype="float32") for name in self.standardize
         }
 
-    def build(self, input_shape):
+    def build(self, input_shape: dict[str, tf.TensorShape]) -> None:
         if self.vocabulary:
             shape = (self.vocabulary, self.word_dim)
             self.words = self.add_weight(name="word_embeddings", shape=shape, initializer=normal(0.05)())
         super().build(input_shape)
 
-    def call(self, inputs: dict):
+    def call(self, inputs: dict) -> tf.Tensor:
         """`attributes` int32 `[R, F, V]`, `tokens` int32 `[R, T]`, vectors `[R, P]`: those that are used -> `[R, D]`."""
         vector = 0.0
         if self.attributes is not None:
@@ -173,7 +191,7 @@ class Standardize(tf.keras.layers.Layer):
         vectors: of the whole catalogue `[N, P]`; zeros are passed over.
     """
 
-    def __init__(self, vectors, **kwargs):
+    def __init__(self, vectors: np.ndarray, **kwargs: Any):
         super().__init__(dtype="float32", **kwargs)
         present = vectors[np.any(vectors != 0, 1)].astype(np.float32)
         present = present if len(present) else np.zeros((1, vectors.shape[1]), np.float32)
@@ -184,7 +202,7 @@ class Standardize(tf.keras.layers.Layer):
         self.mean.assign(mean)
         self.scale.assign(1.0 / max(spread, 1e-6))
 
-    def call(self, vectors):
+    def call(self, vectors: tf.Tensor) -> tf.Tensor:
         """`[R, P]` -> `[R, P]` float32."""
         vectors = tf.cast(vectors, tf.float32)
         present = tf.reduce_any(vectors != 0.0, 1, keepdims=True)
@@ -202,14 +220,18 @@ class DecoderBlock(tf.keras.layers.Layer):
         rotary: rotary positions.
     """
 
-    def __init__(self, dim, heads, *, ratio=4.0, dropout=0.0, rotary=False, **kwargs):
+    def __init__(
+        self, dim: int, heads: int, *, ratio: float = 4.0, dropout: float = 0.0, rotary: bool = False, **kwargs: Any
+    ):
         super().__init__(**kwargs)
         self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
         self.attention = Attention(dim, heads, dropout=dropout, rotary=rotary, name="attention")
         self.dropout = ResumableDropout(dropout)
         self.feed_forward = FeedForward(dim, ratio=ratio, dropout=dropout, name="feed_forward")
 
-    def call(self, x, mask, training=None, skipped=0):
+    def call(
+        self, x: tf.Tensor, mask: tf.Tensor, training: bool | None = None, skipped: tf.Tensor | int = 0
+    ) -> tf.Tensor:
         """`x` `[B, T, D]`, `mask` bool `[B, T, T]`; the same shape back. `skipped`: see `Attention`."""
         attended = self.attention(self.norm(x), mask=mask, training=training, skipped=skipped)
         x = x + self.dropout(attended, training=training)
@@ -243,7 +265,7 @@ class HistoryTower(tf.keras.layers.Layer):
         positions: str = "learned",
         time_gaps: bool = True,
         user_fields: tuple[int, ...] = (),
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.dim, self.length, self.positions, self.time_gaps = dim, length, positions, time_gaps
@@ -255,7 +277,7 @@ class HistoryTower(tf.keras.layers.Layer):
         self.dropout = ResumableDropout(dropout)
         self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
 
-    def build(self, input_shape):
+    def build(self, input_shape: tf.TensorShape) -> None:
         init = normal(0.02)
         self.start = self.add_weight(name="start", shape=(1, 1, self.dim), initializer=init())
         if self.positions == "learned":
@@ -269,7 +291,14 @@ class HistoryTower(tf.keras.layers.Layer):
         ]
         super().build(input_shape)
 
-    def call(self, items, mask, gaps=None, user_fields=None, training=None):
+    def call(
+        self,
+        items: tf.Tensor,
+        mask: tf.Tensor,
+        gaps: tf.Tensor | None = None,
+        user_fields: tf.Tensor | None = None,
+        training: bool | None = None,
+    ) -> tf.Tensor:
         """Read histories.
 
         Args:
@@ -285,6 +314,7 @@ class HistoryTower(tf.keras.layers.Layer):
             items += tf.cast(tf.gather(self.gap_table, gap_bucket(gaps)), items.dtype)
         start = tf.repeat(self.start, tf.shape(items)[0], 0)
         for i, table in enumerate(self.field_tables):
+            assert user_fields is not None  # the tower was made for customers who have fields
             start += tf.gather(table, user_fields[:, i])[:, None]
         x = tf.concat([tf.cast(start, items.dtype), items], 1)  # (B, T + 1, D)
         x = self.dropout(x + tf.cast(self._positions(tf.shape(items)[1]), x.dtype), training=training)
@@ -296,7 +326,7 @@ class HistoryTower(tf.keras.layers.Layer):
             x = block(x, causal, training=training, skipped=skipped)
         return self.norm(x)
 
-    def _positions(self, length):
+    def _positions(self, length: tf.Tensor) -> tf.Tensor:
         """`[1, length + 1, D]`: places counted back from the most recent purchase; the start token has none."""
         if self.positions == "learned":
             table = self.position_table
@@ -316,11 +346,11 @@ class UserTower(tf.keras.layers.Layer):
         user_fields: vocabulary size of each customer field.
     """
 
-    def __init__(self, dim: int, users: int, *, user_fields: tuple[int, ...] = (), **kwargs):
+    def __init__(self, dim: int, users: int, *, user_fields: tuple[int, ...] = (), **kwargs: Any):
         super().__init__(**kwargs)
         self.dim, self.users, self.user_fields = dim, users, tuple(user_fields)
 
-    def build(self, input_shape):
+    def build(self, input_shape: tf.TensorShape) -> None:
         init = normal(0.05)
         self.table = self.add_weight(name="users", shape=(self.users + 1, self.dim), initializer=init())
         self.field_tables = [
@@ -329,27 +359,28 @@ class UserTower(tf.keras.layers.Layer):
         ]
         super().build(input_shape)
 
-    def call(self, user, user_fields=None):
+    def call(self, user: tf.Tensor, user_fields: tf.Tensor | None = None) -> tf.Tensor:
         """`user` int32 `[B]` (-1: unknown), `user_fields` int32 `[B, G]` -> `[B, D]`."""
         x = tf.gather(self.table, tf.where(user < 0, self.users, user))
         for i, table in enumerate(self.field_tables):
+            assert user_fields is not None  # the tower was made for customers who have fields
             x += tf.gather(table, user_fields[:, i])
         return x
 
 
-def normal(stddev: float):
+def normal(stddev: float) -> Callable[[], tf.keras.initializers.Initializer]:
     """A maker of normal initializers; one that is used twice would give the same numbers twice."""
     return lambda: tf.keras.initializers.RandomNormal(stddev=stddev)
 
 
-def gap_bucket(days):
+def gap_bucket(days: tf.Tensor) -> tf.Tensor:
     """Bucket of a time gap: 0 for none, 1 up to an hour, then doubling, `GAP_BUCKETS` in all. Days `[...]` -> int32."""
     hours = tf.maximum(tf.cast(days, tf.float32) * 24.0, 0.0)
     bucket = tf.clip_by_value(tf.math.ceil(tf.math.log(hours + 1.0) / math.log(2.0)), 0, GAP_BUCKETS - 1)
     return tf.maximum(tf.cast(bucket, tf.int32), 0)  # NaN becomes the least integer
 
 
-def sinusoids(length: int, dim: int):
+def sinusoids(length: int, dim: int) -> tf.Tensor:
     """Sinusoidal positions (Vaswani et al. 2017). `[length, dim]`."""
     half = dim // 2
     angles = tf.range(length, dtype=tf.float32)[:, None] * 10000.0 ** (-tf.range(half, dtype=tf.float32)[None] / half)

@@ -12,10 +12,17 @@ import argparse
 import logging
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from tfrec.config import ConfigError, make_parser, parse_config, plain, read_yaml, recipe_path
 from tfrec.distributed.cluster import place_in_cluster
 from tfrec.runs.places import fix_places
+
+if TYPE_CHECKING:
+    import jsonargparse
+
+    from tfrec.config import RunConfig
 
 log = logging.getLogger("tfrec")
 
@@ -79,7 +86,7 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def configure(arguments: list[str]):
+def configure(arguments: list[str]) -> tuple[RunConfig | None, jsonargparse.Namespace]:
     """The configuration and the command's own switches; (None, ...) when only help or the options were asked for."""
     first = argparse.ArgumentParser(add_help=False)
     first.add_argument("--recipe", default="demo")
@@ -112,7 +119,7 @@ def configure(arguments: list[str]):
     return config, switches
 
 
-def check_engine(system, switches: argparse.Namespace) -> None:
+def check_engine(system: ModuleType, switches: argparse.Namespace) -> None:
     """See that the system can be trained by those who are to train it.
 
     Raises:
@@ -127,7 +134,7 @@ def check_engine(system, switches: argparse.Namespace) -> None:
         raise ConfigError("several workers train retrieval recipes alone; leave out --engine ray, and unset TF_CONFIG")
 
 
-def system_of(config):
+def system_of(config: RunConfig) -> ModuleType:
     """The module that trains and evaluates configurations of this type."""
     import importlib
 

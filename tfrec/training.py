@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import tensorflow as tf
 from tensorflow.python.client import device_lib
 from tqdm import tqdm
 
+from pipelines.batches import Batch
 from tfrec.attention import ResumableDropout
 from tfrec.config import ConfigError, TrainingConfig
 from tfrec.distributed.workers import Workers, all_gather_rows, all_reduce_sum, variables_of
@@ -85,7 +86,7 @@ class WarmupCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
     def __init__(self, peak: float, steps: int, warmup: int, fall: bool = True):
         self.peak, self.steps, self.warmup, self.fall = peak, steps, warmup, fall
 
-    def __call__(self, step):
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
         step = tf.cast(step, tf.float32)
         rise = tf.minimum(1.0, (step + 1.0) / max(1, self.warmup))
         if not self.fall:
@@ -93,14 +94,14 @@ class WarmupCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
         done = tf.clip_by_value((step - self.warmup) / max(1, self.steps - self.warmup), 0.0, 1.0)
         return self.peak * rise * 0.5 * (1.0 + tf.cos(math.pi * done))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"peak": self.peak, "steps": self.steps, "warmup": self.warmup, "fall": self.fall}
 
 
 class Progress(tf.Module):
     """Where training stands, as variables that a checkpoint holds."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.loss_sum = tf.Variable(0.0, dtype=tf.float64, trainable=False)
@@ -130,7 +131,16 @@ class Trainer:
         ConfigError: the options do not fit several workers.
     """
 
-    def __init__(self, model, *, options: TrainingConfig, steps: int, run_dir: Path, rates=None, workers=None):
+    def __init__(
+        self,
+        model: tf.keras.Model,
+        *,
+        options: TrainingConfig,
+        steps: int,
+        run_dir: Path,
+        rates: dict[str, float] | None = None,
+        workers: Workers | None = None,
+    ):
         self.model, self.options, self.steps, self.run_dir = model, options, steps, run_dir
         self.workers = workers or Workers()
         if options.xla and self.workers.place.count > 1:
@@ -153,7 +163,7 @@ class Trainer:
         if self.workers.chief and options.wandb:
             self.sinks.append(_wandb(run_dir))
 
-    def _optimizer(self, rates):
+    def _optimizer(self, rates: dict[str, float] | None) -> LazyAdamW | tf.keras.mixed_precision.LossScaleOptimizer:
         options = self.options
         peak, warmup = options.learning_rate, int(options.warmup * self.steps)
         schedule: Any = WarmupCosine(peak, self.steps, warmup, fall=options.schedule == "cosine")
@@ -170,14 +180,14 @@ class Trainer:
 
     # -- one step ----------------------------------------------------------------------------------------------
 
-    def _step(self, batch):
+    def _step(self, batch: Batch) -> tf.Tensor:
         """One optimizer step on a batch: its loss."""
         loss, gradients, fresh = self.workers.run(self._gradients, batch)
         self._apply(gradients)  # the same on all workers: their copies of the weights stay equal
         self.model.remember(batch, fresh)
         return loss
 
-    def _gradients(self, batch):
+    def _gradients(self, batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor | tf.IndexedSlices | None], tf.Tensor | None]:
         """Loss and gradients of the whole batch and the vectors of all its items, from this worker's share of it."""
         if self.options.accumulate > 1:
             loss, gradients, fresh = self._cached_gradients(batch)
@@ -190,7 +200,9 @@ class Trainer:
         loss, *gradients = all_reduce_sum([loss, *gradients])
         return loss, gradients, fresh
 
-    def _cached_gradients(self, batch):
+    def _cached_gradients(
+        self, batch: Batch
+    ) -> tuple[tf.Tensor, list[tf.Tensor | tf.IndexedSlices | None], tf.Tensor | None]:
         """Loss, gradients and vectors of a batch whose items are encoded in parts, equal to those of one whole (with
         dropout: of one whole that drops what the parts do).
 
@@ -223,11 +235,11 @@ class Trainer:
         restore_states(generators, after)
         return loss, gradients, fresh
 
-    def _scale(self, loss):
+    def _scale(self, loss: tf.Tensor) -> tf.Tensor:
         scaling = isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
         return self.optimizer.get_scaled_loss(loss) if scaling else loss
 
-    def _apply(self, gradients):
+    def _apply(self, gradients: list[tf.Tensor | tf.IndexedSlices | None]) -> None:
         if isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
             gradients = self.optimizer.get_unscaled_gradients(gradients)
         pairs = [(g, v) for g, v in zip(gradients, self.variables, strict=True) if g is not None]
@@ -235,7 +247,9 @@ class Trainer:
 
     # -- the loop ----------------------------------------------------------------------------------------------
 
-    def fit(self, dataset: Callable[[int, int], tf.data.Dataset], evaluate: Callable[[], dict[str, float]] | None):
+    def fit(
+        self, dataset: Callable[[int, int], tf.data.Dataset], evaluate: Callable[[], dict[str, float]] | None
+    ) -> None:
         """Train from wherever the checkpoint stands to the last step, and leave the best weights in the model.
 
         Args:
@@ -265,7 +279,7 @@ class Trainer:
         self._save()
         self.restore_best()
 
-    def _batches(self, dataset: Callable[[int, int], tf.data.Dataset], start: int):
+    def _batches(self, dataset: Callable[[int, int], tf.data.Dataset], start: int) -> Iterable[Batch]:
         """The batches of the steps that are left, for which the step has been traced.
 
         Traced for the shapes of the first batch, a step is traced again for those of the second, as batches differ in how
@@ -292,7 +306,7 @@ class Trainer:
         )  # equal at first only if their processors are
         self.history.load(int(self.progress.step))
 
-    def _advance(self, loss) -> int:
+    def _advance(self, loss: tf.Tensor) -> int:
         value = float(loss)
         if not math.isfinite(value):
             raise FloatingPointError(
@@ -372,7 +386,7 @@ class Trainer:
         self.workers.broadcast_from_chief(variables_of(self.model))
 
 
-def restore_weights(model, run_dir: Path) -> None:
+def restore_weights(model: tf.keras.Model, run_dir: Path) -> None:
     """Load the weights that a training left in `run_dir`.
 
     Raises:
@@ -398,7 +412,7 @@ def split_items(items: dict, parts: int) -> list[dict]:
     return [{name: x[a:b] for name, x in items.items()} for a, b in itertools.pairwise(edges)]
 
 
-def generators_of(tower) -> list[tf.random.Generator]:
+def generators_of(tower: tf.keras.layers.Layer | None) -> list[tf.random.Generator]:
     """The random generators of a tower's dropout."""
     layers = tower.submodules if tower is not None else ()
     return [layer.generator for layer in layers if isinstance(layer, ResumableDropout)]
@@ -410,7 +424,9 @@ def restore_states(generators: list[tf.random.Generator], states: list[tf.Tensor
         generator.state.assign(state)
 
 
-def add_gradients(a, b):
+def add_gradients(
+    a: tf.Tensor | tf.IndexedSlices | None, b: tf.Tensor | tf.IndexedSlices | None
+) -> tf.Tensor | tf.IndexedSlices | None:
     """Sum of two gradients, either of which may be None or sparse."""
     if a is None or b is None:
         return b if a is None else a
@@ -457,7 +473,7 @@ class History:
 def _tensorboard(folder: Path) -> Callable[[int, dict], None]:
     writer = tf.summary.create_file_writer(str(folder))
 
-    def write(step, values):
+    def write(step: int, values: dict[str, float]) -> None:
         with writer.as_default():
             for name, value in values.items():
                 tf.summary.scalar(name, value, step=step)

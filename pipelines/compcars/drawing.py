@@ -7,6 +7,8 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
+Colour = tuple[int, ...]  # red, green, blue
+
 SIZE = (200, 150)  # width and height of a photo
 SUPERSAMPLE = 2  # drawn larger and reduced: smooth edges
 LAMPS = ("round", "wide", "triangle", "double", "slim", "square", "ring", "cross")
@@ -54,17 +56,17 @@ class Pen:
         """Car coordinates to pixels."""
         return [(self.x + u * self.w, self.y + v * self.h) for u, v in points]
 
-    def rectangle(self, u1: float, v1: float, u2: float, v2: float, fill, radius: float = 0.0) -> None:
+    def rectangle(self, u1: float, v1: float, u2: float, v2: float, fill: Colour, radius: float = 0.0) -> None:
         self.draw.rounded_rectangle(self.at((u1, v1), (u2, v2)), radius * self.w, fill=fill, outline=(20, 20, 20))
 
-    def ellipse(self, u: float, v: float, radius: float, fill) -> None:
+    def ellipse(self, u: float, v: float, radius: float, fill: Colour) -> None:
         (x, y), r = self.at((u, v))[0], radius * self.w
         self.draw.ellipse([x - r, y - r, x + r, y + r], fill=fill, outline=(20, 20, 20))
 
-    def polygon(self, *points: tuple[float, float], fill) -> None:
+    def polygon(self, *points: tuple[float, float], fill: Colour) -> None:
         self.draw.polygon(self.at(*points), fill=fill, outline=(20, 20, 20))
 
-    def line(self, u1: float, v1: float, u2: float, v2: float, fill, width: float = 0.012) -> None:
+    def line(self, u1: float, v1: float, u2: float, v2: float, fill: Colour, width: float = 0.012) -> None:
         self.draw.line(self.at((u1, v1), (u2, v2)), fill=fill, width=max(1, round(width * self.w)))
 
     def text_plate(self, rng: np.random.Generator) -> None:

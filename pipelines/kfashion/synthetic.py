@@ -6,6 +6,7 @@ The original may not be passed on; with these pairs, tests and newcomers run the
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -286,7 +287,7 @@ def _describe(image_id: int, style: str, outfit: list[Drawn]) -> dict[str, Any]:
     return {"이미지 정보": image, "데이터셋 정보": {**data, "파일 번호": image_id, "파일 이름": name}}
 
 
-def _pick(rng: np.random.Generator, choices) -> str:
+def _pick(rng: np.random.Generator, choices: Iterable[str]) -> str:
     """One of the names, as a plain string."""
     names = list(choices)
     return names[int(rng.integers(len(names)))]

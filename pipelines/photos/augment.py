@@ -6,8 +6,9 @@ stopped. Here their generators are replaced by one that derives every draw from 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import tensorflow as tf
 
@@ -23,7 +24,7 @@ class SeededDraws:
     While a graph is traced, `start` puts the seed in place and the draws that follow are numbered.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._seed, self._number = None, 0
 
     def start(self, seed: tf.Tensor) -> None:
@@ -35,7 +36,14 @@ class SeededDraws:
         self._number += 1
         return tf.random.experimental.stateless_fold_in(self._seed, self._number)
 
-    def uniform(self, shape, minval=0, maxval=None, dtype=tf.float32, **_) -> tf.Tensor:
+    def uniform(
+        self,
+        shape: Sequence[int] | tf.Tensor,
+        minval: float = 0,
+        maxval: float | None = None,
+        dtype: tf.DType = tf.float32,
+        **_: Any,
+    ) -> tf.Tensor:
         """As `tf.random.Generator.uniform`."""
         maxval = 1 if maxval is None and tf.as_dtype(dtype).is_floating else maxval
         return tf.random.stateless_uniform(shape, self.next_seed(), minval, maxval, dtype)
@@ -52,7 +60,7 @@ class SeededFactor(keras_cv.core.FactorSampler):
     def __init__(self, sampler: keras_cv.core.FactorSampler, draws: SeededDraws):
         self.sampler, self.draws = sampler, draws
 
-    def __call__(self, shape=(), dtype="float32") -> tf.Tensor:
+    def __call__(self, shape: Sequence[int] | tf.Tensor = (), dtype: tf.DType | str = "float32") -> tf.Tensor:
         seed, like = self.draws.next_seed(), self.sampler
         if isinstance(like, keras_cv.core.NormalFactorSampler):
             normal = tf.random.stateless_normal(shape, seed, like.mean, like.stddev, dtype)
@@ -144,7 +152,7 @@ class PhotoAugmenter:
         changed = tf.cast(tf.round(tf.clip_by_value(changed, 0.0, 255.0)), tf.uint8)
         return tf.ensure_shape(changed, photos.shape)
 
-    def _change_one(self, photo_and_seed) -> tf.Tensor:
+    def _change_one(self, photo_and_seed: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         photo, seed = photo_and_seed
         self.draws.start(seed)
         return apply(self._of_photos, photo)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
@@ -39,7 +43,7 @@ class BoxCropper:
         # The layer's own draws are not used: it is told where to crop.
         self.layer = keras_cv.layers.RandomCropAndResize(size, (1.0, 1.0), (1.0, 1.0), seed=1)
 
-    def __call__(self, photos, boxes, seed=None):
+    def __call__(self, photos: tf.Tensor, boxes: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
         """Decode and crop.
 
         Args:
@@ -60,7 +64,7 @@ class BoxCropper:
             boxes = tf.clip_by_value(boxes + moves * tf.concat([sides, sides], 1), 0.0, 1.0)
         blank = tf.fill([*self.size, 3], tf.constant(float(WHITE)))
 
-        def crop(photo_and_box):
+        def crop(photo_and_box: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
             photo, box = photo_and_box
             place = tf.gather(box, [1, 0, 3, 2])[None]  # top, left, bottom, right
             cut = lambda: self.layer.augment_image(tf.cast(open_photo(photo), tf.float32), place)  # noqa: E731

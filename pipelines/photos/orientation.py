@@ -13,12 +13,12 @@ APP0, APP1, APP15, COMMENT = 0xE0, 0xE1, 0xEF, 0xFE
 TAG, SHORT, LONG = 0x0112, 3, 4
 
 
-def is_sideways(orientation):
+def is_sideways(orientation: tf.Tensor | int) -> tf.Tensor:
     """Whether an image of this EXIF orientation has width and height interchanged, bool scalar."""
     return tf.greater_equal(orientation, 5)
 
 
-def turned_upright(image, orientation):
+def turned_upright(image: tf.Tensor, orientation: tf.Tensor | int) -> tf.Tensor:
     """Turn an image as its EXIF orientation says.
 
     Args:
@@ -29,7 +29,7 @@ def turned_upright(image, orientation):
         `[h, w, C]`, or `[w, h, C]` for 5 to 8.
     """
 
-    def turned():
+    def turned() -> tf.Tensor:
         sides = tf.cond(is_sideways(orientation), lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
         # Mirrored from left to right by 2, 3, 6 and 7, from top to bottom by 3, 4, 7 and 8.
         flips = tf.stack([_one_of(orientation, 3, 4, 7, 8), _one_of(orientation, 2, 3, 6, 7), False])
@@ -38,7 +38,7 @@ def turned_upright(image, orientation):
     return tf.ensure_shape(tf.cond(tf.greater(orientation, 1), turned, lambda: image), [None, None, image.shape[-1]])
 
 
-def jpeg_orientation(photo):
+def jpeg_orientation(photo: tf.Tensor) -> tf.Tensor:
     """How a JPEG's EXIF says that it must be turned.
 
     Args:
@@ -53,23 +53,23 @@ def jpeg_orientation(photo):
     return tf.cond(may_be_turned, lambda: _of_tiff(_exif(head)), lambda: 1)
 
 
-def _exif(head):
+def _exif(head: tf.Tensor) -> tf.Tensor:
     """The TIFF in the first EXIF segment of a JPEG's first bytes (scalar strings); no bytes where there is none."""
     end = tf.strings.length(head)
     head += "\0" * PADDING
 
-    def segment(at):
+    def segment(at: tf.Tensor) -> tf.Tensor:
         return tf.cast(tf.io.decode_raw(tf.strings.substr(head, at, 4), tf.uint8), tf.int32)
 
-    def is_exif(at, start):
+    def is_exif(at: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
         noted = tf.equal(tf.strings.substr(head, at + 4, 6), b"Exif\0\0")
         return (start[0] == 0xFF) & (start[1] == APP1) & noted
 
-    def goes_on(at, start):
+    def goes_on(at: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
         other = ((start[1] >= APP0) & (start[1] <= APP15)) | (start[1] == COMMENT)
         return (start[0] == 0xFF) & other & ~is_exif(at, start)
 
-    def following(at, start):
+    def following(at: tf.Tensor, start: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         at = tf.minimum(at + 2 + start[2] * 256 + start[3], end)
         return at, segment(at)
 
@@ -79,13 +79,13 @@ def _exif(head):
     return tf.strings.substr(head, at + 10, tf.where(is_exif(at, start), tf.maximum(length, 0), 0))
 
 
-def _of_tiff(tiff):
+def _of_tiff(tiff: tf.Tensor) -> tf.Tensor:
     """The orientation in the first directory of a TIFF's bytes (scalar string); 1 where there is none."""
     little = tf.equal(tf.strings.substr(tiff, 0, 1), b"I")
     values = tf.cast(tf.io.decode_raw(tiff + "\0" * PADDING, tf.uint8), tf.int64)
     end = tf.shape(values, tf.int64)[0] - PADDING
 
-    def number(digits):
+    def number(digits: tf.Tensor) -> tf.Tensor:
         """Bytes `[..., n]` as numbers `[...]`."""
         weights = 256 ** tf.range(tf.shape(digits, tf.int64)[-1])
         return tf.reduce_sum(digits * tf.where(little, weights, weights[::-1]), -1)
@@ -99,5 +99,5 @@ def _of_tiff(tiff):
     return tf.cast(tf.concat([[1], value[wanted]], 0)[-1], tf.int32)
 
 
-def _one_of(value, *those):
+def _one_of(value: tf.Tensor | int, *those: int) -> tf.Tensor:
     return tf.reduce_any(tf.equal(value, those))

@@ -9,7 +9,7 @@ WHITE = 255
 PNG_HEAD = 1 << 18  # bytes in which what is transparent is looked for; it stands before the pixels
 
 
-def decode_photos(photos, size: tuple[int, int]):
+def decode_photos(photos: tf.Tensor, size: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:
     """Decode photos and fit them into `size`, keeping their proportions, on white.
 
     Args:
@@ -33,18 +33,18 @@ def decode_photos(photos, size: tuple[int, int]):
     return pixels, present
 
 
-def decode_photo(photo, size: tuple[int, int]):
+def decode_photo(photo: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     """One photo's bytes (scalar string) to pixels uint8 `[height, width, 3]`; see `decode_photos`."""
     pixels, orientation = stored_pixels(photo)
     return letterbox(pixels, size, orientation)
 
 
-def open_photo(photo):
+def open_photo(photo: tf.Tensor) -> tf.Tensor:
     """One photo's bytes (scalar string) to its pixels upright and on white, uint8 `[h, w, 3]`; see `decode_photos`."""
     return turned_upright(*stored_pixels(photo))
 
 
-def stored_pixels(photo):
+def stored_pixels(photo: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """One photo's bytes (scalar string) to its pixels on white, uint8 `[h, w, 3]`, and the EXIF orientation they have."""
     is_png = tf.equal(tf.strings.substr(photo, 0, 4), b"\x89PNG")
     declared = tf.cond(is_png, lambda: png_shape(photo), lambda: tf.io.extract_jpeg_shape(photo)[:2])
@@ -59,25 +59,25 @@ def stored_pixels(photo):
     return tf.ensure_shape(pixels, [None, None, 3]), tf.cond(is_png, lambda: 1, lambda: jpeg_orientation(photo))
 
 
-def decoded(photo, channels: int):
+def decoded(photo: tf.Tensor, channels: int) -> tf.Tensor:
     """A JPEG's or PNG's bytes (scalar string) to its pixels uint8 `[h, w, channels]`."""
     return tf.io.decode_image(photo, channels=channels, expand_animations=False)
 
 
-def may_be_clear(photo):
+def may_be_clear(photo: tf.Tensor) -> tf.Tensor:
     """Whether a PNG (scalar string) has an alpha channel, or says which of its colours are transparent."""
     head = tf.strings.substr(photo, 0, PNG_HEAD)
     colour_type = tf.strings.substr(head + "\0" * 26, 25, 1)  # padded for a header that is cut short
     return tf.strings.regex_full_match(colour_type, b"[\x04\x06]") | tf.strings.regex_full_match(head, rb"\C*tRNS\C*")
 
 
-def on_white(pixels):
+def on_white(pixels: tf.Tensor) -> tf.Tensor:
     """Pixels uint8 `[h, w, 4]` whose last channel is their opacity, on white: uint8 `[h, w, 3]`."""
     colours, opacity = tf.split(tf.cast(pixels, tf.uint16), [3, 1], -1)
     return tf.cast((colours * opacity + WHITE * (WHITE - opacity) + WHITE // 2) // WHITE, tf.uint8)
 
 
-def png_shape(photo):
+def png_shape(photo: tf.Tensor) -> tf.Tensor:
     """Height and width from a PNG's header, int32 `[2]`."""
     # Padded, so that a header that is cut short reads as no size at all, and the decoder names the fault.
     header = tf.io.decode_raw(tf.strings.substr(photo + "\0" * 24, 16, 8), tf.uint8)
@@ -86,7 +86,7 @@ def png_shape(photo):
     return tf.abs(tf.reverse(width_height, [0]))
 
 
-def letterbox(image, size: tuple[int, int], orientation=1):
+def letterbox(image: tf.Tensor, size: tuple[int, int], orientation: tf.Tensor | int = 1) -> tf.Tensor:
     """Scale `image` uint8 `[h, w, 3]` to fit into `size` with antialiasing, centred on white: uint8 `[*size, 3]`.
 
     An image with another EXIF `orientation` than 1 (int32 scalar) is turned upright when it is small.

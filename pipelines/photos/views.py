@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,7 +96,7 @@ def _boxes(prepared: Prepared, places: Sequence[int | None], count: int) -> np.n
     return boxes
 
 
-def _shown(prepared: Prepared):
+def _shown(prepared: Prepared) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
     """Pairs of an item's image keys and their views."""
     return zip(prepared.items["images"], prepared.items["views"])
 

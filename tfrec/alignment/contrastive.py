@@ -2,11 +2,14 @@
 
 import tensorflow as tf
 
+from pipelines.batches import Batch
 from tfrec.encoders.attributes import AttributeEncoder
 from tfrec.losses import softmax_loss
 
 
-def info_nce(left, right, *, temperature: float, same=None):
+def info_nce(
+    left: tf.Tensor, right: tf.Tensor, *, temperature: tf.Tensor | float, same: tf.Tensor | None = None
+) -> tf.Tensor:
     """Mean InfoNCE of both directions with in-batch negatives (Oord et al. 2018, https://arxiv.org/abs/1807.03748).
 
     Args:
@@ -21,7 +24,7 @@ def info_nce(left, right, *, temperature: float, same=None):
     return (losses[0] + losses[1]) / 2.0
 
 
-def same_rows(rows):
+def same_rows(rows: tf.Tensor) -> tf.Tensor:
     """Which rows of `[B, ...]` int are equal: bool `[B, B]`."""
     flat = tf.reshape(rows, [tf.shape(rows)[0], -1])
     return tf.reduce_all(flat[:, None] == flat[None], -1)
@@ -40,25 +43,25 @@ class AlignmentModel(tf.keras.Model):
         super().__init__(name="alignment")
         self.encoder, self.project, self.temperature = encoder, project, temperature
 
-    def attributes(self, values, training=False):
+    def attributes(self, values: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Unit vectors `[B, D]` of attributes int32 `[B, F, V]`."""
         return self.encoder(values, training=training)
 
-    def photos(self, vectors):
+    def photos(self, vectors: tf.Tensor) -> tf.Tensor:
         """Unit vectors `[B, D]` of the frozen encoder's vectors `[B, P]`."""
         vectors = tf.cast(vectors, tf.float32)
         return tf.math.l2_normalize(vectors if self.project is None else self.project(vectors), -1)
 
-    def encode(self, batch, training=False):
+    def encode(self, batch: Batch, training: bool = False) -> None:
         """Nothing is remembered between steps."""
         return None
 
-    def compute_loss(self, batch, training=False, fresh=None):
+    def compute_loss(self, batch: Batch, training: bool = False, fresh: tf.Tensor | None = None) -> tf.Tensor:
         """InfoNCE of a batch: `attributes` int32 `[B, F, V]` and either `vectors` `[B, P]` of the photos, or `views` int32
         `[B, F, V]`, the same attributes seen another time; `whole` int32 `[B, F, V]` tells which items are equal."""
         left = self.attributes(batch["attributes"], training)
         right = self.photos(batch["vectors"]) if "vectors" in batch else self.attributes(batch["views"], training)
         return info_nce(left, right, temperature=self.temperature, same=same_rows(batch["whole"]))
 
-    def remember(self, batch, fresh):
+    def remember(self, batch: Batch, fresh: tf.Tensor | None) -> None:
         """Nothing to remember."""

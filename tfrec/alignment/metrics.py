@@ -1,6 +1,6 @@
 """How well two sides of the same items find each other, and what chance and a linear model reach."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -78,19 +78,19 @@ def linear_baseline(
     shuffled = np.random.default_rng(seed).permutation(train)
     held, kept = shuffled[: len(train) // 5], shuffled[len(train) // 5 :]
 
-    def judged(strength, fitted, judged_on):
+    def judged(strength: float, fitted: np.ndarray, judged_on: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         predict = fit_ridge(pixels[fitted], one_hot[fitted], strength)
         centre = one_hot[fitted].mean(0)
         return unit(one_hot[judged_on] - centre), unit(predict(pixels[judged_on]) - centre)
 
-    def quality(strength):
+    def quality(strength: float) -> float:
         return match_metrics(*judged(strength, kept, held))["mrr"].mean()
 
     attributes, photos = judged(max(strengths, key=quality), train, test)
     return alignment_metrics(attributes, photos, seed=seed)
 
 
-def fit_ridge(inputs: np.ndarray, outputs: np.ndarray, strength: float):
+def fit_ridge(inputs: np.ndarray, outputs: np.ndarray, strength: float) -> Callable[[np.ndarray], np.ndarray]:
     """A function from inputs `[N, P]` to predicted outputs `[N, A]`, solved for the smaller of N and P."""
     x_mean, y_mean = inputs.mean(0), outputs.mean(0)
     x, y = inputs - x_mean, outputs - y_mean

@@ -5,8 +5,12 @@ from __future__ import annotations
 import logging
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from tfrec.alignment.system import AlignmentAssembly
 
 log = logging.getLogger("tfrec")
 
@@ -29,6 +33,7 @@ def run_sanity_check() -> None:
         SanityError: a check failed; the message names it.
     """
     from tfrec.alignment import system as alignment
+    from tfrec.alignment.config import AlignmentConfig
     from tfrec.config import parse_config, read_yaml, recipe_path, save_config
 
     with tempfile.TemporaryDirectory(prefix="tfrec-sanity-") as folder:
@@ -38,6 +43,7 @@ def run_sanity_check() -> None:
         config, _ = parse_config(
             system, [layer, {"recipe": "kfashion"}], [*OPTIONS, f"--data={data}", f"--out={run_dir}"]
         )
+        assert isinstance(config, AlignmentConfig)  # the recipe's system says so
         run_dir.mkdir()
         save_config(config, run_dir / "config.yaml")
         alignment.train(config, run_dir)
@@ -62,7 +68,7 @@ def draw(folder: Path) -> Path:
     return folder / "data"
 
 
-def checks(assembly, metrics: dict) -> dict[str, bool]:
+def checks(assembly: AlignmentAssembly, metrics: dict) -> dict[str, bool]:
     """What must hold of a trained run: its name -> whether it does. `assembly` still has untrained weights."""
     from tfrec.features.store import SideStore
     from tfrec.training import restore_weights

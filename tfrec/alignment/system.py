@@ -16,10 +16,13 @@ from tfrec.evaluation.bootstrap import exact
 from tfrec.evaluation.labels import item_splits
 
 if TYPE_CHECKING:
+    import tensorflow as tf
+
     from pipelines.prepared import Prepared
     from tfrec.alignment.contrastive import AlignmentModel
     from tfrec.encoders.attributes import AttributeVocabulary
     from tfrec.encoders.sides import ImageSide
+    from tfrec.features.store import SideStore
 
 log = logging.getLogger("tfrec")
 
@@ -69,7 +72,7 @@ def evaluate(run_dir: Path, *, split: str = "test") -> dict:
     from tfrec.reports.metrics_page import write_page
     from tfrec.training import prepare_evaluation, restore_weights
 
-    config = load_config(run_dir / "config.yaml")
+    config = load_config(run_dir / "config.yaml", AlignmentConfig)
     prepare_evaluation()
     assembly = AlignmentAssembly.make(config, run_dir)
     restore_weights(assembly.model, run_dir)
@@ -149,7 +152,7 @@ class AlignmentAssembly:
         chosen = item_splits(self.prepared.items) == SPLIT_CODES[split]
         return np.flatnonzero(chosen & self.photos.any(1) & (self.ids > 0).any((1, 2)))
 
-    def batches(self, start: int, stop: int, size: int, *, stage: int):
+    def batches(self, start: int, stop: int, size: int, *, stage: int) -> tf.data.Dataset:
         """tf.data of training batches; a step's batch depends on its number alone, so that a resumed run goes on exactly."""
         from pipelines.batches import make_dataset
         from pipelines.epochs import ShuffledRows
@@ -157,7 +160,7 @@ class AlignmentAssembly:
         rows, seed, task = self.rows("train"), self.config.seed, self.config.task
         order = ShuffledRows(rows, size, seed, stage, 0)
 
-        def make(step):
+        def make(step: int) -> dict[str, np.ndarray]:
             chosen = order(step)
             rng = np.random.default_rng([seed, stage, 1, step])
             whole = self.ids[chosen]
@@ -203,7 +206,7 @@ class AlignmentAssembly:
         return pixels, np.concatenate(blocks, 1)
 
 
-def save_assets(config: AlignmentConfig, prepared, folder: Path) -> None:
+def save_assets(config: AlignmentConfig, prepared: Prepared, folder: Path) -> None:
     """Learn the vocabulary from the training items and write it with the image encoder; whole or not at all.
 
     Raises:
@@ -230,7 +233,7 @@ def save_assets(config: AlignmentConfig, prepared, folder: Path) -> None:
     work.rename(folder)
 
 
-def image_side(config: AlignmentConfig):
+def image_side(config: AlignmentConfig) -> ImageSide:
     """The frozen image encoder: the feature store's, published, or of random weights in the configured size.
 
     Raises:
@@ -251,7 +254,9 @@ def image_side(config: AlignmentConfig):
                 f"model.image.weights={image.weights}, but {store.folder} was made with {store.manifest['source']}; "
                 "leave one of them out"
             )
-        return read_side(store.encoder)
+        side = read_side(store.encoder)
+        assert isinstance(side, ImageSide)  # `image_store` is of photos
+        return side
     if image.weights is not None:
         return load_image_side(image.weights, size=image.size)
     tf.keras.utils.set_random_seed(config.seed)
@@ -260,14 +265,16 @@ def image_side(config: AlignmentConfig):
     return ImageSide(encoder, "random weights")
 
 
-def load_side(assets: Path):
+def load_side(assets: Path) -> ImageSide:
     """The image encoder of a run."""
-    from tfrec.encoders.sides import read_side
+    from tfrec.encoders.sides import ImageSide, read_side
 
-    return read_side(assets / "image")
+    side = read_side(assets / "image")
+    assert isinstance(side, ImageSide)  # `save_assets` wrote it
+    return side
 
 
-def image_store(config: AlignmentConfig):
+def image_store(config: AlignmentConfig) -> SideStore:
     """The photos' side of the feature store that the configuration names.
 
     Raises:
@@ -284,7 +291,7 @@ def image_store(config: AlignmentConfig):
     return stores["image"]
 
 
-def photo_vectors(config: AlignmentConfig, prepared, side, run_dir: Path) -> np.ndarray:
+def photo_vectors(config: AlignmentConfig, prepared: Prepared, side: ImageSide, run_dir: Path) -> np.ndarray:
     """The frozen encoder's vector of every item's first photo, float32 `[N, P]`, from the store that is given or made.
 
     Raises:
@@ -302,7 +309,7 @@ def photo_vectors(config: AlignmentConfig, prepared, side, run_dir: Path) -> np.
     return store.features(content_keys("image", prepared), pooled=True, data=prepared.path).vectors
 
 
-def build_model(config: AlignmentConfig, vocabulary, photos: np.ndarray):
+def build_model(config: AlignmentConfig, vocabulary: AttributeVocabulary, photos: np.ndarray) -> AlignmentModel:
     """The model, with all its variables; `photos` `[N, P]` are those of the training items."""
     import tensorflow as tf
 

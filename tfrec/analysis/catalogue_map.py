@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from tfrec.analysis.inputs import Catalogue
 from tfrec.analysis.photos import data_uri
 from tfrec.analysis.projection import Projection
 from tfrec.sampling import sample_rows
+
+if TYPE_CHECKING:
+    from bokeh.plotting import figure
 
 MAX_POINTS = 3_000  # each brings its thumbnail along: 2.5 KB
 PHOTO_POINTS = 400  # photos drawn on the map; more would hide each other
@@ -73,7 +76,9 @@ def spread(points: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     return best
 
 
-def _figure(catalogue: Catalogue, projection: Projection, labels: np.ndarray | None, colours: Mapping[str, str]):
+def _figure(
+    catalogue: Catalogue, projection: Projection, labels: np.ndarray | None, colours: Mapping[str, str]
+) -> figure:
     from bokeh.models import ColumnDataSource, HoverTool, WheelZoomTool
     from bokeh.plotting import figure
 

@@ -13,6 +13,7 @@ import pandas as pd
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 OTHER = "other"
 MAX_COLOURS = 20
@@ -184,7 +185,7 @@ def _figure(panels: int, size: tuple[float, float], columns: int = 4) -> tuple[F
     return figure, axes[:panels]
 
 
-def _dot(colour: str):
+def _dot(colour: str) -> Line2D:
     from matplotlib.lines import Line2D
 
     return Line2D([], [], marker="o", ls="", ms=5, color=colour)

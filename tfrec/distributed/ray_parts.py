@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 STORE_BYTES = 128 << 20  # Ray moves numbers of parts, no data
@@ -19,7 +20,7 @@ class EngineError(ValueError):
     """Ray, which was asked for, cannot be had."""
 
 
-def import_ray():
+def import_ray() -> ModuleType:
     """The package.
 
     Raises:

@@ -62,7 +62,7 @@ def run_on_ray(job: Job, progress: Callable[[int], object]) -> int:
     return job.finish()
 
 
-def absolute(options: RetrieveOptions, **changes) -> RetrieveOptions:
+def absolute(options: RetrieveOptions, **changes: Any) -> RetrieveOptions:
     """The options for a process in another folder, that goes on with the job's parts."""
     users = None if options.users is None else options.users.resolve()
     paths: dict[str, Any] = {"data": options.data.resolve(), "out": options.out.resolve(), "users": users}

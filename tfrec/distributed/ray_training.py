@@ -10,10 +10,15 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from tfrec.config import ConfigError
 from tfrec.distributed.ray_parts import EngineError, cluster, cores_each, import_ray
+
+if TYPE_CHECKING:
+    from ray.train import ScalingConfig
+    from ray.train.tensorflow import TensorflowTrainer
 
 log = logging.getLogger("tfrec")
 
@@ -55,19 +60,19 @@ def work(settings: dict[str, Any]) -> None:
     sys.path[:] = settings["path"]  # Ray's workers begin in a folder of their own
     os.chdir(settings["folder"])  # which the paths in the options start from
     from tfrec.command import log_to
-    from tfrec.config import load_config
+    from tfrec.config import RetrievalConfig, load_config
     from tfrec.distributed.cluster import place_in_cluster
     from tfrec.retrieval import train
 
     run_dir = Path(settings["run"])
-    config = load_config(run_dir / "config.yaml")
+    config = load_config(run_dir / "config.yaml", RetrievalConfig)
     log.setLevel(logging.INFO)
     if place_in_cluster().chief:
         log_to(run_dir / "training.log")
     train(config, run_dir)
 
 
-def _trainer_class():
+def _trainer_class() -> type[TensorflowTrainer]:
     """Ray Train's trainer, which brings TensorFlow with it.
 
     Raises:
@@ -80,7 +85,7 @@ def _trainer_class():
     return TensorflowTrainer
 
 
-def _shares(ray, workers: int):
+def _shares(ray: ModuleType, workers: int) -> ScalingConfig:
     """What each worker gets of the cluster."""
     gpus = ray.cluster_resources().get("GPU", 0) >= workers
     each = {"CPU": cores_each(ray.nodes(), workers)}

@@ -13,12 +13,15 @@ duplicates, mirrors the random generators of dropout, and knows no `scatter_nd_u
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar, TypeVarTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tfrec.distributed.cluster import Place, place_in_cluster
+
+Given = TypeVarTuple("Given")
+Made = TypeVar("Made")
 
 PACK_BYTES = 64 << 20  # gradients are added up in packs of so many bytes
 
@@ -40,7 +43,7 @@ def replicas() -> int:
     return 1 if context is None else context.num_replicas_in_sync
 
 
-def worker_number():
+def worker_number() -> tf.Tensor | int:
     """Which of them this one is: a scalar int32, or 0 where it is alone."""
     return tf.distribute.get_replica_context().replica_id_in_sync_group if replicas() > 1 else 0
 
@@ -65,7 +68,7 @@ def all_reduce_sum(values: list) -> list:
     return summed
 
 
-def all_gather_rows(rows):
+def all_gather_rows(rows: tf.Tensor | None) -> tf.Tensor | None:
     """The rows of all workers, those of the first in front: `[n, ...]` -> `[n1 + n2 + ..., ...]`; None stays None.
 
     A gradient flows back to the worker whose rows they are, summed over what all workers made of them.
@@ -74,12 +77,12 @@ def all_gather_rows(rows):
 
 
 @tf.custom_gradient
-def _gather(rows):
+def _gather(rows: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor | tf.IndexedSlices], tf.Tensor]]:
     """`all_gather_rows` with its gradient; that of TensorFlow's own all_gather takes no sparse one."""
     context = tf.distribute.get_replica_context()
     counts = context.all_gather(tf.shape(rows)[:1], 0)
 
-    def gradient(upstream):
+    def gradient(upstream: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:
         (total,) = all_reduce_sum([tf.convert_to_tensor(upstream)])
         start = tf.reduce_sum(counts[: worker_number()])
         return total[start : start + tf.shape(rows)[0]]
@@ -136,7 +139,7 @@ class Workers:
         """Whether this worker is the one that writes the run's files."""
         return self.place.chief
 
-    def run(self, function: Callable, *arguments) -> Any:
+    def run(self, function: Callable[[*Given], Made], *arguments: *Given) -> Made:
         """`function(*arguments)` on all workers at the same time; inside it the functions above speak to the others."""
         return function(*arguments) if self.strategy is None else self.strategy.run(function, arguments)
 
@@ -145,7 +148,7 @@ class Workers:
         if self.strategy is None:
             return values
         numbers = np.array(list(values.values()), np.float64)
-        numbers = self.sum(numbers if self.chief else np.zeros_like(numbers)).numpy()
+        numbers = self._sum(tf.convert_to_tensor(numbers if self.chief else np.zeros_like(numbers))).numpy()
         return dict(zip(values, map(float, numbers), strict=True))
 
     def broadcast_from_chief(self, variables: list[tf.Variable]) -> None:
@@ -153,7 +156,7 @@ class Workers:
         if self.strategy is None:
             return
 
-        def chiefs():
+        def chiefs() -> list[tf.Tensor | tf.IndexedSlices]:
             return all_reduce_sum(
                 [tf.convert_to_tensor(v) if self.chief else tf.zeros(v.shape, v.dtype) for v in variables]
             )
@@ -162,7 +165,7 @@ class Workers:
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
 
-    def sum(self, values):
+    def sum(self, values: np.ndarray | tf.Tensor) -> np.ndarray | tf.Tensor:
         """The sum of the workers' arrays `[n, ...]`."""
         return values if self.strategy is None else self._sum(tf.convert_to_tensor(values))
 

@@ -1,13 +1,18 @@
 """The attribute encoder: a table per field, the mean of a field's values, and their vocabulary."""
 
+from __future__ import annotations
+
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MISSING, UNKNOWN, FIRST = 0, 1, 2
 PREFIX = "attr."
@@ -38,7 +43,7 @@ class AttributeEncoder(tf.keras.layers.Layer):
         hidden_dim: int = 512,
         output_dim: int = 512,
         dropout: float = 0.0,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         if not sizes or min(sizes) < FIRST:
@@ -55,7 +60,7 @@ class AttributeEncoder(tf.keras.layers.Layer):
             self.hidden_dropout = tf.keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="hidden_dropout")
             self.output_dense = tf.keras.layers.Dense(output_dim, dtype=self.dtype_policy, name="output")
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: tf.TensorShape) -> None:
         """Create the table and the layers of the MLP."""
         self.table.build(None)
         if self.alone:
@@ -63,7 +68,7 @@ class AttributeEncoder(tf.keras.layers.Layer):
             self.output_dense.build((None, self.hidden_dim))
         super().build(input_shape)
 
-    def call(self, values: tf.Tensor, training: bool | None = None):
+    def call(self, values: tf.Tensor, training: bool | None = None) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
         """Encode attribute values.
 
         Args:
@@ -110,7 +115,9 @@ class AttributeVocabulary:
         }
 
     @classmethod
-    def build(cls, frame, fields: Sequence[str], *, min_count: int = 1, max_values: int = 8) -> "AttributeVocabulary":
+    def build(
+        cls, frame: pd.DataFrame, fields: Sequence[str], *, min_count: int = 1, max_values: int = 8
+    ) -> AttributeVocabulary:
         """Collect the vocabulary from the `attr.<field>` columns of a table of items or users.
 
         Args:
@@ -138,7 +145,7 @@ class AttributeVocabulary:
         """Number of ids of each field, missing and unknown included: the encoder's `sizes`."""
         return [len(known) + FIRST for known in self.values.values()]
 
-    def encode(self, frame) -> np.ndarray:
+    def encode(self, frame: pd.DataFrame) -> np.ndarray:
         """Return ids `[N, F, V]` int32 of a table's `attr.<field>` columns; absent columns are missing."""
         ids = np.zeros((len(frame), len(self.values), self.max_values), np.int32)
         for number, field in enumerate(self.values):
@@ -158,13 +165,13 @@ class AttributeVocabulary:
         Path(path).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
-    def from_json(cls, path: str | Path) -> "AttributeVocabulary":
+    def from_json(cls, path: str | Path) -> AttributeVocabulary:
         """Read a vocabulary that `to_json` wrote."""
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         return cls(content["values"], max_values=content["max_values"])
 
 
-def _rows(frame, field: str) -> list[Sequence[str]]:
+def _rows(frame: pd.DataFrame, field: str) -> list[Sequence[str]]:
     """Return the values of each row of the column `attr.<field>` as a sequence, empty where missing.
 
     Raises:

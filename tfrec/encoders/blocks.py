@@ -4,10 +4,16 @@ The published-weight tables, low-rank adaptation and everything else that reache
 here, so that the libraries' attribute names stand in one place.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import tensorflow as tf
+
+if TYPE_CHECKING:
+    from tfrec.encoders.clip_text import ClipTextEncoder
+    from tfrec.encoders.text import BertEncoder
 
 
 class BlockParts(NamedTuple):
@@ -110,7 +116,7 @@ def build(layer: tf.keras.layers.Layer, shape: Sequence[int | None] | tf.TensorS
         layer.built = True
 
 
-def text_mask(encoder, ids, pad_id: int) -> tf.Tensor:
+def text_mask(encoder: BertEncoder | ClipTextEncoder, ids: tf.Tensor, pad_id: int) -> tf.Tensor:
     """Which ids `[B, T]` count: those of the encoder's mask, and none where a row is all padding."""
     return encoder.mask(ids) & tf.reduce_any(tf.not_equal(ids, pad_id), 1, keepdims=True)
 

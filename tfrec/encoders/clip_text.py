@@ -1,5 +1,7 @@
 """CLIP's text tower (Radford et al., arXiv:2103.00020) of KerasNLP's bricks, from ids to tokens."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from pipelines import keras_packages
@@ -54,7 +56,7 @@ class ClipTextEncoder(tf.keras.layers.Layer):
         dropout: float = 0.0,
         activation: str = "quick_gelu",
         epsilon: float = 1e-5,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         if dim % heads:
@@ -103,7 +105,7 @@ class ClipTextEncoder(tf.keras.layers.Layer):
         """Width of the tokens."""
         return self.dim
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: tf.TensorShape | None) -> None:
         """Create all weights, so that published ones can be assigned before the first call."""
         for layer in (*self.stem, self.layer_norm):
             build(layer, (None, None, self.dim))

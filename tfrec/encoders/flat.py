@@ -38,26 +38,26 @@ class FlatBlock(NamedTuple):
     epsilon: float
 
 
-def flat_blocks(encoder) -> list[FlatBlock]:
+def flat_blocks(encoder: tf.keras.layers.Layer) -> list[FlatBlock]:
     """An encoder's blocks, read from its weights anew wherever they are used; none where it is no transformer."""
     if not isinstance(encoder, BertEncoder | ClipTextEncoder | ViTEncoder):
         return []
     return [flat_block(block, encoder.heads, encoder.compute_dtype) for block in encoder.blocks]
 
 
-def held_blocks(encoder) -> list[FlatBlock]:
+def held_blocks(encoder: tf.keras.layers.Layer) -> list[FlatBlock]:
     """`flat_blocks` as variables of their own: a pass over the catalogue need not cast every weight for every batch.
 
     Constants would not do: of products with these the runtime fuses fewer.
     """
 
-    def held(value):
+    def held(value: tf.Tensor | float) -> tf.Variable | float:
         return tf.Variable(value, trainable=False) if tf.is_tensor(value) else value
 
     return [tf.nest.map_structure(held, block) for block in flat_blocks(encoder)]
 
 
-def flat_block(block, heads: int, dtype) -> FlatBlock:
+def flat_block(block: tf.keras.layers.Layer, heads: int, dtype: str) -> FlatBlock:
     """The weights of a KerasCV or KerasNLP block."""
     parts = parts_of(block)
     layers = projections_of(parts.attention)
@@ -68,7 +68,7 @@ def flat_block(block, heads: int, dtype) -> FlatBlock:
     kernels[0], biases[0] = kernels[0] * scale, biases[0] * scale
     out, widen, narrow = layers["output"], parts.feed_forward_in, parts.feed_forward_out
 
-    def cast(*weights):
+    def cast(*weights: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return tuple(tf.cast(weight, dtype) for weight in weights)
 
     return FlatBlock(
@@ -82,7 +82,7 @@ def flat_block(block, heads: int, dtype) -> FlatBlock:
     )
 
 
-def flat_tokens(encoder, inputs, blocks: list[FlatBlock] | None = None) -> tf.Tensor:
+def flat_tokens(encoder: tf.keras.layers.Layer, inputs: tf.Tensor, blocks: list[FlatBlock] | None = None) -> tf.Tensor:
     """What `encoder(inputs)` gives, computed flat where the encoder is a transformer.
 
     Args:
@@ -107,17 +107,22 @@ def flat_tokens(encoder, inputs, blocks: list[FlatBlock] | None = None) -> tf.Te
     return encoder(inputs)
 
 
-def over_heads(mask) -> tf.Tensor:
+def over_heads(mask: tf.Tensor) -> tf.Tensor:
     """A mask `[B, T]` as `[B, 1, 1, T]`, by an op that TensorFlow Lite has for any B and T."""
     return tf.expand_dims(tf.expand_dims(mask, 1), 1)
 
 
-def additive(mask) -> tf.Tensor:
+def additive(mask: tf.Tensor) -> tf.Tensor:
     """A mask bool (True: counts) as what is added to attention scores."""
     return tf.where(mask, 0.0, MASKED)
 
 
-def run_blocks(encoder, blocks: list[FlatBlock], tokens, masks) -> tf.Tensor:
+def run_blocks(
+    encoder: BertEncoder | ClipTextEncoder | ViTEncoder,
+    blocks: list[FlatBlock],
+    tokens: tf.Tensor,
+    masks: tf.Tensor | None,
+) -> tf.Tensor:
     """Tokens `[B, T, D]` through all blocks; `masks` float32, to be added to scores `[B, H, T, T]`, or None."""
     shape, dim = tf.shape(tokens), encoder.dim
     x = tf.reshape(tokens, [-1, dim])  # (B * T, D)
@@ -125,10 +130,10 @@ def run_blocks(encoder, blocks: list[FlatBlock], tokens, masks) -> tf.Tensor:
     activate = activation_named(encoder.activation)
     for block in blocks:
 
-        def attended(x, block=block):
+        def attended(x: tf.Tensor, block: FlatBlock = block) -> tf.Tensor:
             return attend(block, x, shape, encoder.heads, masks)
 
-        def expanded(x, block=block):
+        def expanded(x: tf.Tensor, block: FlatBlock = block) -> tf.Tensor:
             return dense(activate(dense(x, block.widen)), block.narrow)
 
         for inner, norm in ((attended, block.attention_norm), (expanded, block.feed_forward_norm)):
@@ -136,7 +141,7 @@ def run_blocks(encoder, blocks: list[FlatBlock], tokens, masks) -> tf.Tensor:
     return tf.reshape(x, shape)
 
 
-def attend(block: FlatBlock, x, shape, heads: int, masks) -> tf.Tensor:
+def attend(block: FlatBlock, x: tf.Tensor, shape: tf.Tensor, heads: int, masks: tf.Tensor | None) -> tf.Tensor:
     """Self-attention of one block: `[B * T, D]` to the same, before the residual."""
     dim = x.shape[-1]
     projected = tf.reshape(dense(x, block.project), [shape[0], shape[1], 3, heads, dim // heads])
@@ -146,13 +151,13 @@ def attend(block: FlatBlock, x, shape, heads: int, masks) -> tf.Tensor:
     return dense(tf.reshape(tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3]), [-1, dim]), block.output)
 
 
-def dense(x, weights) -> tf.Tensor:
+def dense(x: tf.Tensor, weights: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
     """`[M, D]` by the kernel `[D, E]`, plus the bias."""
     kernel, bias = weights
     return tf.nn.bias_add(tf.matmul(x, kernel), bias)
 
 
-def normed(x, weights, epsilon: float) -> tf.Tensor:
+def normed(x: tf.Tensor, weights: tuple[tf.Tensor, tf.Tensor], epsilon: float) -> tf.Tensor:
     """Layer normalisation of `[M, D]` with its scale and offset, in the type of `x`, inside in float32.
 
     Rows as the channels of a batch normalisation, then scaled and shifted: of this form the runtime makes one op.

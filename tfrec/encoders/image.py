@@ -6,6 +6,7 @@ ViT (Dosovitskiy et al., arXiv:2010.11929), CLIP's image tower (Radford et al., 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -88,7 +89,7 @@ class ViTEncoder(tf.keras.layers.Layer):
         projection_dim: int | None = None,
         stem_convolutions: int = 0,
         stem_pooling: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ):
         # Autocast would round float photos to the compute type before they are normalised.
         super().__init__(autocast=False, **kwargs)
@@ -172,7 +173,7 @@ class ViTEncoder(tf.keras.layers.Layer):
         """Width of what `pooled` returns."""
         return self.projection_dim or self.pooled_dim
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: tf.TensorShape | None) -> None:
         """Create all weights, so that published ones can be assigned before the first call."""
         photos = (None, *self.size, 3)
         if self.convolutions is not None:

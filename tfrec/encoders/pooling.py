@@ -1,5 +1,7 @@
 """From a text's tokens to one vector, as the published sentence encoders do it."""
 
+from typing import Any
+
 import tensorflow as tf
 
 KINDS = ("mean", "class", "max", "mean_sqrt_length", "last")
@@ -26,7 +28,7 @@ class SentencePooling(tf.keras.layers.Layer):
         projection_dim: int | None = None,
         projection_bias: bool = False,
         projection_activation: str | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         if kind not in KINDS:
@@ -43,7 +45,7 @@ class SentencePooling(tf.keras.layers.Layer):
                 name="projection",
             )
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: tf.TensorShape | tuple[int | None, ...]) -> None:
         """Create the projection."""
         if self.projection is not None:
             self.projection.build(input_shape)

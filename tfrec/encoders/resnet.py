@@ -5,6 +5,7 @@ strides in the first 1x1 convolution (tf.keras.applications).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -35,7 +36,7 @@ class Bottleneck(tf.keras.layers.Layer):
         stride_first: bool = False,
         bias: bool = False,
         epsilon: float = 1e-5,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.width, self.stride, self.shortcut = width, stride, shortcut
@@ -56,7 +57,7 @@ class Bottleneck(tf.keras.layers.Layer):
     def _norm(self) -> tf.keras.layers.Layer:
         return tf.keras.layers.BatchNormalization(epsilon=self.epsilon, momentum=0.9, dtype=self.dtype_policy)
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: tf.TensorShape | tuple[int | None, ...]) -> None:
         """Create the weights for maps `[B, H, W, C]`."""
         channels = input_shape[-1]
         for convolution, norm in zip(self.convolutions, self.norms):
@@ -114,7 +115,7 @@ class ResNetEncoder(tf.keras.layers.Layer):
         epsilon: float = 1e-5,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
-        **kwargs,
+        **kwargs: Any,
     ):
         # Autocast would round float photos to the compute type before they are normalised.
         super().__init__(autocast=False, **kwargs)
@@ -170,7 +171,7 @@ class ResNetEncoder(tf.keras.layers.Layer):
         """Width of what `pooled` returns."""
         return self.dim
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: tf.TensorShape | None) -> None:
         """Create all weights, so that published ones can be assigned before the first call."""
         self.stem_convolution.build((None, *self.size, 3))
         self.stem_norm.build((None, None, None, self.stem_width))

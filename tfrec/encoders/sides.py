@@ -6,6 +6,7 @@ TensorFlow checkpoint). Nothing in it refers to where the weights came from.
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,8 @@ DESCRIPTION = "encoder.json"
 ENCODERS = {cls.__name__: cls for cls in (BertEncoder, ClipTextEncoder, ViTEncoder, ResNetEncoder)}
 WORDPIECE_OPTIONS = ("sequence_length", "lowercase", "strip_accents", "split_cjk")
 CLIP_OPTIONS = ("sequence_length", "pad_id")
+
+Encoder = BertEncoder | ClipTextEncoder | ViTEncoder | ResNetEncoder
 
 
 @dataclass
@@ -51,7 +54,7 @@ class TextSide:
         """Width of the pooled vector."""
         return self.pooling.projection_dim or self.encoder.dim
 
-    def encode(self, ids, blocks: list[FlatBlock] | None = None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def encode(self, ids: tf.Tensor, blocks: list[FlatBlock] | None = None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Encode ids int32 `[B, T]`, all padding where there is no text; `blocks`: see `flat_tokens`.
 
         Returns:
@@ -88,7 +91,7 @@ class ImageSide:
         return self.encoder.output_dim
 
     def encode(
-        self, photos, has_photo, pool: int = 1, blocks: list[FlatBlock] | None = None
+        self, photos: tf.Tensor, has_photo: tf.Tensor, pool: int = 1, blocks: list[FlatBlock] | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Encode photos uint8 `[B, H, W, 3]`, of which bool `[B]` are there; `blocks`: see `flat_tokens`.
 
@@ -231,7 +234,7 @@ def read_side(folder: Path, *, length: int | None = None, layers: int | None = N
     return side
 
 
-def keep_layers(encoder, layers: int, source: str) -> None:
+def keep_layers(encoder: Encoder, layers: int, source: str) -> None:
     """Cut an encoder down to its first blocks.
 
     Raises:
@@ -250,7 +253,7 @@ def _objects(side: Side) -> tf.train.Checkpoint:
     return tf.train.Checkpoint(**parts)
 
 
-def describe_layer(layer) -> dict:
+def describe_layer(layer: Encoder) -> dict:
     """Class, name and arguments of an encoder; the compute type is the process's own business."""
     config = {name: value for name, value in layer.get_config().items() if name not in ("name", "dtype", "trainable")}
     return {"class": type(layer).__name__, "name": layer.name, "config": config}
@@ -271,7 +274,7 @@ def describe_text(side: TextSide) -> dict:
     }
 
 
-def _save_tokenizer(tokenizer, folder: Path) -> None:
+def _save_tokenizer(tokenizer: WordPiece | ClipTokenizer, folder: Path) -> None:
     if isinstance(tokenizer, WordPiece):
         tokenizer.save(folder / "vocab.txt")
         return
@@ -279,7 +282,7 @@ def _save_tokenizer(tokenizer, folder: Path) -> None:
     (folder / "merges.txt").write_text("\n".join(tokenizer.merges), encoding="utf-8")
 
 
-def _load_tokenizer(folder: Path, about: dict, length: int | None):
+def _load_tokenizer(folder: Path, about: dict, length: int | None) -> WordPiece | ClipTokenizer:
     names = WORDPIECE_OPTIONS if about["class"] == "WordPiece" else CLIP_OPTIONS
     options = {name: about[name] for name in names}
     options["sequence_length"] = length or options["sequence_length"]
@@ -289,7 +292,7 @@ def _load_tokenizer(folder: Path, about: dict, length: int | None):
     return ClipTokenizer(json.loads((folder / "vocab.json").read_text(encoding="utf-8")), merges, **options)
 
 
-def digest_of(about: dict, weights) -> str:
+def digest_of(about: dict, weights: Iterable[tf.Variable]) -> str:
     """SHA-256 over a description and the values of weights."""
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for weight in weights:

@@ -1,8 +1,12 @@
 """Convolutions before the patches of a small vision transformer."""
 
+from typing import Any, TypeAlias
+
 import tensorflow as tf
 
 from tfrec.encoders.blocks import build
+
+Photos: TypeAlias = tf.TensorShape | tuple[int | None, int, int, int]  # the shape `[B, H, W, 3]`
 
 
 class ConvolutionStem(tf.keras.layers.Layer):
@@ -21,7 +25,7 @@ class ConvolutionStem(tf.keras.layers.Layer):
         pooled: Pool instead of striding.
     """
 
-    def __init__(self, dim: int, halvings: int, *, pooled: bool = False, **kwargs):
+    def __init__(self, dim: int, halvings: int, *, pooled: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
         self.halvings, self.pooled = halvings, pooled
         self.channels = [max(8, dim // 2**left) for left in reversed(range(halvings))]
@@ -38,7 +42,7 @@ class ConvolutionStem(tf.keras.layers.Layer):
             return tf.keras.layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"norm_{number}")
         return tf.keras.layers.LayerNormalization(epsilon=1e-6, name=f"norm_{number}")
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: Photos) -> None:
         """Create all weights for photos `[B, H, W, 3]`."""
         shape = tuple(input_shape)
         for number, (convolution, norm) in enumerate(self.layers):
@@ -57,9 +61,9 @@ class ConvolutionStem(tf.keras.layers.Layer):
                 photos = tf.nn.gelu(norm(photos))
         return photos
 
-    def compute_output_shape(self, input_shape) -> tuple:
+    def compute_output_shape(self, input_shape: Photos) -> tuple:
         """The shape of what `call` returns."""
         return self._after(input_shape, self.halvings)
 
-    def _after(self, shape, number: int) -> tuple:
+    def _after(self, shape: Photos, number: int) -> tuple:
         return (shape[0], *(side // 2**number for side in shape[1:3]), self.channels[number - 1])

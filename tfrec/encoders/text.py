@@ -3,6 +3,8 @@
 Its tokenizer, its pooling and CLIP's text tower have files of their own and are imported here.
 """
 
+from typing import Any
+
 import tensorflow as tf
 
 from pipelines import keras_packages
@@ -71,7 +73,7 @@ class BertEncoder(tf.keras.layers.Layer):
         epsilon: float = 1e-12,
         segments: int = 2,
         pad_id: int = 0,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         if dim % heads:
@@ -128,7 +130,7 @@ class BertEncoder(tf.keras.layers.Layer):
         """Width of the tokens."""
         return self.dim
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: tf.TensorShape | None) -> None:
         """Create all weights, so that published ones can be assigned before the first call."""
         for layer in self.stem:
             build(layer, (None, None, self.dim))

@@ -4,7 +4,7 @@ Every encoder has a `stem` (what comes before its blocks) and `blocks`; both fun
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import tensorflow as tf
 
@@ -61,7 +61,7 @@ class LoraProjection(tf.keras.layers.Layer):
         alpha: The update is scaled by alpha / rank.
     """
 
-    def __init__(self, frozen: tf.keras.layers.Layer, rank: int, alpha: float, **kwargs):
+    def __init__(self, frozen: tf.keras.layers.Layer, rank: int, alpha: float, **kwargs: Any):
         super().__init__(**kwargs)
         self.frozen, self.rank, self.alpha = frozen, rank, alpha
         frozen.trainable = False

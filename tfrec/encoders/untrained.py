@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from tfrec.config import ConfigError
 from tfrec.encoders.errors import EncoderError
@@ -32,7 +32,7 @@ class TextSizes(TransformerSizes, Protocol):
     length: int
 
 
-def untrained_vit(sizes: PhotoSizes, *, option: str = "model.image", **options) -> ViTEncoder:
+def untrained_vit(sizes: PhotoSizes, *, option: str = "model.image", **options: Any) -> ViTEncoder:
     """A ViT; `options` are further arguments of `ViTEncoder`.
 
     Raises:

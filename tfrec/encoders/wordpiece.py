@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 import tensorflow_text as tf_text
@@ -99,7 +100,7 @@ class WordPiece:
         Path(path).write_text("".join(token + "\n" for token in self.vocabulary), encoding="utf-8")
 
     @classmethod
-    def load(cls, path: str | Path, **options) -> "WordPiece":
+    def load(cls, path: str | Path, **options: Any) -> "WordPiece":
         """Read a `vocab.txt`; `options` are the constructor's."""
         return cls(read_vocabulary(path), **options)
 

@@ -279,7 +279,9 @@ def _codes(labels: Labels) -> np.ndarray:
     return np.unique(np.asarray(labels), return_inverse=True)[1]
 
 
-def _sides(vectors, labels, gallery, gallery_labels):
+def _sides(
+    vectors: np.ndarray, labels: Labels, gallery: np.ndarray | None, gallery_labels: Labels | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
     """Unit rows and shared label codes of queries and gallery, and each query's own gallery row (None if not
     in it).
     """

@@ -207,7 +207,9 @@ def summarize_protocol(
     return metrics, cohorts
 
 
-def write_per_user(path: Path, protocol: Protocol, ranked: np.ndarray, user_ids, ks: Sequence[int] = KS) -> None:
+def write_per_user(
+    path: Path, protocol: Protocol, ranked: np.ndarray, user_ids: Sequence[str], ks: Sequence[int] = KS
+) -> None:
     """Write every hit metric of every user as parquet, whole or not at all: what two models are compared by in pairs.
 
     Args:

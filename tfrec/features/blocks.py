@@ -38,7 +38,7 @@ class TextBlocks:
         self.order = np.argsort(-self.lengths, kind="stable")
         self.blocks = held_blocks(side.encoder)
 
-        def encode(ids):
+        def encode(ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             return side.encode(ids, self.blocks)
 
         signature = [tf.TensorSpec([None, None], tf.int32)]
@@ -92,7 +92,7 @@ class PhotoBlocks:
         self.size = side.encoder.size
         self.photos, self.blocks = PhotoBytes(prepared), held_blocks(side.encoder)
 
-        def encode(pixels):
+        def encode(pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             return side.encode(pixels, tf.ones([tf.shape(pixels)[0]], tf.bool), pool, self.blocks)
 
         signature = [tf.TensorSpec([None, *self.size, 3], tf.uint8)]
@@ -104,7 +104,7 @@ class PhotoBlocks:
     def __call__(self, start: int, stop: int) -> Iterator[Block]:
         """The blocks of the photos from `start` to `stop`."""
 
-        def read(step):
+        def read(step: int) -> dict:
             places = np.arange(start + step * self.batch, min(start + (step + 1) * self.batch, stop))
             return {"places": places, "items": {"photo_bytes": self.photos.read(self.items[places])}}
 

@@ -38,7 +38,7 @@ class FeatureArray:
     stored: np.ndarray
     row_of: np.ndarray
 
-    def __getitem__(self, items) -> np.ndarray:
+    def __getitem__(self, items: np.ndarray) -> np.ndarray:
         rows = self.row_of[items]
         values = self.stored[np.maximum(rows, 0)]
         values[rows < 0] = 0

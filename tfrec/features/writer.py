@@ -57,7 +57,7 @@ class FeatureWriter:
     part: int = 2048
     calls: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.folder = self.store / self.side.kind
         self.work = self.store / f"{self.side.kind}.tmp"
         self.aside = self.store / f"{self.side.kind}.old"
@@ -152,7 +152,7 @@ class FeatureWriter:
         rows, columns = (-(-n // self.pool) for n in side.encoder.grid)
         return shapes | {"tokens": ((1 + rows * columns, side.encoder.dim), np.float16)}
 
-    def _open_work(self, plan: dict, count: int, old: SideStore | None, kept: list[str]):
+    def _open_work(self, plan: dict, count: int, old: SideStore | None, kept: list[str]) -> tuple[dict, int]:
         """The arrays under way and how many new contents they hold already."""
         try:
             progress = json.loads((self.work / "progress.json").read_text(encoding="utf-8"))
@@ -252,7 +252,14 @@ class FeatureWriter:
         """The file of a finished part."""
         return self.work / "parts" / f"{cut[0]}-{cut[1]}-{self.batch or 0}.npz"
 
-    def _fill_from_parts(self, make, arrays: dict, items: np.ndarray, offset: int, done: int) -> None:
+    def _fill_from_parts(
+        self,
+        make: "Callable[[FeatureWriter, list[int]], Iterator[int]]",
+        arrays: dict,
+        items: np.ndarray,
+        offset: int,
+        done: int,
+    ) -> None:
         """Have the parts made that are missing, then put them into the arrays one by one."""
         save_side(self.side, self.work / "encoder")  # what the other processes encode with
         (self.work / "parts").mkdir(exist_ok=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,9 @@ class ExactIndex(tf.Module):
     def _scores(self, queries: tf.Tensor) -> tf.Tensor:
         return tf.matmul(queries, self.vectors, transpose_b=True)
 
-    def _in_chunks(self, scores, queries: tf.Tensor, mask_of: tf.Tensor, k: tf.Tensor):
+    def _in_chunks(
+        self, scores: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], queries: tf.Tensor, mask_of: tf.Tensor, k: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Top-k of `scores(queries, mask_of)` a chunk of queries at a time, so that `[B, N]` is never held
         whole.
         """
@@ -200,11 +202,15 @@ class ScannIndex(tf.Module):
             lambda: (scores, rows),
         )
 
-    def search_allowed(self, queries, k, masks, mask_of):
+    def search_allowed(
+        self, queries: tf.Tensor, k: tf.Tensor, masks: tf.Tensor, mask_of: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Exact search among the allowed items: see `ExactIndex.search_allowed`."""
         return self.exact.search_allowed(queries, k, masks, mask_of)
 
-    def search_with(self, queries: tf.Tensor, k, leaves_to_search, reorder) -> tuple[tf.Tensor, tf.Tensor]:
+    def search_with(
+        self, queries: tf.Tensor, k: tf.Tensor, leaves_to_search: tf.Tensor | int, reorder: tf.Tensor | int
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Search with a given effort, the batch cut into pieces for the cores (or by ScaNN itself, when it is very
         large).
 
@@ -215,18 +221,18 @@ class ScannIndex(tf.Module):
 
         searcher = self._searcher()
 
-        def piece(part: tf.Tensor, parallel: bool = False):
+        def piece(part: tf.Tensor, parallel: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
             rows, scores = scann_ops.scann_search_batched(searcher, part, k, reorder, leaves_to_search, parallel)
             # As narrow as its longest answer: pieces of one batch may differ.
             missing = [[0, 0], [0, k - tf.shape(rows)[1]]]
             return tf.pad(rows, missing), tf.pad(scores, missing, constant_values=float("nan"))
 
-        def one():
+        def one() -> tuple[tf.Tensor, tf.Tensor]:
             padded = tf.pad(queries, [[0, tf.maximum(0, 1 - batch)], [0, 0]])  # ScaNN refuses an empty batch
             rows, scores = piece(padded)
             return rows[:batch], scores[:batch]
 
-        def side_by_side(pieces: int):
+        def side_by_side(pieces: int) -> tuple[tf.Tensor, tf.Tensor]:
             ends = [batch * i // pieces for i in range(pieces + 1)]
             found = [piece(queries[start:stop]) for start, stop in pairwise(ends)]
             return tf.concat([rows for rows, _ in found], 0), tf.concat([scores for _, scores in found], 0)
@@ -252,7 +258,9 @@ class ScannIndex(tf.Module):
         reorder = tf.cast(tf.math.ceil(self.reorder * growth**0.75), tf.int32)
         return tf.minimum(leaves, self.leaves), tf.minimum(tf.maximum(reorder, 2 * k), self.items)
 
-    def _complete(self, queries, k, short, scores, rows):
+    def _complete(
+        self, queries: tf.Tensor, k: tf.Tensor, short: tf.Tensor, scores: tf.Tensor, rows: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         found = self.exact.search(tf.boolean_mask(queries, short), k)
         where = tf.where(short)
         return (

@@ -125,7 +125,7 @@ class _Search:
         self._screened = screen.scores(chunk) if screen else None
         self._board: ScoreBoard | None = None
 
-    def best(self, queries: np.ndarray, exclude: Csr | None, bonus: Bonus | None):
+    def best(self, queries: np.ndarray, exclude: Csr | None, bonus: Bonus | None) -> tuple[np.ndarray, np.ndarray]:
         """The k best of each of the `queries` `[B, D]`: item indices and scores `[B, k]`."""
         if self._screened is not None:
             found = self._best_of_screened(self._screened, queries, exclude, bonus)
@@ -141,7 +141,9 @@ class _Search:
             self._board.exclude(exclude)
         return self._board.best()
 
-    def _best_of_screened(self, screened: Scores, queries: np.ndarray, exclude: Csr | None, bonus):
+    def _best_of_screened(
+        self, screened: Scores, queries: np.ndarray, exclude: Csr | None, bonus: Bonus | None
+    ) -> tuple[np.ndarray, np.ndarray] | None:
         """As `best`; items with a bonus are scored whatever the screen says of them. None where it rules out too few."""
         nothing = np.empty(0, np.int64)
         banned = (exclude.rows, exclude.items) if exclude is not None else (nothing, nothing)

@@ -169,7 +169,7 @@ def _tuned(index: ScannIndex, queries: np.ndarray, exact: np.ndarray, k: int, ta
             tf.TensorSpec([], tf.int32),
         ]
     )
-    def search(batch, leaves_to_search, reorder):
+    def search(batch: tf.Tensor, leaves_to_search: tf.Tensor, reorder: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return index.search_with(batch, k, leaves_to_search, reorder)
 
     reorders = [min(count, index.items) for count in REORDER if count >= 2 * k] or [min(2 * k, index.items)]

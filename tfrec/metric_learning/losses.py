@@ -8,6 +8,7 @@ paper, the docstring says so.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
@@ -233,7 +234,7 @@ class MetricLoss(tf.keras.layers.Layer):
         ValueError: an unknown loss, or a classifying loss without `num_classes`.
     """
 
-    def __init__(self, loss: str, *, num_classes: int | None = None, options: dict | None = None, **kwargs):
+    def __init__(self, loss: str, *, num_classes: int | None = None, options: dict | None = None, **kwargs: Any):
         # float32 whatever the policy: class weights and logits lose the margin in half precision.
         kwargs.update(dtype="float32", autocast=False)
         super().__init__(**kwargs)
@@ -245,7 +246,7 @@ class MetricLoss(tf.keras.layers.Layer):
         self.num_classes = num_classes
         self.options = dict(options or {})
 
-    def build(self, input_shape):
+    def build(self, input_shape: tf.TensorShape) -> None:
         if self.loss in CLASSIFYING:
             self.kernel = self.add_weight(
                 name="class_weights", shape=(input_shape[-1], self.num_classes), initializer="glorot_uniform"

@@ -1,5 +1,7 @@
 """Several photos of one item to one vector: shared weights, then a fusion that masks missing views."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from tfrec.attention import Attention
@@ -23,13 +25,13 @@ class ViewFusion(tf.keras.layers.Layer):
         ValueError: an unknown kind.
     """
 
-    def __init__(self, kind: str = "concat", *, heads: int = 4, **kwargs):
+    def __init__(self, kind: str = "concat", *, heads: int = 4, **kwargs: Any):
         super().__init__(**kwargs)
         if kind not in FUSIONS:
             raise ValueError(f"kind={kind!r} is unknown; choose one of {FUSIONS}")
         self.kind, self.heads = kind, heads
 
-    def build(self, input_shape):
+    def build(self, input_shape: tf.TensorShape) -> None:
         """Create the weights for vectors `[B, V, D]`."""
         _, views, dim = input_shape
         small = tf.keras.initializers.RandomNormal(stddev=0.02)
@@ -64,7 +66,7 @@ class ViewFusion(tf.keras.layers.Layer):
         query = tf.repeat(tf.cast(self.query, vectors.dtype)[None], tf.shape(vectors)[0], 0)
         return self.attention(query, memory, present)[:, 0]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Return the arguments that rebuild the layer."""
         return {**super().get_config(), "kind": self.kind, "heads": self.heads}
 
@@ -77,7 +79,7 @@ class MultiViewEncoder(tf.keras.layers.Layer):
         fusion: of the views' vectors.
     """
 
-    def __init__(self, encoder: tf.keras.layers.Layer, fusion: ViewFusion, **kwargs):
+    def __init__(self, encoder: tf.keras.layers.Layer, fusion: ViewFusion, **kwargs: Any):
         super().__init__(autocast=False, **kwargs)
         self.encoder, self.fusion = encoder, fusion
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tfrec.config import ConfigError
 from tfrec.metric_learning.config import MetricLearningConfig
+
+if TYPE_CHECKING:
+    from tfrec.metric_learning.assembly import MetricAssembly
 
 log = logging.getLogger("tfrec")
 
@@ -45,7 +50,7 @@ def train(config: MetricLearningConfig, run_dir: Path) -> None:
     write_embeddings(assembly, run_dir)
 
 
-def validation(assembly):
+def validation(assembly: MetricAssembly) -> Callable[[], dict[str, float]] | None:
     """A function that judges the model as it is on the validation items; None where there are none."""
     from tfrec.evaluation.embedding_metrics import knn_hits, retrieval_metrics
 
@@ -65,7 +70,7 @@ def validation(assembly):
     return evaluate
 
 
-def write_embeddings(assembly, run_dir: Path) -> None:
+def write_embeddings(assembly: MetricAssembly, run_dir: Path) -> None:
     """Write `embeddings.npz`: `item_id [N]`, `vectors [N, E]`, and `before [N, F]`, the encoder's before training."""
     rows = assembly.rows()
     ids = assembly.prepared.items["item_id"].to_numpy()[rows].astype(str)
@@ -102,7 +107,7 @@ def evaluate(run_dir: Path, *, split: str = "test", ks: list[int] | None = None)
     from tfrec.metric_learning.report import write_metric_report
     from tfrec.runs.places import open_run_data
 
-    config = load_config(run_dir / "config.yaml")
+    config = load_config(run_dir / "config.yaml", MetricLearningConfig)
     prepared = open_run_data(run_dir, config.data)
     if not (run_dir / VECTORS_FILE).is_file():
         raise ConfigError(f"{run_dir} has no {VECTORS_FILE}: finish its training with --resume")

@@ -1,7 +1,12 @@
 """What pretraining reads: texts with their attributes, photos moved and mirrored, words hidden; each step by its number."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
+from pipelines.batches import Batch
 from pipelines.content import photo_arrays
 from pipelines.epochs import ShuffledRows
 from pipelines.prepared import Prepared
@@ -10,6 +15,9 @@ from tfrec.config import ConfigError
 from tfrec.encoders.text import WordPiece
 from tfrec.evaluation.labels import item_splits
 from tfrec.pretraining.config import PretrainConfig
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 WHITE = 255
 AS_MASK, AS_RANDOM = 0.8, 0.9  # of the chosen words: 80 % become [MASK], 10 % another word, the rest stay (BERT)
@@ -60,7 +68,7 @@ class PretrainData:
             found["photo_bytes"] = self.bytes.read(rows)
         return found
 
-    def batch(self, step: int) -> dict:
+    def batch(self, step: int) -> Batch:
         """The training batch of `step`."""
         seed, task = self.config.seed, self.config.task
         rows = self.order(step)
@@ -69,13 +77,13 @@ class PretrainData:
         tokens = contents.pop("tokens")
         masked, hidden = hide_words(tokens, self.tokenizer, task.mask_rate, rng)
         whole = np.sort(tokens, 1)  # the same words in another order are the same content
-        batch = {"tokens": tokens, "masked": masked, "hidden": hidden, "whole": whole}
+        batch: Batch = {"tokens": tokens, "masked": masked, "hidden": hidden, "whole": whole}
         if self.config.model.image.enabled:
             batch["moves"] = draw_moves(len(rows), self.config.model.image.size, task.shift, rng)
             batch["items"] = contents
         return batch
 
-    def batches(self, start: int, stop: int):
+    def batches(self, start: int, stop: int) -> tf.data.Dataset:
         """tf.data of the training steps `start` to `stop`."""
         from pipelines.batches import make_dataset
 
@@ -111,7 +119,9 @@ def split_rows(prepared: Prepared, usable: np.ndarray, config: PretrainConfig) -
     return rows, held, split
 
 
-def hide_words(ids: np.ndarray, tokenizer: WordPiece, rate: float, rng: np.random.Generator):
+def hide_words(
+    ids: np.ndarray, tokenizer: WordPiece, rate: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Hide words as BERT does.
 
     Args:
@@ -138,7 +148,7 @@ def draw_moves(count: int, size: tuple[int, int], shift: float, rng: np.random.G
     return np.stack(moves, 1).astype(np.int32)
 
 
-def move_photos(photos, moves):
+def move_photos(photos: tf.Tensor, moves: tf.Tensor) -> tf.Tensor:
     """Move photos uint8 `[B, H, W, 3]` by `moves` int32 `[B, 3]` (see `draw_moves`); what comes in is white."""
     import tensorflow as tf
 

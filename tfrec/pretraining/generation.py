@@ -90,7 +90,9 @@ class Generation:
             excluded = np.concatenate([excluded, rows[:, step : step + 1]], 1)
         return rows, np.where(rows >= 0, logs, LOWEST).astype(np.float32)
 
-    def _step(self, search, history, days_ago, excluded, customers):
+    def _step(
+        self, search: Search, history: np.ndarray, days_ago: np.ndarray, excluded: np.ndarray, customers: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The best candidates and the logs of their probabilities, `[B, K]`."""
         rows, scores = search(history, days_ago, excluded, customers, self.candidates)
         return rows, log_softmax(np.where(rows >= 0, scores, -np.inf))
@@ -101,7 +103,9 @@ class Generation:
         noise = [np.random.default_rng([self.seed, step, int(c)]).gumbel(size=kept.shape[1]) for c in customers]
         return np.argmax(kept + np.stack(noise), 1) if noise else np.zeros(0, int)
 
-    def _beam(self, search, history, days_ago, excluded):
+    def _beam(
+        self, search: Search, history: np.ndarray, days_ago: np.ndarray, excluded: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The best of `beams` continuations."""
         batch, width = len(history), self.beams
         spread = lambda x: np.repeat(x, width, 0)  # noqa: E731
@@ -125,7 +129,7 @@ class Generation:
         return rows, np.where(rows >= 0, logs, LOWEST).astype(np.float32)
 
 
-def append(values: np.ndarray, last) -> np.ndarray:
+def append(values: np.ndarray, last: np.ndarray | float) -> np.ndarray:
     """`[B, L]` shifted left by one, `last` (`[B]` or one for all) at its end."""
     end = np.broadcast_to(np.asarray(last, values.dtype).reshape(-1, 1), (len(values), 1))
     return np.concatenate([values[:, 1:], end], 1)

@@ -1,11 +1,14 @@
 """Masked words and image-text contrast, on one pair of encoders."""
 
 import math
+from typing import Any
 
 import tensorflow as tf
 
+from pipelines.batches import Batch
 from tfrec.alignment.contrastive import info_nce, same_rows
-from tfrec.encoders.sides import ImageSide, TextSide
+from tfrec.encoders.sides import ImageSide, Side, TextSide
+from tfrec.encoders.text import BertEncoder, ClipTextEncoder
 from tfrec.losses import softmax_losses, weighted_mean
 
 
@@ -16,14 +19,14 @@ class MaskedWords(tf.keras.layers.Layer):
         encoder: the text encoder.
     """
 
-    def __init__(self, encoder, **kwargs):
+    def __init__(self, encoder: BertEncoder | ClipTextEncoder, **kwargs: Any):
         super().__init__(**kwargs)
         self.encoder = encoder
         self.dense = tf.keras.layers.Dense(encoder.dim, "gelu", name="dense")
         self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-12, name="norm")
         self.bias = self.add_weight(name="bias", shape=(encoder.vocabulary_size,), initializer="zeros")
 
-    def call(self, tokens):
+    def call(self, tokens: tf.Tensor) -> tf.Tensor:
         """Tokens `[P, D]` -> logits float32 `[P, vocabulary]`."""
         states = tf.cast(self.norm(self.dense(tokens)), tf.float32)
         return tf.matmul(states, self.encoder.token_embedding.embeddings, transpose_b=True) + self.bias
@@ -47,25 +50,30 @@ class PretrainModel(tf.keras.Model):
         self.log_scale = tf.Variable(-math.log(temperature), name="log_scale", trainable=bool(image))
 
     @property
-    def scale(self):
+    def sides(self) -> list[Side]:
+        """The encoders with what reads for them: of texts, and of photos where there is one."""
+        return [self.text_side] if self.image_side is None else [self.text_side, self.image_side]
+
+    @property
+    def scale(self) -> tf.Tensor:
         """One over the temperature, at most 100 as in CLIP."""
         return tf.exp(tf.minimum(self.log_scale, math.log(100.0)))
 
-    def text_vectors(self, ids, training=False):
+    def text_vectors(self, ids: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Unit vectors `[B, D]` of ids int32 `[B, T]`."""
         tokens = self.text(ids, training=training)
         return tf.math.l2_normalize(tf.cast(self.pooling(tokens, self.text.mask(ids)), tf.float32), -1)
 
-    def photo_vectors(self, photos, training=False):
+    def photo_vectors(self, photos: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Unit vectors `[B, D]` of photos uint8 `[B, H, W, 3]`."""
         assert self.image is not None
         return tf.math.l2_normalize(tf.cast(self.image.pooled(self.image(photos, training=training)), tf.float32), -1)
 
-    def encode(self, batch, training=False):
+    def encode(self, batch: Batch, training: bool = False) -> None:
         """Nothing is remembered between steps."""
         return None
 
-    def compute_loss(self, batch, training=False, fresh=None):
+    def compute_loss(self, batch: Batch, training: bool = False, fresh: tf.Tensor | None = None) -> tf.Tensor:
         """The weighted sum of both losses.
 
         Args:
@@ -82,7 +90,7 @@ class PretrainModel(tf.keras.Model):
             loss += self.contrastive_weight * info_nce(texts, photos, temperature=1.0 / self.scale, same=same)
         return loss
 
-    def masked_loss(self, batch, training=False):
+    def masked_loss(self, batch: Batch, training: bool = False) -> tf.Tensor:
         """Mean cross-entropy of the hidden words."""
         assert self.words is not None
         states = self.text(batch["masked"], training=training)
@@ -90,5 +98,5 @@ class PretrainModel(tf.keras.Model):
         words = tf.boolean_mask(batch["tokens"], batch["hidden"])
         return weighted_mean(softmax_losses(logits, words))
 
-    def remember(self, batch, fresh):
+    def remember(self, batch: Batch, fresh: tf.Tensor | None) -> None:
         """Nothing to remember."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,11 @@ from pipelines.schema import TRAIN
 from tfrec.evaluation.bootstrap import exact
 from tfrec.evaluation.labels import item_splits
 from tfrec.pretraining.config import PretrainConfig
+
+if TYPE_CHECKING:
+    from tfrec.encoders.text import WordPiece
+    from tfrec.pretraining.data import PretrainData
+    from tfrec.pretraining.model import PretrainModel
 
 log = logging.getLogger("tfrec")
 
@@ -32,7 +38,7 @@ def train(config: PretrainConfig, run_dir: Path) -> None:
     )
     trainer = Trainer(model, options=options, steps=steps, run_dir=run_dir)
     trainer.fit(data.batches, (lambda: judge(data, model)) if len(data.held) else None)
-    for side in filter(None, (model.text_side, model.image_side)):
+    for side in model.sides:
         work = run_dir / f"{side.kind}.tmp"
         shutil.rmtree(work, ignore_errors=True)
         save_side(side, work)
@@ -40,7 +46,7 @@ def train(config: PretrainConfig, run_dir: Path) -> None:
         work.rename(run_dir / side.kind)
 
 
-def assemble(config: PretrainConfig, run_dir: Path):
+def assemble(config: PretrainConfig, run_dir: Path) -> tuple[PretrainData, PretrainModel]:
     """The data and the untrained model of a run; its vocabulary is kept in `RUN/assets`."""
     import tensorflow as tf
 
@@ -62,7 +68,7 @@ def assemble(config: PretrainConfig, run_dir: Path):
     return data, build_model(config, tokenizer)
 
 
-def build_model(config: PretrainConfig, tokenizer):
+def build_model(config: PretrainConfig, tokenizer: WordPiece) -> PretrainModel:
     """The model, with all its variables."""
     import tensorflow as tf
 
@@ -94,7 +100,7 @@ def build_model(config: PretrainConfig, tokenizer):
     return model
 
 
-def vectors(data, model, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def vectors(data: PretrainData, model: PretrainModel, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Unit vectors of the texts and of the photos of `rows`, each float32 `[R, D]`."""
     import tensorflow as tf
 
@@ -112,7 +118,7 @@ def vectors(data, model, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(texts), np.concatenate(photos)
 
 
-def judge(data, model) -> dict[str, float]:
+def judge(data: PretrainData, model: PretrainModel) -> dict[str, float]:
     """Metrics on the held-out items: words found again, and texts and photos finding each other."""
     import tensorflow as tf
 
@@ -157,7 +163,7 @@ def evaluate(run_dir: Path) -> dict:
     from tfrec.reports.metrics_page import write_page
     from tfrec.training import prepare_evaluation, restore_weights
 
-    config = load_config(run_dir / "config.yaml")
+    config = load_config(run_dir / "config.yaml", PretrainConfig)
     prepare_evaluation()
     data, model = assemble(config, run_dir)
     restore_weights(model, run_dir)

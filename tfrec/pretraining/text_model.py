@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from pipelines.batches import Batch
 from pipelines.schema import TEST, TRAIN, VAL
 from tfrec.attention import ResumableDropout
 from tfrec.config import ConfigError
@@ -55,7 +56,7 @@ class CausalTextModel(tf.keras.Model):
         self.dropout = ResumableDropout(dropout)
         self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
 
-    def call(self, words, training=False):
+    def call(self, words: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Logits float32 `[B, T, vocabulary]` of the word after each of `words` int32 `[B, T]`."""
         length = tf.shape(words)[1]
         x = tf.gather(self.words, words) * self.dim**0.5 + sinusoids(words.shape[1], self.dim)[None]
@@ -65,11 +66,11 @@ class CausalTextModel(tf.keras.Model):
             x = block(x, seen, training=training)
         return tf.matmul(tf.cast(self.norm(x), tf.float32), self.words, transpose_b=True) + self.bias
 
-    def encode(self, batch, training=False):
+    def encode(self, batch: Batch, training: bool = False) -> None:
         """Nothing is remembered between steps."""
         return None
 
-    def compute_loss(self, batch, training=False, fresh=None):
+    def compute_loss(self, batch: Batch, training: bool = False, fresh: tf.Tensor | None = None) -> tf.Tensor:
         """Mean cross-entropy in nats a word of `words` int32 `[B, T + 1]`, smoothed in training."""
         words = batch["words"]
         logits, targets = self(words[:, :-1], training=training), words[:, 1:]
@@ -80,7 +81,7 @@ class CausalTextModel(tf.keras.Model):
         counts = tf.cast(targets != PAD, tf.float32)
         return tf.math.divide_no_nan(tf.reduce_sum(loss * counts), tf.reduce_sum(counts))
 
-    def remember(self, batch, fresh):
+    def remember(self, batch: Batch, fresh: tf.Tensor | None) -> None:
         """Nothing to remember."""
 
 
@@ -116,13 +117,13 @@ def train(config: CausalTextConfig, run_dir: Path) -> None:
     log.info("%d texts to train on, %d to validate on, %d steps of %d", len(training), len(validation), steps, size)
     trainer = Trainer(model, options=options, steps=steps, run_dir=run_dir)
 
-    def dataset(start, stop):
+    def dataset(start: int, stop: int) -> tf.data.Dataset:
         return make_dataset(lambda step: {"words": training[order(step)]}, start, stop)
 
     trainer.fit(dataset, (lambda: judge(model, validation)) if len(validation) else None)
 
 
-def assemble(config: CausalTextConfig, run_dir: Path):
+def assemble(config: CausalTextConfig, run_dir: Path) -> tuple[CausalTextModel, dict[str, np.ndarray], list[str]]:
     """Model, rows by split, and vocabulary; what is learnt is kept in `RUN/assets`.
 
     Raises:
@@ -190,7 +191,7 @@ def judge(model: CausalTextModel, rows: np.ndarray) -> dict[str, float]:
     return {"loss": loss / count, "perplexity": float(np.exp(loss / count)), "accuracy": right / count}
 
 
-def right_words(model: CausalTextModel, words):
+def right_words(model: CausalTextModel, words: np.ndarray | tf.Tensor) -> tf.Tensor:
     """How many words of `[B, T + 1]` are the likeliest one at their place."""
     guesses = tf.argmax(model(words[:, :-1]), -1, output_type=tf.int32)
     return tf.math.count_nonzero((guesses == words[:, 1:]) & (words[:, 1:] != PAD))
@@ -220,7 +221,7 @@ def evaluate(run_dir: Path) -> dict:
     from tfrec.reports.metrics_page import write_page
     from tfrec.training import prepare_evaluation, restore_weights
 
-    config = load_config(run_dir / "config.yaml")
+    config = load_config(run_dir / "config.yaml", CausalTextConfig)
     prepare_evaluation()
     model, rows, vocabulary = assemble(config, run_dir)
     training, held = rows["train"], rows["test"]

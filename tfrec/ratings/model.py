@@ -1,10 +1,13 @@
 """Retrieval and rating together: two towers with a ranking head on top (the multitask model of TensorFlow Recommenders)."""
 
 import math
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
+from pipelines.batches import Batch
 from tfrec.attention import ResumableDropout
 from tfrec.losses import weighted_mean
 from tfrec.models import TwoTower
@@ -40,10 +43,10 @@ class RatingHead(tf.keras.layers.Layer):
         mean: float,
         low: float = -math.inf,
         high: float = math.inf,
-        factors=32,
-        hidden=64,
-        dropout=0.0,
-        **kwargs,
+        factors: int = 32,
+        hidden: int = 64,
+        dropout: float = 0.0,
+        **kwargs: Any,
     ):
         super().__init__(**({"dtype": "float32"} | kwargs))
         self.users, self.items, self.mean, self.low, self.high = users, items, mean, low, high
@@ -52,7 +55,7 @@ class RatingHead(tf.keras.layers.Layer):
         self.hidden = tf.keras.layers.Dense(hidden, activation="gelu", name="hidden", dtype="float32")
         self.out = tf.keras.layers.Dense(1, kernel_initializer="zeros", name="out", dtype="float32")
 
-    def build(self, input_shape):
+    def build(self, input_shape: dict[str, tf.TensorShape]) -> None:
         init = normal(0.1)
         # The last row stands for unknown users; it is never trained, so it adds nothing.
         self.user_bias = self.add_weight(name="user_bias", shape=(self.users + 1,), initializer="zeros")
@@ -65,7 +68,9 @@ class RatingHead(tf.keras.layers.Layer):
         self.scale = self.add_weight(name="scale", shape=(3,), initializer=told, trainable=False)
         super().build(input_shape)
 
-    def start_from(self, of_user, of_item, rating_users, rated_items):
+    def start_from(
+        self, of_user: np.ndarray, of_item: np.ndarray, rating_users: np.ndarray, rated_items: np.ndarray
+    ) -> None:
         """Begin with the biases `[U]` and `[N]`, so that what is to be learned is how people differ from them.
 
         Users and items outside of `rating_users` bool `[U]` and `rated_items` bool `[N]` have no factors: nothing would ever
@@ -76,7 +81,7 @@ class RatingHead(tf.keras.layers.Layer):
         self.user_bias.assign(tf.pad(tf.cast(of_user, tf.float32) / USER_SCALE, [[0, 1]]))
         self.item_bias.assign(tf.cast(of_item, tf.float32))
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: dict[str, tf.Tensor], training: bool | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Predict ratings.
 
         Args:
@@ -97,7 +102,7 @@ class RatingHead(tf.keras.layers.Layer):
         squares = [tf.square(bias) for bias in biases] + [tf.reduce_sum(tf.square(x), 1) for x in factors]
         return rating if training else tf.clip_by_value(rating, low, high), tf.add_n(squares)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         names = ("users", "items", "mean", "low", "high", "factors")
         config = {name: getattr(self, name) for name in names}
         return {**super().get_config(), **config, "hidden": self.hidden_dim, "dropout": self.dropout_rate}
@@ -112,13 +117,13 @@ class RatingTwoTower(TwoTower):
         **kwargs: of `TwoTower`.
     """
 
-    def __init__(self, *, head: RatingHead, options: RatingTask, **kwargs):
+    def __init__(self, *, head: RatingHead, options: RatingTask, **kwargs: Any):
         super().__init__(**kwargs)
         self.head, self.options = head, options
         mean_of_all = tf.keras.losses.MeanSquaredError(reduction=tf.keras.losses.Reduction.NONE)
         self.ranking = tfrs.tasks.Ranking(loss=mean_of_all, name="ranking")
 
-    def compute_loss(self, inputs, training=False, fresh=None):
+    def compute_loss(self, inputs: Batch, training: bool = False, fresh: tf.Tensor | None = None) -> tf.Tensor:
         """The weighted sum of both tasks' losses; `inputs` also hold `ratings` float32 `[B, T + 1]` of the targets."""
         rows, vectors = self.read_items(inputs, training, fresh)
         parts = self.read_histories(inputs, rows, vectors, training)
@@ -126,11 +131,13 @@ class RatingTwoTower(TwoTower):
         loss = self.options.retrieval_weight * self.retrieval_loss(liked, rows, vectors)
         return loss + self.options.weight * self._rating_loss(parts, rows, vectors, training)
 
-    def _liked(self, part):
+    def _liked(self, part: Batch) -> Batch:
         """The part with the targets of retrieval: a disliked item is read, and not recommended."""
         return part | {"weights": part["weights"] * tf.cast(part["ratings"] >= self.options.liked, tf.float32)}
 
-    def _rating_loss(self, parts, rows, vectors, training):
+    def _rating_loss(
+        self, parts: list[tuple[Batch, tf.Tensor]], rows: tf.Tensor, vectors: tf.Tensor, training: bool
+    ) -> tf.Tensor:
         columns = self.vectors.slots(rows)
         examples = [self._rated(part, queries, columns, vectors) for part, queries in parts]
         inputs = {name: tf.concat([example[name] for example in examples], 0) for name in examples[0]}
@@ -138,7 +145,7 @@ class RatingTwoTower(TwoTower):
         errors = self.ranking(labels=inputs["rating"][:, None], predictions=ratings[:, None], training=training)
         return weighted_mean(errors) + self.options.penalty * weighted_mean(squares)
 
-    def _rated(self, part, queries, columns, vectors):
+    def _rated(self, part: Batch, queries: tf.Tensor, columns: tf.Tensor, vectors: tf.Tensor) -> dict[str, tf.Tensor]:
         """What the head reads of a part's targets, and their ratings, `[P, ...]` each."""
         examples = part["targets"] >= 0
         item = tf.boolean_mask(part["targets"], examples)
@@ -151,7 +158,7 @@ class RatingTwoTower(TwoTower):
             "rating": tf.boolean_mask(part["ratings"], examples),
         }
 
-    def rate(self, queries, user, items, vectors):
+    def rate(self, queries: tf.Tensor, user: tf.Tensor, items: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
         """Ratings of items by users.
 
         Args:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -10,9 +13,12 @@ from pipelines.schema import SPLIT_CODES
 from tfrec.assembly import RetrievalAssembly
 from tfrec.config import ConfigError
 from tfrec.evaluation.bootstrap import bootstrap_means
-from tfrec.evaluation.protocol import build_protocol
+from tfrec.evaluation.protocol import Protocol, build_protocol
 from tfrec.ratings.config import RatingsConfig
 from tfrec.ratings.model import RatingHead, RatingTwoTower
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 EVALUATE_BATCH = 512  # users whose ratings are predicted at a time
 
@@ -38,7 +44,7 @@ class RatingAssembly(RetrievalAssembly):
         assert self.purchases.rating is not None  # `_training_purchases` has read them
         return self.purchases.rating
 
-    def _two_tower(self, **parts) -> RatingTwoTower:
+    def _two_tower(self, **parts: Any) -> RatingTwoTower:
         options = self.config.rating
         head = RatingHead(
             len(self.prepared.users),
@@ -63,7 +69,7 @@ class RatingAssembly(RetrievalAssembly):
         model.head.start_from(of_user, of_item, rating, rated)
         return model
 
-    def further_metrics(self, split, queries_of):
+    def further_metrics(self, split: str, queries_of: Callable[[Protocol], np.ndarray]) -> tuple[dict, dict]:
         """Errors of the predicted ratings of a split's events, and those of simple rules, with intervals over events."""
         events = self.prepared.events(columns=["user", "item", "time", "rating", "split"])
         held = events[events["split"] == SPLIT_CODES[split]]
@@ -76,7 +82,9 @@ class RatingAssembly(RetrievalAssembly):
             name: rating_errors(rule, given, seed) for name, rule in rules.items()
         }
 
-    def predict_ratings(self, user: np.ndarray, item: np.ndarray, split: str, queries_of) -> np.ndarray:
+    def predict_ratings(
+        self, user: np.ndarray, item: np.ndarray, split: str, queries_of: Callable[[Protocol], np.ndarray]
+    ) -> np.ndarray:
         """Ratings `[E]` of a split's events int32 `[E]`, sorted by user, each user known by the events before them."""
         protocol = build_protocol(self.prepared, split, cold_users=True)
         queries = queries_of(protocol)
@@ -101,7 +109,9 @@ def rating_errors(predicted: np.ndarray, given: np.ndarray, seed: int) -> dict[s
     }
 
 
-def rating_rules(known, held, users: int, items: int, *, strength: float = 10.0) -> dict[str, np.ndarray]:
+def rating_rules(
+    known: pd.DataFrame, held: pd.DataFrame, users: int, items: int, *, strength: float = 10.0
+) -> dict[str, np.ndarray]:
     """What simple rules predict for the held-out events `[E]`: the mean, and the mean with biases of item and user."""
     user, item, rating = (known[name].to_numpy() for name in ("user", "item", "rating"))
     mean, of_user, of_item = biases(user, item, rating, users, items, strength=strength)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from tfrec.assembly import RetrievalAssembly
+    from tfrec.towers import ItemTower
 
 
 def top_patches(weights: np.ndarray, most: int) -> list[dict[str, float]]:
@@ -24,7 +32,7 @@ def top_patches(weights: np.ndarray, most: int) -> list[dict[str, float]]:
     ]
 
 
-def looks_of_words(tower, inputs, to_image):
+def looks_of_words(tower: ItemTower, inputs: dict[str, tf.Tensor], to_image: tf.Tensor) -> tf.Tensor:
     """Attention of an item's words to the parts of its photo; of its attributes where it has no words.
 
     Args:
@@ -51,7 +59,7 @@ def looks_of_words(tower, inputs, to_image):
     return tf.where(tf.reduce_any(mask, 1, keepdims=True), of_words, of_fields)
 
 
-def attention_of(assembly, rows: np.ndarray) -> np.ndarray | None:
+def attention_of(assembly: RetrievalAssembly, rows: np.ndarray) -> np.ndarray | None:
     """How much the text and attributes of items attend to each patch of their photos, in the last fusion block.
 
     Args:
@@ -69,6 +77,7 @@ def attention_of(assembly, rows: np.ndarray) -> np.ndarray | None:
     tower, content = assembly.model.item_tower, assembly.content
     if tower is None or tower.image is None or not tower.fusion.layers or not len(rows):
         return None
+    assert content is not None  # a tower reads it
     items = tf.nest.map_structure(tf.convert_to_tensor, content.gather(rows))
     items = decode_bytes({"items": items}, content.size)["items"]
     _, maps = tower(items, training=False, return_attention=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +95,14 @@ def _card_maker(prepared: Prepared) -> Callable[..., Card]:
     items, fields = prepared.items, prepared.fields
     photos: dict[int, tuple[str | None, tuple[int, int]]] = {}
 
-    def card(row: int, *, rank: int | None = None, marks: tuple[str, ...] = (), reason: str = "", regions=()) -> Card:
+    def card(
+        row: int,
+        *,
+        rank: int | None = None,
+        marks: tuple[str, ...] = (),
+        reason: str = "",
+        regions: Sequence[tuple[float, float, float, float]] = (),
+    ) -> Card:
         item = items.iloc[row]
         if row not in photos:
             photos[row] = _photo(prepared, item["images"])

@@ -13,6 +13,7 @@ https://arxiv.org/abs/1311.2901), so they hold for every tower; attention says w
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -152,7 +153,7 @@ def in_words(reason: dict[str, Any], titles: dict[str, str]) -> str:
     return " ".join(said)
 
 
-def _first(named) -> list[dict[str, Any]]:
+def _first(named: Iterable[tuple[str, float]]) -> list[dict[str, Any]]:
     """The entries (name, gain) of largest gain, best first."""
     ordered = sorted(named, key=lambda entry: -float(entry[1]))[:SHOWN]
     return [{"name": name, "gain": float(gain)} for name, gain in ordered]

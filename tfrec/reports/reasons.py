@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfrec.csr import Csr
 from tfrec.histories import to_gaps
 from tfrec.reports.attention_maps import top_patches
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHOWN_REGIONS = 3
 STANDS_OUT = 1.5  # times the attention that a patch would have if all had the same
@@ -34,7 +37,14 @@ def histories_without(history: np.ndarray, days_ago: np.ndarray) -> tuple[np.nda
 
 
 def add_reasons(
-    examples: list[dict[str, Any]], inputs: dict[str, np.ndarray], rows, *, queries_of, bonus_of, vectors, titles
+    examples: list[dict[str, Any]],
+    inputs: dict[str, np.ndarray],
+    rows: np.ndarray,
+    *,
+    queries_of: Callable[[dict[str, np.ndarray]], np.ndarray],
+    bonus_of: Callable[[np.ndarray, np.ndarray], tuple[Csr, np.ndarray] | None],
+    vectors: np.ndarray,
+    titles: pd.Series,
 ) -> None:
     """Name, in each example, the purchase without which a recommendation would lose most of its score.
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tfrec.command import is_users, log_to
-from tfrec.config import ConfigError, load_config, save_config
+from tfrec.config import ConfigError, RunConfig, load_config, save_config
 
 log = logging.getLogger("tfrec")
 
@@ -17,7 +17,7 @@ FEATURES = "features"
 
 
 @contextmanager
-def run_folder(run_dir: Path, config, *, resume: bool) -> Iterator[None]:
+def run_folder(run_dir: Path, config: RunConfig, *, resume: bool) -> Iterator[None]:
     """Make the run's folder, or take up the one there, for a block that trains in it.
 
     Most of what can be wrong with options shows only beside the data and the weights that they name, after the folder was
@@ -43,7 +43,7 @@ def run_folder(run_dir: Path, config, *, resume: bool) -> Iterator[None]:
         raise
 
 
-def _open(run_dir: Path, config, *, resume: bool) -> None:
+def _open(run_dir: Path, config: RunConfig, *, resume: bool) -> None:
     saved = run_dir / "config.yaml"
     if saved.exists():
         if not resume:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipelines.prepared import Prepared
+    from tfrec.config import RunConfig
 
 PLACES = ("data", "features")  # the options that name a folder which outlives the training
 
@@ -16,7 +17,7 @@ def fixed_place(place: str) -> str:
     return place if not place or "://" in place else str(Path(place).absolute())
 
 
-def fix_places(config) -> None:
+def fix_places(config: RunConfig) -> None:
     """Write the dataset and the feature store that a configuration names in full."""
     for name in PLACES:
         if hasattr(config, name):

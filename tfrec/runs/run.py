@@ -15,6 +15,8 @@ from tfrec.neighbours import Neighbours, product_neighbours, products_of
 if TYPE_CHECKING:
     import tensorflow as tf
 
+    from pipelines.prepared import Prepared
+    from tfrec.assembly import RetrievalAssembly
     from tfrec.encoders.attributes import AttributeVocabulary
 
 
@@ -219,7 +221,7 @@ def load_run(run_dir: Path, *, max_users: int = MAX_USER_TABLE) -> Run:
     )
 
 
-def recent_sales(prepared) -> np.ndarray:
+def recent_sales(prepared: Prepared) -> np.ndarray:
     """Sales of each item in the last days of the data, float32 `[N]`, and a trace of all earlier ones."""
     events = prepared.events(columns=["item", "time"])
     items, times = events["item"].to_numpy(), events["time"].to_numpy()
@@ -228,7 +230,7 @@ def recent_sales(prepared) -> np.ndarray:
     return (np.bincount(recent, minlength=count) + 1e-3 * np.bincount(items, minlength=count)).astype(np.float32)
 
 
-def user_table(assembly, most: int) -> UserTable | None:
+def user_table(assembly: RetrievalAssembly, most: int) -> UserTable | None:
     """Known customers with their last purchases; None where they are more than `most` and histories can be read instead."""
     from tfrec.histories import last_purchases
 
@@ -243,7 +245,7 @@ def user_table(assembly, most: int) -> UserTable | None:
     return UserTable(list(prepared.users["user_id"]), history, days_ago, assembly.user_fields)
 
 
-def sample_queries(assembly) -> np.ndarray | None:
+def sample_queries(assembly: RetrievalAssembly) -> np.ndarray | None:
     """Query vectors of held-out customers float32 `[Q, D]`; None where there are none."""
     from tfrec.evaluation.protocol import ProtocolError, build_protocol
     from tfrec.retrieval import protocol_queries

@@ -14,6 +14,7 @@ import os
 import resource
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines.arguments import number, whole_number
 from pipelines.remote import location
@@ -21,6 +22,9 @@ from tfrec.command import run_command
 from tfrec.serve.allocator import AUTO, SYSTEM, use_allocator
 from tfrec.serve.errors import ServeConfigError
 from tfrec.serve.options import ServeOptions
+
+if TYPE_CHECKING:
+    from tfrec.serve.model_config import ModelConfig
 
 TOKEN_VARIABLE = "TFREC_TOKEN"
 SWITCH_SECONDS = (
@@ -56,7 +60,7 @@ def _serve(options: argparse.Namespace) -> int:
         raise ServeConfigError("give either --model (once or more) or --model-config-file")
     log_json()
 
-    def read_configs():
+    def read_configs() -> list[ModelConfig]:
         if options.model_config_file:
             return read_model_config(options.model_config_file)
         return models_of_folders(options.model, options.versions)

@@ -7,7 +7,7 @@ import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 import numpy as np
@@ -17,6 +17,12 @@ from tfrec.serve.metrics import Metrics
 from tfrec.serve.rest import version_status
 from tfrec.serve.service import Address, Called, PredictService
 from tfrec.serve.signatures import Arrays, Signature
+
+if TYPE_CHECKING:
+    from tensorflow.core.framework import tensor_pb2
+    from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2, predict_pb2
+
+Answer = TypeVar("Answer")
 
 LOG = logging.getLogger("tfrec.serve")
 STATUS = {status.value[0]: status for status in grpc.StatusCode}
@@ -49,20 +55,26 @@ class GrpcApi:
         api = self
 
         class Predictions(PredictionServiceServicer):
-            async def Predict(self, request, context):
+            async def Predict(
+                self, request: predict_pb2.PredictRequest, context: grpc.aio.ServicerContext
+            ) -> predict_pb2.PredictResponse:
                 return await api._answer(context, lambda called: api._predict(request, called))
 
-            async def GetModelMetadata(self, request, context):
+            async def GetModelMetadata(
+                self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: grpc.aio.ServicerContext
+            ) -> get_model_metadata_pb2.GetModelMetadataResponse:
                 return await api._answer(context, lambda called: api._metadata(request))
 
         class Models(ModelServiceServicer):
-            async def GetModelStatus(self, request, context):
+            async def GetModelStatus(
+                self, request: get_model_status_pb2.GetModelStatusRequest, context: grpc.aio.ServicerContext
+            ) -> get_model_status_pb2.GetModelStatusResponse:
                 return await api._answer(context, lambda called: api._status(request))
 
         add_PredictionServiceServicer_to_server(Predictions(), server)
         add_ModelServiceServicer_to_server(Models(), server)
 
-    async def _answer(self, context: grpc.aio.ServicerContext, answer: Callable[[Called], Awaitable[Any]]) -> Any:
+    async def _answer(self, context: grpc.aio.ServicerContext, answer: Callable[[Called], Awaitable[Answer]]) -> Answer:
         """Check the token, answer, count and log; errors become the call's status."""
         started, called = time.perf_counter(), Called()
         status = "CANCELLED"  # by the client, or its deadline: nothing else leaves this as it is
@@ -92,6 +104,7 @@ class GrpcApi:
                 **vars(called),
             }
             LOG.info("request", extra={"fields": {**fields, "remote": context.peer()}})
+        raise AssertionError("unreachable: abort raises")
 
     def _check_token(self, context: grpc.aio.ServicerContext) -> None:
         given = dict(context.invocation_metadata() or ()).get("authorization", "")
@@ -99,11 +112,11 @@ class GrpcApi:
         if self._wanted and not hmac.compare_digest(given, self._wanted):
             raise ServeError(Code.UNAUTHENTICATED, "send the metadata authorization: Bearer TOKEN")
 
-    async def _predict(self, request, called: Called):
+    async def _predict(self, request: predict_pb2.PredictRequest, called: Called) -> predict_pb2.PredictResponse:
         with self._service.batcher.admitted():
             return await self._outputs(request, called)
 
-    async def _outputs(self, request, called: Called):
+    async def _outputs(self, request: predict_pb2.PredictRequest, called: Called) -> predict_pb2.PredictResponse:
         import tensorflow as tf
         from tensorflow_serving.apis import predict_pb2
 
@@ -120,10 +133,10 @@ class GrpcApi:
             response.outputs[output].CopyFrom(tf.make_tensor_proto(outputs[output]))
         return response
 
-    def _arrays(self, request, signature: Signature) -> Arrays:
+    def _arrays(self, request: predict_pb2.PredictRequest, signature: Signature) -> Arrays:
         return {name: self._array(name, proto, signature) for name, proto in request.inputs.items()}
 
-    def _array(self, name: str, proto, signature: Signature) -> np.ndarray:
+    def _array(self, name: str, proto: tensor_pb2.TensorProto, signature: Signature) -> np.ndarray:
         import tensorflow as tf
 
         size = 1
@@ -142,7 +155,9 @@ class GrpcApi:
             raise invalid(f"input {name!r} holds strings that are none")
         return array
 
-    async def _metadata(self, request):
+    async def _metadata(
+        self, request: get_model_metadata_pb2.GetModelMetadataRequest
+    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
         from tensorflow_serving.apis import get_model_metadata_pb2
 
         address = _address(request.model_spec)
@@ -158,7 +173,9 @@ class GrpcApi:
         response.metadata["signature_def"].Pack(signatures)
         return response
 
-    async def _status(self, request):
+    async def _status(
+        self, request: get_model_status_pb2.GetModelStatusRequest
+    ) -> get_model_status_pb2.GetModelStatusResponse:
         from tensorflow_serving.apis import get_model_status_pb2
 
         response = get_model_status_pb2.GetModelStatusResponse()
@@ -170,7 +187,7 @@ class GrpcApi:
         return response
 
 
-def _address(spec) -> Address:
+def _address(spec: model_pb2.ModelSpec) -> Address:
     if not spec.name:
         raise invalid("model_spec.name is missing")
     version = spec.version.value if spec.HasField("version") else None

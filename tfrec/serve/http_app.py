@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from tfrec.serve.connections import ConnectionGuard
 from tfrec.serve.errors import Code, ServeError
@@ -99,7 +100,7 @@ def build_app(state: HttpState, *parts: Callable[[web.UrlDispatcher], object]) -
     return app
 
 
-def _accounted(state: HttpState):
+def _accounted(state: HttpState) -> Middleware:
     """Time, count and log every request."""
 
     @web.middleware
@@ -166,7 +167,7 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
     return response
 
 
-def _authorized(state: HttpState):
+def _authorized(state: HttpState) -> Middleware:
     """Ask for the bearer token, where there is one."""
     wanted = f"Bearer {state.token}".encode() if state.token else b""
 
@@ -181,7 +182,7 @@ def _authorized(state: HttpState):
     return authorized
 
 
-def _bounded(state: HttpState):
+def _bounded(state: HttpState) -> Middleware:
     """Hold no more bytes of bodies at a time than agreed; refuse what says beforehand that it is too large."""
 
     @web.middleware

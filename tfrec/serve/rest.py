@@ -9,6 +9,7 @@ from aiohttp import web
 
 from tfrec.serve.errors import Code, ServeError, shown
 from tfrec.serve.service import Address, Called, PredictService
+from tfrec.serve.signatures import Arrays, Signature
 from tfrec.serve.tensors_json import decode, encode, parse_body, signature_name
 
 MODEL = r"/v1/models/{name:[^/:]+}"
@@ -46,7 +47,7 @@ class RestApi:
         body = parse_body(content)
         name, in_rows = signature_name(body), False
 
-        def arrays(signature):
+        def arrays(signature: Signature) -> Arrays:
             nonlocal in_rows
             found, in_rows = decode(body, signature, max_values=self._service.max_values)
             return found

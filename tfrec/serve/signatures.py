@@ -11,6 +11,7 @@ import numpy as np
 from tfrec.serve.errors import invalid, shown
 
 if TYPE_CHECKING:
+    from tensorflow.core.framework import tensor_pb2
     from tensorflow.core.protobuf import meta_graph_pb2
 
 Arrays = dict[str, np.ndarray]
@@ -94,7 +95,7 @@ def read_signatures(meta_graph: meta_graph_pb2.MetaGraphDef) -> dict[str, Signat
     }
 
 
-def _input(name, info, defaults) -> InputSpec:
+def _input(name: str, info: meta_graph_pb2.TensorInfo, defaults: Mapping[str, tensor_pb2.TensorProto]) -> InputSpec:
     import tensorflow as tf
 
     shape = None

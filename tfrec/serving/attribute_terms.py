@@ -100,7 +100,9 @@ def lookup(keys: Sequence[str], name: str) -> tf.lookup.StaticHashTable:
     return tf.lookup.StaticHashTable(initializer, default_value=-1, name=name)
 
 
-def _encode_terms(attributes: Mapping[str, Sequence[Sequence[str]]], size: int):
+def _encode_terms(
+    attributes: Mapping[str, Sequence[Sequence[str]]], size: int
+) -> tuple[list[str], list[tuple[int, int]], np.ndarray]:
     """Number all terms; return them, the columns of each field, and each item's terms int32 `[N,
     columns]`.
     """

@@ -17,7 +17,7 @@ items, scored by their recent sales.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -31,6 +31,7 @@ from tfrec.runs.run import Run
 from tfrec.serving.attribute_terms import AttributeInput, lookup
 
 Tensors = dict[str, tf.Tensor]
+Signature = Callable[..., Tensors]
 
 STRINGS = tf.TensorSpec([None], tf.string)
 STRING_ROWS = tf.TensorSpec([None, None], tf.string)
@@ -113,10 +114,10 @@ class ServingModel(tf.Module):
 
     # -- signatures ------------------------------------------------------------------------------------------
 
-    def signatures(self) -> dict[str, Callable[..., Tensors]]:
+    def signatures(self) -> dict[str, Signature]:
         """The signatures that this run's towers can answer, by name."""
         run = self._run
-        named: dict[str, Callable[..., Tensors]] = {
+        named: dict[str, Signature] = {
             "serving_default": self._history_signature(),
             "recommend_rows": self._rows_signature(),
             "similar": self._item_signature(),
@@ -139,16 +140,29 @@ class ServingModel(tf.Module):
             named["embed_item"] = self._embed_item_signature()
         return named
 
-    def _history_signature(self):
+    def _history_signature(self) -> Signature:
         @_answers(history=STRING_ROWS, days_ago=DAYS)
-        def recommend(history, days_ago=NOW, k=K, exclude=NONE, allow=NONE, allow_items=NONE):
+        def recommend(
+            history: tf.Tensor,
+            days_ago: tf.Tensor = NOW,
+            k: tf.Tensor = K,
+            exclude: tf.Tensor = NONE,
+            allow: tf.Tensor = NONE,
+            allow_items: tf.Tensor = NONE,
+        ) -> Tensors:
             return self._answer(self._history_query(history, days_ago), k, exclude, allow, allow_items)
 
         return recommend
 
-    def _user_signature(self):
+    def _user_signature(self) -> Signature:
         @_answers(user_id=STRINGS)
-        def recommend_user(user_id, k=K, exclude=NONE, allow=NONE, allow_items=NONE):
+        def recommend_user(
+            user_id: tf.Tensor,
+            k: tf.Tensor = K,
+            exclude: tf.Tensor = NONE,
+            allow: tf.Tensor = NONE,
+            allow_items: tf.Tensor = NONE,
+        ) -> Tensors:
             user = self._user_of.lookup(user_id)
             row = tf.maximum(user, 0)
             history = tf.where(user[:, None] >= 0, tf.gather(self._user_history, row), -1)
@@ -157,9 +171,15 @@ class ServingModel(tf.Module):
 
         return recommend_user
 
-    def _item_signature(self):
+    def _item_signature(self) -> Signature:
         @_answers(item_id=STRINGS)
-        def similar(item_id, k=K, exclude=NONE, allow=NONE, allow_items=NONE):
+        def similar(
+            item_id: tf.Tensor,
+            k: tf.Tensor = K,
+            exclude: tf.Tensor = NONE,
+            allow: tf.Tensor = NONE,
+            allow_items: tf.Tensor = NONE,
+        ) -> Tensors:
             rows = self.catalogue.rows(item_id)
             vectors = tf.gather(self._vectors, tf.maximum(rows, 0))
             exclude = tf.concat([self._per_row(exclude, tf.shape(rows)[0]), item_id[:, None]], 1)
@@ -169,25 +189,37 @@ class ServingModel(tf.Module):
 
         return similar
 
-    def _text_signature(self):
+    def _text_signature(self) -> Signature:
         @_answers(text=STRINGS)
-        def search_text(text, k=K, exclude=NONE, allow=NONE, allow_items=NONE):
+        def search_text(
+            text: tf.Tensor,
+            k: tf.Tensor = K,
+            exclude: tf.Tensor = NONE,
+            allow: tf.Tensor = NONE,
+            allow_items: tf.Tensor = NONE,
+        ) -> Tensors:
             known = tf.strings.length(tf.strings.strip(text)) > 0
             queries = self.towers.text_query(self.towers.tokens(text))
             return self._answer(plain_query(queries, known), k, exclude, allow, allow_items)
 
         return search_text
 
-    def _photo_signature(self):
+    def _photo_signature(self) -> Signature:
         @_answers(photo=STRINGS)
-        def search_photo(photo, k=K, exclude=NONE, allow=NONE, allow_items=NONE):
+        def search_photo(
+            photo: tf.Tensor,
+            k: tf.Tensor = K,
+            exclude: tf.Tensor = NONE,
+            allow: tf.Tensor = NONE,
+            allow_items: tf.Tensor = NONE,
+        ) -> Tensors:
             pixels, readable = self.towers.pixels(photo)
             _check_photos(readable)
             return self._answer(plain_query(self.towers.photo_query(pixels), readable), k, exclude, allow, allow_items)
 
         return search_photo
 
-    def _rows_signature(self):
+    def _rows_signature(self) -> Signature:
         """Rows in, rows out, no strings: what batch retrieval calls. `user` counts only where queries are
         looked up.
         """
@@ -197,14 +229,21 @@ class ServingModel(tf.Module):
             input_signature=[ROWS, DAYS, tf.TensorSpec([None], tf.int32), fields, ROWS, COUNT],
             autograph=False,
         )
-        def recommend_rows(history, days_ago, user, user_fields, exclude, k):
+        def recommend_rows(
+            history: tf.Tensor,
+            days_ago: tf.Tensor,
+            user: tf.Tensor,
+            user_fields: tf.Tensor,
+            exclude: tf.Tensor,
+            k: tf.Tensor,
+        ) -> Tensors:
             query = self._query(*self._compact(history, days_ago), user, user_fields)
             scores, rows = self._top_k(query, self._bounded(k), exclude)
             return {"item_row": rows, "score": scores}
 
         return recommend_rows
 
-    def _explain_signature(self):
+    def _explain_signature(self) -> Signature:
         """The scores of `items` `[B, K]`, and what they would be without each purchase: `without` `[B, K, L]`.
 
         Also the query vectors `[B, D]`, and their products with the items' vectors `[B, K]`: the score without what
@@ -213,7 +252,7 @@ class ServingModel(tf.Module):
         fields = tf.TensorSpec([None, self._run.user_fields], tf.int32)
 
         @tf.function(input_signature=[ROWS, DAYS, fields, ROWS], autograph=False)
-        def explain_rows(history, days_ago, user_fields, items):
+        def explain_rows(history: tf.Tensor, days_ago: tf.Tensor, user_fields: tf.Tensor, items: tf.Tensor) -> Tensors:
             vectors = tf.gather(self._vectors, tf.maximum(items, 0))  # (B, K, D)
             batch, length = tf.unstack(tf.shape(history))
             left_out = tf.where(tf.eye(length, dtype=tf.bool)[None], -1, history[:, None])  # (B, L, L)
@@ -234,13 +273,13 @@ class ServingModel(tf.Module):
 
         return explain_rows
 
-    def _gains_of(self, history, days_ago, items):
+    def _gains_of(self, history: tf.Tensor, days_ago: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
         """What the purchases `[B, L]` add to the scores of `items` `[B, K]`: `[B, K]`."""
         rows, gains = self._gains(history, days_ago)
         same = (items[:, :, None] == rows[:, None]) & (rows >= 0)[:, None]
         return tf.reduce_sum(tf.where(same, gains[:, None], 0.0), 2)
 
-    def _gains(self, history, days_ago):
+    def _gains(self, history: tf.Tensor, days_ago: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """What items gain from the purchases `[B, L]`: rows int32 `[B, W]` (-1 = none) and gains `[B, W]`, of which those of
         one item add up."""
         found = [neighbours(history) for neighbours in self._neighbours]
@@ -249,9 +288,9 @@ class ServingModel(tf.Module):
         rows, gains = zip(*found) if found else ([history[:, :0]], [days_ago[:, :0]])
         return tf.concat(rows, 1), tf.concat(gains, 1)
 
-    def _attend_signature(self):
+    def _attend_signature(self) -> Signature:
         @tf.function(input_signature=_named(photo=STRINGS, text=STRINGS, attributes=STRING_ROWS), autograph=False)
-        def attend_item(photo, text=MISSING, attributes=NONE):
+        def attend_item(photo: tf.Tensor, text: tf.Tensor = MISSING, attributes: tf.Tensor = NONE) -> Tensors:
             batch = tf.shape(photo)[0]
             encoded = self._attribute_ids(self._per_row(attributes, batch))
             pixels, readable, tokens = read_content(self._run, photo, tf.broadcast_to(text, [batch]))
@@ -259,28 +298,30 @@ class ServingModel(tf.Module):
 
         return attend_item
 
-    def _rate_signature(self):
+    def _rate_signature(self) -> Signature:
         """The ratings that the ranking head predicts for `items` `[B, K]`; 0 for the padding -1."""
         fields = tf.TensorSpec([None, self._run.user_fields], tf.int32)
 
         @tf.function(input_signature=[ROWS, DAYS, tf.TensorSpec([None], tf.int32), fields, ROWS], autograph=False)
-        def rate_rows(history, days_ago, user, user_fields, items):
+        def rate_rows(
+            history: tf.Tensor, days_ago: tf.Tensor, user: tf.Tensor, user_fields: tf.Tensor, items: tf.Tensor
+        ) -> Tensors:
             query = self._query(*self._compact(history, days_ago), user, user_fields)
             ratings = self.towers.rate(query.vectors, user, tf.maximum(items, 0))
             return {"rating": tf.where(items >= 0, ratings, 0.0)}
 
         return rate_rows
 
-    def _embed_query_signature(self):
+    def _embed_query_signature(self) -> Signature:
         @tf.function(input_signature=_named(history=STRING_ROWS, days_ago=DAYS), autograph=False)
-        def embed_query(history, days_ago=NOW):
+        def embed_query(history: tf.Tensor, days_ago: tf.Tensor = NOW) -> Tensors:
             return {"embedding": self._finite(self._history_query(history, days_ago).vectors)}
 
         return embed_query
 
-    def _embed_item_signature(self):
+    def _embed_item_signature(self) -> Signature:
         @tf.function(input_signature=_named(photo=STRINGS, text=STRINGS, attributes=STRING_ROWS), autograph=False)
-        def embed_item(photo=MISSING, text=MISSING, attributes=NONE):
+        def embed_item(photo: tf.Tensor = MISSING, text: tf.Tensor = MISSING, attributes: tf.Tensor = NONE) -> Tensors:
             batch = tf.reduce_max([tf.shape(photo)[0], tf.shape(text)[0], tf.shape(attributes)[0]])
             photo, text = tf.broadcast_to(photo, [batch]), tf.broadcast_to(text, [batch])
             return {"embedding": self._finite(self._embed(photo, text, self._per_row(attributes, batch)))}
@@ -305,7 +346,7 @@ class ServingModel(tf.Module):
         order = tf.argsort(tf.cast(rows >= 0, tf.int32), axis=1, stable=True)[:, -self._run.history_length :]
         return tf.gather(rows, order, batch_dims=1), tf.gather(days_ago, order, batch_dims=1)
 
-    def _query(self, history, days_ago, user, user_fields) -> Query:
+    def _query(self, history: tf.Tensor, days_ago: tf.Tensor, user: tf.Tensor, user_fields: tf.Tensor) -> Query:
         if self._run.query_kind == "user":
             return plain_query(self.towers.user_query(user, user_fields), user >= 0)
         vectors, known = self.towers.query(history, days_ago, user_fields), tf.reduce_any(history >= 0, 1)
@@ -332,7 +373,9 @@ class ServingModel(tf.Module):
     def _vectors(self) -> tf.Variable:
         return self.index.vectors if isinstance(self.index, ExactIndex) else self.index.exact.vectors
 
-    def _answer_query(self, query: Query, k, exclude, allow, allow_items) -> Tensors:
+    def _answer_query(
+        self, query: Query, k: tf.Tensor, exclude: tf.Tensor, allow: tf.Tensor, allow_items: tf.Tensor
+    ) -> Tensors:
         batch = tf.shape(query.vectors)[0]
         most = self._bounded(k)
         excluded = self._per_row(self.catalogue.rows(exclude), batch)  # strings are looked up before they are spread
@@ -357,7 +400,7 @@ class ServingModel(tf.Module):
         with tf.control_dependencies([check]):  # what depends on k must not run beside the check
             return tf.maximum(tf.reduce_max(tf.reshape(k, [-1])), 1)  # 1: of an empty batch
 
-    def _top_k(self, query: Query, k, excluded) -> tuple[tf.Tensor, tf.Tensor]:
+    def _top_k(self, query: Query, k: tf.Tensor, excluded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The k best items: scores and rows `[B, k]`."""
         fetch = self._fetch(query, k, excluded)
         found = self.index.search(self._finite(query.vectors), fetch)
@@ -366,7 +409,9 @@ class ServingModel(tf.Module):
         scores, rows = self._choose(query, found, [part[None] for part in popular])
         return drop_excluded(scores, rows, excluded, k)
 
-    def _top_k_allowed(self, query: Query, k, excluded, allow, listed) -> tuple[tf.Tensor, tf.Tensor]:
+    def _top_k_allowed(
+        self, query: Query, k: tf.Tensor, excluded: tf.Tensor, allow: tf.Tensor, listed: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """The k best of the allowed items, by exact search."""
         fetch = self._fetch(query, k, excluded)
         masks, mask_of = self.catalogue.masks(allow, listed)
@@ -383,7 +428,9 @@ class ServingModel(tf.Module):
         most = tf.reduce_max(tf.reduce_sum(tf.cast(excluded >= 0, tf.int32), 1))
         return tf.minimum(k + tf.maximum(most, 0) + query.fallen, self.catalogue.size)
 
-    def _choose(self, query: Query, found, popular) -> tuple[tf.Tensor, tf.Tensor]:
+    def _choose(
+        self, query: Query, found: Sequence[tf.Tensor], popular: Sequence[tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         known = (query.known & tf.reduce_all(tf.math.is_finite(query.vectors), 1))[:, None]
         return tf.where(known, found[0], popular[0]), tf.where(known, found[1], popular[1])
 
@@ -408,7 +455,7 @@ class NeighbourGains(tf.Module):
         self._scores = tf.Variable(table.scores, trainable=False, name="scores")
         self._recent, self._older = table.recent, table.older
 
-    def __call__(self, history):
+    def __call__(self, history: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The neighbours of purchases int32 `[B, L]` (-1 = none, right-aligned): rows `[B, W]`, -1 = none, and gains."""
         if self._recent is not None:
             history = history[:, -self._recent :]

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from pipelines.photos.pixels import decode_photos
 from tfrec.assembly import RetrievalAssembly
+from tfrec.encoders.text import ClipTokenizer
 from tfrec.encoders.wordpiece import WordPiece
 from tfrec.features.frozen import FrozenEncoders
 from tfrec.reports.attention_maps import looks_of_words
@@ -36,11 +37,11 @@ class ServedTowers(tf.Module):
         if assembly.content is not None:  # ids alone have nothing to encode, and whatever is here would be traced
             self.item = tf.function(self._item, self._item_inputs(), autograph=False)
 
-    def _query_inputs(self):
+    def _query_inputs(self) -> list[tf.TensorSpec]:
         rows, days = tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None, None], tf.float32)
         return [rows, days, rows]
 
-    def _item_inputs(self):
+    def _item_inputs(self) -> list[tf.TensorSpec]:
         length = self.tokenizer.sequence_length if self.tokenizer else 1
         return [
             tf.TensorSpec([None, *self.size, 3], tf.uint8),
@@ -49,33 +50,33 @@ class ServedTowers(tf.Module):
             tf.TensorSpec([None, self.fields, None], tf.int32),
         ]
 
-    def _query(self, history, days_ago, user_fields):
+    def _query(self, history: tf.Tensor, days_ago: tf.Tensor, user_fields: tf.Tensor) -> tf.Tensor:
         """Query vectors `[B, D]` of purchases int32 `[B, T]` (-1 = padding, most recent last), days since each
         float32 `[B, T]`, and customer fields int32 `[B, G]`."""
         following = tf.pad(days_ago[:, 1:], [[0, 0], [0, 1]])
         gaps = tf.maximum(days_ago - following, 0.0)
         return self.model.last_query({"history": history, "gaps": gaps, "user_fields": user_fields}, self.vectors)
 
-    def repeat_scores(self, days_ago):
+    def repeat_scores(self, days_ago: tf.Tensor) -> tf.Tensor:
         """What a purchase made `days_ago` float32 `[B, T]` adds to the score of its item."""
         assert self.model.repeats is not None  # `Run.repeats` says so
         return self.model.repeats(days_ago)
 
-    def rate(self, queries, user, items):
+    def rate(self, queries: tf.Tensor, user: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
         """Ratings `[B, K]` of items int32 `[B, K]` by customers int32 `[B]` (-1 = unknown) with queries `[B, D]`."""
         return self.model.rate(queries, user, items, self.vectors)
 
-    def user_query(self, user, user_fields):
+    def user_query(self, user: tf.Tensor, user_fields: tf.Tensor) -> tf.Tensor:
         """Query vectors `[B, D]` of known customers int32 `[B]` (-1 = unknown)."""
         return self.model.last_query({"user": user, "user_fields": user_fields}, self.vectors)
 
-    def similar_query(self, vectors):
+    def similar_query(self, vectors: tf.Tensor) -> tf.Tensor:
         """Candidate vectors `[B, D]` as queries for similar items, without the popularity bias."""
         if not self.model.vectors.has_bias:
             return vectors
         return tf.concat([vectors[:, :-1], tf.zeros_like(vectors[:, -1:])], -1)
 
-    def _item(self, photos, has_photo, tokens, attributes):
+    def _item(self, photos: tf.Tensor, has_photo: tf.Tensor, tokens: tf.Tensor, attributes: tf.Tensor) -> tf.Tensor:
         """Candidate vectors `[B, D]` from content alone: what a new item gets."""
         inputs = self.frozen({"has_photo": has_photo, "photos": photos, "tokens": tokens, "attributes": attributes})
         contents = self.model.encode({"items": inputs})
@@ -87,7 +88,7 @@ class ServedTowers(tf.Module):
         tower = self.model.item_tower
         return tower is not None and tower.image is not None and tower.fusion.layers > 0
 
-    def attention(self, photos, has_photo, tokens, attributes):
+    def attention(self, photos: tf.Tensor, has_photo: tf.Tensor, tokens: tf.Tensor, attributes: tf.Tensor) -> tf.Tensor:
         """Attention of words and attributes to the parts of photos `[B, h, w]`, each adding up to 1."""
         tower = self.model.item_tower
         assert tower is not None  # `Run.attends` says so
@@ -98,34 +99,34 @@ class ServedTowers(tf.Module):
         patches = tf.math.divide_no_nan(patches, tf.reduce_sum(patches, 1, keepdims=True))
         return tf.reshape(patches, [-1, height, width])
 
-    def photo_query(self, photos):
+    def photo_query(self, photos: tf.Tensor) -> tf.Tensor:
         """Query vectors `[B, D]` of photos uint8 `[B, H, W, 3]` alone."""
         batch = tf.shape(photos)[0]
         has = tf.ones([batch], tf.bool)
         return self.similar_query(self.item(photos, has, self._no_tokens(batch), self._no_attributes(batch)))
 
-    def text_query(self, tokens):
+    def text_query(self, tokens: tf.Tensor) -> tf.Tensor:
         """Query vectors `[B, D]` of token ids int32 `[B, T]` alone."""
         batch = tf.shape(tokens)[0]
         photos = tf.zeros([batch, *self.size, 3], tf.uint8)
         has = tf.zeros([batch], tf.bool)
         return self.similar_query(self.item(photos, has, tokens, self._no_attributes(batch)))
 
-    def pixels(self, images):
+    def pixels(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Photo bytes string `[B]` to uint8 `[B, H, W, 3]`, and whether there was a photo, bool `[B]`."""
         return decode_photos(images, self.size)
 
-    def tokens(self, texts):
+    def tokens(self, texts: tf.Tensor) -> tf.Tensor:
         """Texts string `[B]` to token ids int32 `[B, T]`; an empty text is all padding."""
         if self.tokenizer is None:
             raise ValueError("this model reads no texts")
         return tf.where((tf.strings.length(texts) > 0)[:, None], self.tokenizer(texts), self.tokenizer.pad_id)
 
-    def _no_tokens(self, batch):
+    def _no_tokens(self, batch: tf.Tensor) -> tf.Tensor:
         length, pad = (self.tokenizer.sequence_length, self.tokenizer.pad_id) if self.tokenizer else (1, 0)
         return tf.fill([batch, length], pad)
 
-    def _no_attributes(self, batch):
+    def _no_attributes(self, batch: tf.Tensor) -> tf.Tensor:
         return tf.zeros([batch, self.fields, 1], tf.int32)
 
     @property
@@ -134,6 +135,6 @@ class ServedTowers(tf.Module):
         return "user" if isinstance(self.model.query_tower, UserTower) else "history"
 
 
-def served_tokenizer(tokenizer):
+def served_tokenizer(tokenizer: WordPiece | ClipTokenizer | None) -> StockWordPiece | ClipTokenizer | None:
     """The tokenizer in TensorFlow's own ops where there is one (the ids are the same), for servers without text ops."""
     return StockWordPiece(tokenizer) if isinstance(tokenizer, WordPiece) else tokenizer

@@ -76,10 +76,10 @@ class StockWordPiece(tf.Module):
         length = tf.strings.length(words, "UTF8_CHAR")
         readable = length <= MAX_WORD
 
-        def more(start, *_) -> tf.Tensor:
+        def more(start: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
             return tf.reduce_any(start < length)
 
-        def step(start, spelt, pieces):
+        def step(start: tf.Tensor, spelt: tf.Tensor, pieces: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             piece, size = self._next_piece(words, length, start)
             active = start < length
             spelt &= (size > 0) | ~active
@@ -96,7 +96,7 @@ class StockWordPiece(tf.Module):
         pieces = tf.concat([unknown, tf.where(spelt[:, None], pieces, -1)], 1)
         return tf.ragged.boolean_mask(pieces, pieces >= 0)
 
-    def _next_piece(self, words, length, start) -> tuple[tf.Tensor, tf.Tensor]:
+    def _next_piece(self, words: tf.Tensor, length: tf.Tensor, start: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The longest known piece of each word `[W]` from `start`: its id, and its size (0: there is none)."""
         sizes = tf.range(1, self._longest + 1)
         place = tf.minimum(start, length - 1)[:, None] + tf.zeros_like(sizes)

@@ -1,6 +1,6 @@
 """Published encoders: real weights into the KerasCV and KerasNLP bricks, none missing, none left over."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import tensorflow as tf
@@ -117,7 +117,7 @@ def kinds_of(source: str | Path) -> list[str]:
     return [kind for kind, known in (("text", (*BERT, *CLIP_TEXT)), ("image", IMAGE_FAMILIES)) if family in known]
 
 
-def _family(checkpoint: Checkpoint, known, side: str) -> str:
+def _family(checkpoint: Checkpoint, known: Collection[str], side: str) -> str:
     """Return the model family of a checkpoint."""
     family = checkpoint.config.get("model_type", "")
     if family not in known:
