@@ -21,7 +21,7 @@ import pandas as pd
 
 from benchmarks.measure import Measurement, Rate, Ratio, add_json, machine, measure, table, write_ratios
 from pipelines.prepared import PreparedWriter
-from tfrec.recommendations import Job, RetrieveOptions, plan
+from tfrec.recommendations import Job, RetrieveOptions, load_job
 
 FOLDER = Path("build/benchmarks/retrieve")
 DIM, LENGTH, LAYERS = 128, 20, 2
@@ -101,14 +101,14 @@ def ratios(runs: dict[str, Measurement]) -> dict[str, float]:
 
 def end_to_end(work: Work) -> Callable[[], int]:
     """`tfrec.retrieve` without its imports and the loading of the model."""
-    job = plan(work.options())
+    job = load_job(work.options())
     _warm_up(job)
     return lambda: job.run(lambda done: None)
 
 
 def read_alone(work: Work) -> Callable[[], int]:
     """Read all customers and their last purchases."""
-    job = plan(work.options())
+    job = load_job(work.options())
     return lambda: sum(len(job.reader.read(rows)) for rows in job.cuts())
 
 
@@ -116,7 +116,7 @@ def tower_alone(work: Work) -> Callable[[], None]:
     """Encode one part's customers as often as there are parts."""
     import tensorflow as tf
 
-    job = plan(work.options())
+    job = load_job(work.options())
     customers = job.reader.read(job.cuts()[0])
     towers = make_towers(work.items)
     shapes = [
@@ -137,7 +137,7 @@ def tower_alone(work: Work) -> Callable[[], None]:
 
 def scann_alone(work: Work) -> Callable[[], None]:
     """Search for random queries, as many as there are customers, through the SavedModel."""
-    job = plan(work.options())
+    job = load_job(work.options())
     items = np.asarray(job.model.module.item_ids.numpy(), object)
     similar = np.random.default_rng(0).permutation(items)[: work.batch]
     search = job.model.signatures["similar"]
@@ -158,7 +158,7 @@ def write_alone(work: Work) -> Callable[[], int]:
     """Write parts of random recommendations, and put them together."""
     from tfrec.recommendation_files import recommendation_table
 
-    job = plan(work.options())
+    job = load_job(work.options())
     import pyarrow as pa
 
     item_ids = pa.array([name.decode() for name in job.model.module.item_ids.numpy()])

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from contextlib import closing
 from pathlib import Path
 
 from pipelines.arguments import SEED, whole_number
-from pipelines.publish import HiddenFolder, is_free
+from pipelines.publish import filled_whole, is_free
 
 YEARS = (2011, 2014)
 VIEWPOINTS = {1: "front", 2: "rear"}
@@ -79,12 +78,11 @@ def generate(raw: str | Path, *, makes: int = 5, photos: int = 10, seed: int = 0
         for number in range(photos)
     ]
     shots += [(0, 0, "unknown", viewpoint, 0) for viewpoint in VIEWPOINTS]
-    with closing(HiddenFolder(raw.absolute())) as folder:
+    with filled_whole(raw.absolute()) as folder:
         for shot in shots:
-            _draw_shot(folder.path, shot, seed)
-        _break_one_box(folder.path)
-        _write_attributes(folder.path, makes)
-        folder.publish()
+            _draw_shot(folder, shot, seed)
+        _break_one_box(folder)
+        _write_attributes(folder, makes)
     return len(shots)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -204,7 +203,7 @@ class PreparedWriter:
         pq.write_table(pa.table(rejected, names=list(schema.REJECTED_COLUMNS)), folder / "rejected.parquet")
         files = sorted(folder.iterdir())
         with ThreadPoolExecutor() as pool:  # hashlib releases the interpreter lock
-            entries = list(pool.map(_sync_and_describe, files))
+            entries = list(pool.map(_describe, files))
         manifest = {
             "format": schema.FORMAT,
             "schema_version": schema.SCHEMA_VERSION,
@@ -218,7 +217,6 @@ class PreparedWriter:
         }
         text = json.dumps(manifest, indent=2, ensure_ascii=False, default=str) + "\n"
         (folder / "manifest.json").write_text(printable(text), encoding="utf-8")
-        _sync_and_describe(folder / "manifest.json")
 
     def _fill_absent_tables(self) -> None:
         """Write empty tables for datasets without customers or purchases, so every reader finds all files."""
@@ -238,8 +236,7 @@ class PreparedWriter:
                 raise PreparedError(f"an item refers to photo {key!r}, which is not stored; add it or leave it out")
 
 
-def _sync_and_describe(file: Path) -> dict[str, Any]:
-    """Flush a file to disk and return its manifest entry."""
+def _describe(file: Path) -> dict[str, Any]:
+    """A file's manifest entry."""
     with open(file, "rb") as stream:
-        os.fsync(stream.fileno())
         return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}

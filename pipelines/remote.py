@@ -14,13 +14,13 @@ import tempfile
 import uuid
 from argparse import ArgumentTypeError
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from filelock import FileLock
 
-from pipelines.publish import HiddenFolder
+from pipelines.publish import filled_whole, written_whole
 
 CACHE = "TFREC_CACHE"
 # What tells that a file has changed, by file system; other entries change by reading alone.
@@ -86,12 +86,11 @@ def local_copy(path: str | Path) -> Path:
         copy = folder / "copy"
         with FileLock(folder / ".lock"):
             if not copy.exists():
-                with closing(HiddenFolder(copy)) as hidden:
+                with filled_whole(copy) as hidden:
                     for name, inside in files.items():
-                        target = hidden.path / place.name / inside
+                        target = hidden / place.name / inside
                         target.parent.mkdir(parents=True, exist_ok=True)
                         place.fs.get_file(name, str(target))
-                    hidden.publish()
         return copy / place.name
 
 
@@ -146,6 +145,11 @@ def sent_whole(path: Path) -> Iterator[IO[bytes]]:
                 with suppress(Exception):
                     place.fs.rm_file(hidden.path)
                 raise
+
+
+def written_or_sent(path: Path, *, shared: bool = False) -> AbstractContextManager[IO[bytes]]:
+    """A binary stream to a file of this machine (`written_whole`) or at an address (`sent_whole`)."""
+    return sent_whole(path) if is_remote(path) else written_whole(path, shared=shared)
 
 
 def remove_folder(path: Path) -> None:

@@ -107,13 +107,15 @@ def test_only_new_and_changed_contents_are_encoded_again(shop, sides, tmp_path, 
 
 
 @pytest.mark.parametrize("stopped", [1, 2])
-def test_nothing_is_lost_where_one_store_takes_anothers_place(shop, sides, tmp_path, monkeypatch, stopped):
+@pytest.mark.parametrize("killed", [False, True])
+def test_nothing_is_lost_where_one_store_takes_anothers_place(shop, sides, tmp_path, monkeypatch, stopped, killed):
     """Killed before the old one steps aside, and before the new one takes its place."""
     expected = FeatureWriter(sides["text"], shop, tmp_path / "alone", tokens=True).write()
     FeatureWriter(sides["text"], shop, tmp_path / "store").write()
     writer = FeatureWriter(sides["text"], shop, tmp_path / "store", tokens=True)
-    with stopped_at_rename(stopped, of=(writer.folder, writer.work)):
+    with stopped_at_rename(stopped, of=(writer.folder, writer.work), killed=writer.store if killed else None):
         writer.write()
+    assert not stored_sides(writer.store)["text"].holds_tokens
     monkeypatch.setattr(feature_writer, "checked", lambda *_: pytest.fail("encoded again"))
     store = FeatureWriter(sides["text"], shop, tmp_path / "store", tokens=True).write()
     assert sorted(p.name for p in store.folder.iterdir()) == sorted(p.name for p in expected.folder.iterdir())

@@ -3,13 +3,16 @@
 import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 
 # isort: split
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.kills import stopped_at_rename
 from tests.small_encoders import make_shop
 from tfrec import evaluate, layer_study
-from tfrec.config import SYSTEMS, ConfigError, parse_config, read_yaml, recipe_path, save_config
+from tfrec.config import SYSTEMS, ConfigError, load_config, parse_config, read_yaml, recipe_path, save_config
 from tfrec.encoders.checkpoints import CheckpointError
 from tfrec.encoders.sides import load_image_side, load_text_side, sides_of
 from tfrec.encoders.text import WordPiece
@@ -18,6 +21,7 @@ from tfrec.metric_learning.assembly import build_encoder
 from tfrec.metric_learning.config import PhotoEncoderConfig
 from tfrec.pretraining import system as pretrain
 from tfrec.pretraining import text_model
+from tfrec.pretraining.config import PretrainConfig
 from tfrec.pretraining.data import draw_moves, hide_words, move_photos
 
 TINY = [
@@ -77,6 +81,26 @@ def test_an_evaluation_says_its_split_and_refuses_what_it_cannot_do(run, capsys)
             f"{words[0].replace('no-', '')}: the evaluation of a pretrain run has no such option"
             in capsys.readouterr().err
         )
+
+
+@pytest.mark.parametrize("stopped", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_encoders_of_a_run_outlive_a_kill_in_their_exchange(run, tmp_path, stopped, killed):
+    """The fifth rename is the last: the new text encoder has its place, the new image encoder has not."""
+    again = tmp_path / "run"
+    shutil.copytree(run[0], again)
+    _, model = pretrain.assemble(load_config(again / "config.yaml", PretrainConfig), again)
+    new = {"text": model.text_side.encoder, "image": model.image_side.encoder}
+    old = {"text": load_text_side(again).encoder, "image": load_image_side(again).encoder}
+    with stopped_at_rename(stopped, killed=again if killed else None):
+        pretrain.publish_encoders(model, again)
+    found = {"text": load_text_side(again).encoder, "image": load_image_side(again).encoder}
+    assert sides_of(again) == ["text", "image"]
+    for kind, expected in {"text": new if stopped > 3 else old, "image": old}.items():
+        for weight, other in zip(found[kind].weights, expected[kind].weights, strict=True):
+            np.testing.assert_array_equal(weight, other)
+    pretrain.publish_encoders(model, again)
+    assert sorted(p.name for p in again.iterdir()) == sorted(p.name for p in run[0].iterdir())
 
 
 def test_a_run_is_where_metric_learning_starts(run):

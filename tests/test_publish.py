@@ -91,13 +91,13 @@ def test_two_publishers_of_one_number_leave_one_version_whole(model):
 
     import tfrec.publish as publish
 
-    original = publish._flush
-    publish._flush = rename_first  # runs between writing and the check
+    original = publish.flush_tree
+    publish.flush_tree = rename_first  # runs between writing and the check
     try:
         with pytest.raises(PublishError):
             publish_version(model, 4, write)
     finally:
-        publish._flush = original
+        publish.flush_tree = original
     assert read_manifest(model / "4")["version"] == 1
 
 
@@ -113,17 +113,15 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path, error):
 
 
 CRASH = """
-import os, sys
+import itertools, os, sys
 from pathlib import Path
 import tfrec.publish as publish
 
-step, seen = int(sys.argv[2]), 0
+step, steps = int(sys.argv[2]), itertools.count(1)  # files are flushed by several threads
 
 def count(function):
     def wrapped(*args, **kwargs):
-        global seen
-        seen += 1
-        if seen == step:
+        if next(steps) == step:
             os.kill(os.getpid(), 9)
         return function(*args, **kwargs)
     return wrapped
@@ -137,7 +135,7 @@ os.rename, os.fsync = count(os.rename), count(os.fsync)
 publish._write_manifest = count(publish._write_manifest)
 publish._sha256 = count(publish._sha256)
 publish.publish_version(Path(sys.argv[1]), 2, write)
-print("steps", seen)
+print("steps", next(steps) - 1)
 """
 
 

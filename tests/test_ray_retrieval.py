@@ -20,7 +20,7 @@ from tests.test_retrieve import USERS, go, models, prepared, run  # noqa: F401
 from tfrec import retrieve as command
 from tfrec.distributed.ray_parts import EngineError, cores_each
 from tfrec.distributed.ray_retrieval import PartMaker, absolute
-from tfrec.recommendations import RetrieveOptions, plan
+from tfrec.recommendations import RetrieveOptions, load_job
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,7 +59,7 @@ def _words(process: psutil.Process) -> list[str]:
 def test_a_worker_makes_parts_as_the_single_process_does_and_none_twice(models, prepared, tmp_path, monkeypatch):
     go(models, prepared, tmp_path / "whole.csv", part=250)
     monkeypatch.chdir(tmp_path)
-    job = plan(RetrieveOptions(models / "shop", prepared, Path("recs.csv"), batch=64, part=250))
+    job = load_job(RetrieveOptions(models / "shop", prepared, Path("recs.csv"), batch=64, part=250))
     worker = PartMaker(absolute(job.options, model=job.model.path))
     monkeypatch.chdir("/")
     assert worker({"part": np.array([2, 0])})["customers"].tolist() == [USERS - 500, 250]

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 
 from pipelines.prepared import PreparedError, open_prepared
-from pipelines.remote import RemoteError, is_remote, local_copy, location, remove_folder
+from pipelines.remote import RemoteError, is_remote, local_copy, location, remove_folder, written_or_sent
 from tfrec.publish import PublishError, find_version
-from tfrec.recommendation_files import Parts, RecommendationFileError, recommendation_table, written_whole
+from tfrec.recommendation_files import Parts, RecommendationFileError, recommendation_table
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +126,7 @@ def test_parts_and_outputs_are_sent_whole(bucket, tmp_path):
     out, folder = location(f"{bucket}/recs.csv"), tmp_path / "bucket"
 
     def breaks_off():
-        with written_whole(out) as stream:
+        with written_or_sent(out) as stream:
             stream.write(b"half")
             raise RuntimeError
 
@@ -136,13 +136,13 @@ def test_parts_and_outputs_are_sent_whole(bucket, tmp_path):
 
     items = pa.array(["a", "b"])
     tables = [recommendation_table(pa.array([f"u{n}"]), np.array([[n, -1]]), np.ones((1, 2)), items) for n in (0, 1)]
-    parts = Parts(out, {"k": 2}, resume=False)
+    parts = Parts.start_afresh(out, {"k": 2})
     parts.write(1, tables[1])
     parts.write_lines(1, ["why"])
     assert (parts.done(0), parts.done(1)) == (False, True)
     with pytest.raises(RecommendationFileError, match="another k"):
-        Parts(out, {"k": 3}, resume=True)
-    parts = Parts(out, {"k": 2}, resume=True)
+        Parts.resume(out, {"k": 3})
+    parts = Parts.resume(out, {"k": 2})
     assert parts.done(1)
     parts.write(0, tables[0])
     parts.write_lines(0, ["because"])
@@ -198,7 +198,7 @@ def test_a_file_that_cannot_be_sent_leaves_nothing(bucket, tmp_path, monkeypatch
     monkeypatch.setattr(type(fsspec.filesystem("file")), "mv", refuses)
     with (
         pytest.raises(RemoteError, match="PermissionError: no"),
-        written_whole(location(f"{bucket}/out.csv")) as stream,
+        written_or_sent(location(f"{bucket}/out.csv")) as stream,
     ):
         stream.write(b"x")
     assert list((tmp_path / "bucket").iterdir()) == []
@@ -240,7 +240,7 @@ def test_addresses_are_refused_where_a_path_is_needed(module, words, capsys, tmp
 
 def test_two_writers_of_one_part_do_not_meet(tmp_path):
     path = tmp_path / "part-00000.parquet"
-    with written_whole(path, shared=True) as one, written_whole(path, shared=True) as other:
+    with written_or_sent(path, shared=True) as one, written_or_sent(path, shared=True) as other:
         one.write(b"whole")
         other.write(b"whole")
     assert path.read_bytes() == b"whole"

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.prepared import PreparedError, PreparedWriter, open_prepared
+from pipelines.publish import written_whole
 from tests.serving_fakes import make_run
 from tfrec import retrieve as command
 from tfrec.customers import CustomerReader
@@ -30,9 +31,8 @@ from tfrec.recommendation_files import (
     format_of,
     recommendation_table,
     safe_cells,
-    written_whole,
 )
-from tfrec.recommendations import RetrieveError, RetrieveOptions, check_stages, plan
+from tfrec.recommendations import RetrieveError, RetrieveOptions, check_stages, load_job
 
 USERS, ITEMS, LENGTH = 700, 60, 4
 DAY = 86_400
@@ -80,7 +80,7 @@ def models(run, tmp_path_factory) -> Path:
 
 def go(models: Path, prepared: Path, out: Path, **options) -> int:
     options = {"batch": 64, "part": 150, **options}
-    return plan(RetrieveOptions(models / "shop", prepared, out, **options)).run(lambda done: None)
+    return load_job(RetrieveOptions(models / "shop", prepared, out, **options)).run(lambda done: None)
 
 
 @pytest.fixture(scope="module")
@@ -167,10 +167,10 @@ def test_what_was_bought_is_left_out_of_models_that_were_judged_so(
 
 def test_parts_with_and_without_what_was_bought_are_not_mixed(judged_without_seen, prepared, tmp_path):
     model, out = judged_without_seen / "shop", tmp_path / "recs.parquet"
-    plan(RetrieveOptions(model, prepared, out))
-    plan(RetrieveOptions(model, prepared, out, exclude_seen=True, resume=True))  # the default, spelt out
+    load_job(RetrieveOptions(model, prepared, out))
+    load_job(RetrieveOptions(model, prepared, out, exclude_seen=True, resume=True))  # the default, spelt out
     with pytest.raises(RecommendationFileError, match="another exclude_seen;"):
-        plan(RetrieveOptions(model, prepared, out, exclude_seen=False, resume=True))
+        load_job(RetrieveOptions(model, prepared, out, exclude_seen=False, resume=True))
 
 
 @pytest.mark.parametrize("header", [[], ["customer_id"], ["user_id,group"]])
@@ -269,7 +269,7 @@ CRASH = """
 import os, shutil, sys
 from pathlib import Path
 from tfrec import recommendation_files as files
-from tfrec.recommendations import RetrieveOptions, plan
+from tfrec.recommendations import RetrieveOptions, load_job
 
 step, seen = int(sys.argv[4]), 0
 
@@ -286,7 +286,7 @@ os.replace, os.fsync = count(os.replace), count(os.fsync)
 shutil.rmtree = count(shutil.rmtree)
 files.pq.write_table = count(files.pq.write_table)
 options = RetrieveOptions(*map(Path, sys.argv[1:4]), batch=64, part=250, resume=True)
-plan(options).run(lambda done: None)
+load_job(options).run(lambda done: None)
 print("steps", seen)
 """
 
@@ -303,11 +303,11 @@ def test_killed_and_resumed_is_the_same_to_the_byte(models, prepared, tmp_path):
     """
     go(models, prepared, tmp_path / "whole.csv", part=250)
     whole = (tmp_path / "whole.csv").read_bytes()
-    for step in (4, 8, 12, 14):
+    for step in (5, 10, 16, 19):
         out = tmp_path / f"killed{step}.csv"
         killed = crash(models, prepared, out, step)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
-        assert out.exists() == (step == 14)
+        assert out.exists() == (step == 19)
         go(models, prepared, out, part=250, resume=True)
         assert out.read_bytes() == whole
         assert not out.with_name(out.name + ".parts").exists()
@@ -317,7 +317,7 @@ def test_killed_and_resumed_is_the_same_to_the_byte(models, prepared, tmp_path):
 def test_what_a_stopped_removal_left_is_not_taken_for_parts(models, prepared, tmp_path):
     out = tmp_path / "recs.parquet"
     go(models, prepared, tmp_path / "whole.parquet", part=150)
-    job = plan(RetrieveOptions(models / "shop", prepared, out, batch=64, part=150))
+    job = load_job(RetrieveOptions(models / "shop", prepared, out, batch=64, part=150))
     job.parts.write(1, pq.read_table(tmp_path / "whole.parquet").slice(0, 1))
     (job.parts.folder / "job.json").unlink()
     go(models, prepared, out, part=150, resume=True)
@@ -326,14 +326,14 @@ def test_what_a_stopped_removal_left_is_not_taken_for_parts(models, prepared, tm
 
 def test_resuming_keeps_the_parts_that_are_there(models, prepared, tmp_path):
     out = tmp_path / "recs.parquet"
-    job = plan(RetrieveOptions(models / "shop", prepared, out, batch=64, part=150))
+    job = load_job(RetrieveOptions(models / "shop", prepared, out, batch=64, part=150))
     customers = job.reader.read(job.cuts()[1])
     marked = recommendation_table(
         customers.ids, np.zeros((150, 1), np.int32), np.ones((150, 1), np.float32), pa.array(["marked"])
     )
     job.parts.write(1, marked)
     done = []
-    plan(RetrieveOptions(models / "shop", prepared, out, batch=64, part=150, resume=True)).run(done.append)
+    load_job(RetrieveOptions(models / "shop", prepared, out, batch=64, part=150, resume=True)).run(done.append)
     assert sum(done) == USERS
     found = pq.read_table(out).to_pandas()
     assert found["user_id"].tolist() == [f"c{row}" for row in range(USERS)]
@@ -342,9 +342,9 @@ def test_resuming_keeps_the_parts_that_are_there(models, prepared, tmp_path):
 
 def test_parts_of_another_job_are_not_mixed(models, prepared, tmp_path):
     out = tmp_path / "recs.parquet"
-    plan(RetrieveOptions(models / "shop", prepared, out, k=5))
+    load_job(RetrieveOptions(models / "shop", prepared, out, k=5))
     with pytest.raises(RecommendationFileError, match="another k;"):
-        plan(RetrieveOptions(models / "shop", prepared, out, k=6, resume=True))
+        load_job(RetrieveOptions(models / "shop", prepared, out, k=6, resume=True))
     assert go(models, prepared, out, k=6) == USERS  # without --resume it starts afresh
     assert len(pd.read_parquet(out)["item_ids"][0]) == 6
 

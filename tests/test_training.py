@@ -176,14 +176,15 @@ def test_the_smallest_perplexity_is_the_best(tmp_path):
 
 
 @pytest.mark.parametrize("stopped", [1, 2])
-def test_the_best_weights_outlive_a_kill_in_their_exchange(tmp_path, stopped):
-    trainer = make_trainer(tmp_path)
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_best_weights_outlive_a_kill_in_their_exchange(tmp_path, stopped, killed):
+    trainer = make_trainer(tmp_path / "run")
     trainer.keep_best()
-    with stopped_at_rename(stopped):
+    with stopped_at_rename(stopped, killed=tmp_path / "run" if killed else None):
         trainer.keep_best()
-    restore_weights(trainer.model, tmp_path)
+    restore_weights(trainer.model, tmp_path / "run")
     trainer.keep_best()
-    assert sorted(p.name for p in tmp_path.glob("best*")) == ["best"]
+    assert [p.name for p in (tmp_path / "run").glob("*best*")] == ["best"]
 
 
 def test_a_plateau_halves_the_rate(tmp_path):

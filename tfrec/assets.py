@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, overload
@@ -11,6 +10,7 @@ import pandas as pd
 import tensorflow as tf
 
 from pipelines.prepared import Prepared
+from pipelines.publish import filled_whole
 from tfrec.config import ConfigError, ImageConfig, ModelConfig, RetrievalConfig, TextConfig, system_name
 from tfrec.encoders.attributes import AttributeVocabulary
 from tfrec.encoders.sides import ImageSide, Side, TextSide, load_image_side, load_text_side, read_side, save_side
@@ -99,19 +99,16 @@ class Assets:
         """Write `vocab.txt` or `text/`, `image/`, `attributes.json`, `users.json`, those that there are, and `digests.json`;
         whole or not.
         """
-        work = folder.with_name(folder.name + ".tmp")
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        if isinstance(self.tokenizer, WordPiece) and self.text is None:
-            self.tokenizer.save(work / "vocab.txt")
-        for name in SIDES:
-            if getattr(self, name):
-                save_side(getattr(self, name), work / name)
-        for name in ("attributes", "users"):
-            if getattr(self, name):
-                getattr(self, name).to_json(work / f"{name}.json")
-        (work / DIGESTS).write_text(json.dumps(self.digests), encoding="utf-8")
-        work.rename(folder)
+        with filled_whole(folder) as work:
+            if isinstance(self.tokenizer, WordPiece) and self.text is None:
+                self.tokenizer.save(work / "vocab.txt")
+            for name in SIDES:
+                if getattr(self, name):
+                    save_side(getattr(self, name), work / name)
+            for name in ("attributes", "users"):
+                if getattr(self, name):
+                    getattr(self, name).to_json(work / f"{name}.json")
+            (work / DIGESTS).write_text(json.dumps(self.digests), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path, config: RetrievalConfig, prepared: Prepared, *, other_events: bool = False) -> "Assets":

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
+from pipelines.publish import write_whole
 from tfrec.config_ranges import wrong_numbers
 from tfrec.runs.places import fix_places
 
@@ -424,7 +425,7 @@ def save_config(config: RunConfig, path: Path) -> None:
     """Write a configuration, with its system's name, as YAML that `load_config` and `--config` read."""
     import yaml
 
-    path.write_text(yaml.safe_dump({"system": system_name(config), **plain(config)}, sort_keys=False), encoding="utf-8")
+    write_whole(path, yaml.safe_dump({"system": system_name(config), **plain(config)}, sort_keys=False))
 
 
 def plain(config: "DataclassInstance") -> dict:

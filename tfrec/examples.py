@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipelines.publish import write_whole
 from tfrec.evaluation.protocol import Protocol
 
 EXAMPLES_FILE = "examples.json"
@@ -73,5 +74,5 @@ def sample_examples(
 def write_examples(run_dir: str | Path, examples: list[dict[str, Any]]) -> Path:
     """Write `examples.json` into the run's folder and return its path."""
     path = Path(run_dir) / EXAMPLES_FILE
-    path.write_text(json.dumps(examples, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(examples, indent=1, ensure_ascii=False) + "\n", shared=True)
     return path

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines.publish import HiddenFolder
+from pipelines.publish import HiddenFolder, flush, flush_tree
 from pipelines.remote import can_be_asked, local_copy
 
 FORMAT = "tfrec-model"
@@ -94,11 +94,11 @@ def publish_version(folder: Path, version: int, write: Callable[[Path], dict[str
     try:
         info = write(hidden.path)
         _write_manifest(hidden.path, {"name": folder.name, "version": version, **info})
-        _flush(hidden.path)
+        flush_tree(hidden.path)
         if version in versions(folder) + withdrawn(folder):
             raise PublishError(f"{target} exists; versions are never overwritten, so publish the next number")
         os.rename(hidden.path, target)  # fails where another process has just published the same number
-        _flush_folder(folder)
+        flush(folder)
     except OSError as error:
         if target.exists():
             raise PublishError(f"{target} was published by another process meanwhile; export again") from error
@@ -235,22 +235,5 @@ def _sha256(file: Path) -> str:
 
 def _rename(source: Path, target: Path) -> Path:
     os.rename(source, target)
-    _flush_folder(target.parent)
+    flush(target.parent)
     return target
-
-
-def _flush(path: Path) -> None:
-    """Make everything under a folder survive a power cut."""
-    for parent, _, files in os.walk(path):
-        for name in files:
-            with open(Path(parent) / name, "rb") as stream:
-                os.fsync(stream.fileno())
-        _flush_folder(Path(parent))
-
-
-def _flush_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

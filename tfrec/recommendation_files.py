@@ -1,16 +1,13 @@
 """Files of recommendations: parts while they are made, and the finished parquet, CSV or Kaggle submission.
 
-Every file is written under a hidden name, flushed and renamed, so that what has its name is whole.
+What has its name is whole, here (`pipelines/publish.py`) or at an address (`pipelines/remote.py`).
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from pipelines.remote import is_remote, remove_folder, sent_whole
+from pipelines.remote import remove_folder, written_or_sent
 
 SCHEMA = pa.schema({"user_id": pa.string(), "item_ids": pa.list_(pa.string()), "scores": pa.list_(pa.float32())})
 FORMATS = ("parquet", "csv", "submission")
@@ -63,36 +60,54 @@ def recommendation_table(ids: pa.Array, rows: np.ndarray, scores: np.ndarray, it
 class Parts:
     """Finished parts of a long job in a folder beside its output; a killed job goes on from them.
 
+    A job begins with `start_afresh` or `resume`.
+
     Args:
         out: the output that they will become.
-        job: what the parts are parts of. Other parts are not mixed with them.
-        resume: keep the parts that are there; start afresh where False.
-
-    Raises:
-        RecommendationFileError: the parts that are there belong to another job.
     """
 
-    def __init__(self, out: Path, job: dict[str, Any], *, resume: bool):
+    def __init__(self, out: Path):
         self.folder = out.with_name(out.name + ".parts")
-        whose = self.folder / "job.json"  # written before any part: parts without it are what a removal left
-        if self.folder.exists() and not (resume and whose.exists()):
-            remove_folder(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._take(job)
+        self._job = self.folder / "job.json"  # written before any part: parts without it are what a removal left
 
-    def _take(self, job: dict[str, Any]) -> None:
-        file = self.folder / "job.json"
-        text = json.dumps(job, indent=1, sort_keys=True) + "\n"
-        if not file.exists():
-            with written_whole(file) as stream:
-                stream.write(text.encode())
-        elif file.read_text(encoding="utf-8") != text:
-            before = json.loads(file.read_text(encoding="utf-8"))
-            differs = sorted(key for key in job.keys() | before.keys() if job.get(key) != before.get(key))
+    @classmethod
+    def start_afresh(cls, out: Path, job: dict[str, Any]) -> Parts:
+        """No parts yet: those that are there are removed, whatever job they are of.
+
+        Args:
+            out: the output that they will become.
+            job: what they are parts of, as JSON can hold it.
+        """
+        parts = cls(out)
+        if parts.folder.exists():
+            remove_folder(parts.folder)
+        parts.folder.mkdir(parents=True, exist_ok=True)
+        with written_or_sent(parts._job) as stream:
+            stream.write((json.dumps(job, indent=1, sort_keys=True) + "\n").encode())
+        return parts
+
+    @classmethod
+    def resume(cls, out: Path, job: dict[str, Any]) -> Parts:
+        """The parts that a stopped run of the same job left; afresh where there are none.
+
+        Args:
+            out: the output that they will become.
+            job: as it was given to `start_afresh`. Parts of other jobs are not mixed with them.
+
+        Raises:
+            RecommendationFileError: the parts that are there belong to another job.
+        """
+        parts = cls(out)
+        if not parts._job.exists():
+            return cls.start_afresh(out, job)
+        before = json.loads(parts._job.read_text(encoding="utf-8"))
+        differs = sorted(key for key in job.keys() | before.keys() if job.get(key) != before.get(key))
+        if differs:
             raise RecommendationFileError(
-                f"{self.folder} holds parts made with another {', '.join(differs)}; "
+                f"{parts.folder} holds parts made with another {', '.join(differs)}; "
                 "run with the same options, or without --resume to start afresh"
             )
+        return parts
 
     def path(self, number: int) -> Path:
         """Where a part is, or will be."""
@@ -104,52 +119,28 @@ class Parts:
 
     def write(self, number: int, table: pa.Table) -> None:
         """Write a part, whole or not at all."""
-        with written_whole(self.path(number), shared=True) as stream:
+        with written_or_sent(self.path(number), shared=True) as stream:
             pq.write_table(table, stream)
 
     def write_lines(self, number: int, lines: list[str]) -> None:
         """Write the lines that go with a part, before the part itself."""
-        with written_whole(self.path(number).with_suffix(".jsonl"), shared=True) as stream:
+        with written_or_sent(self.path(number).with_suffix(".jsonl"), shared=True) as stream:
             stream.write("".join(f"{line}\n" for line in lines).encode())
 
     def finish(self, count: int, out: Path, kind: str, lines: Path | None = None) -> None:
         """Put all parts together as the output, and their lines as the file `lines`, and remove them."""
         if lines is not None:
-            with written_whole(lines) as stream:
+            with written_or_sent(lines) as stream:
                 for number in range(count):
                     stream.write(self.path(number).with_suffix(".jsonl").read_bytes())
         tables = map(self._table, range(count))
-        with written_whole(out) as stream:
+        with written_or_sent(out) as stream:
             WRITERS[kind](tables, stream)
         remove_folder(self.folder)
 
     def _table(self, number: int) -> pa.Table:
         with self.path(number).open("rb") as stream:
             return pq.read_table(stream, schema=SCHEMA)
-
-
-@contextmanager
-def written_whole(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
-    """A binary stream to a file that gets its name once all of it is on the disk, or sent where it is an address.
-
-    Args:
-        path: the file.
-        shared: whether another process may write the same one at the same time, as when Ray thinks a worker dead that is
-            not.
-    """
-    if is_remote(path):
-        with sent_whole(path) as stream:
-            yield stream
-        return
-    hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp" if shared else f".{path.name}.tmp")
-    try:
-        with open(hidden, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(hidden, path)
-    finally:
-        hidden.unlink(missing_ok=True)
 
 
 def _write_parquet(tables: Iterator[pa.Table], stream: IO[bytes]) -> None:

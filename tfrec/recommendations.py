@@ -84,8 +84,9 @@ class RetrieveOptions:
         return self.out.with_suffix(".explained.jsonl") if self.explain else None
 
 
-def plan(options: RetrieveOptions, own_cores: float | None = None) -> Job:
-    """Check the options and the data, load the model, and find which parts are there already.
+def load_job(options: RetrieveOptions, own_cores: float | None = None) -> Job:
+    """Check the options and the data, load the model, and take up the parts of a stopped run: with `options.resume` they
+    are kept, without it they are removed.
 
     Args:
         options: what to do.
@@ -97,6 +98,21 @@ def plan(options: RetrieveOptions, own_cores: float | None = None) -> Job:
     """
     kind = options.kind or format_of(options.out)
     version = find_version(options.model)
+    options = _checked(options, version)
+    prepared = open_prepared(options.data)
+    from tfrec.serving.loading import load_model  # TensorFlow takes seconds: only once all else is in order
+
+    one_thread_an_op()
+    model = load_model(version)
+    reader = _reader(options, prepared.path, model)
+    rows = np.arange(reader.count) if options.users is None else reader.rows_of(_listed(options.users))
+    begin = Parts.resume if options.resume else Parts.start_afresh
+    parts = begin(options.out, _identity(options, version, prepared.path))
+    return Job(options, kind, model, prepared, reader, parts, rows, calls_at_a_time(own_cores))
+
+
+def _checked(options: RetrieveOptions, version: Path) -> RetrieveOptions:
+    """The options with what the version decides where they leave it open, refused where it cannot answer them."""
     manifest = read_manifest(version)
     if options.exclude_seen is None:
         options = replace(options, exclude_seen=judged_without_seen(manifest))
@@ -106,15 +122,7 @@ def plan(options: RetrieveOptions, own_cores: float | None = None) -> Job:
     for name in ("batch", "part", "workers"):
         if getattr(options, name) < 1:
             raise RetrieveError(f"--{name} {getattr(options, name)} must be at least 1")
-    prepared = open_prepared(options.data)
-    from tfrec.serving.loading import load_model  # TensorFlow takes seconds: only once all else is in order
-
-    one_thread_an_op()
-    model = load_model(version)
-    reader = _reader(options, prepared.path, model)
-    rows = np.arange(reader.count) if options.users is None else reader.rows_of(_listed(options.users))
-    parts = Parts(options.out, _identity(options, version, prepared.path), resume=options.resume)
-    return Job(options, kind, model, prepared, reader, parts, rows, calls_at_a_time(own_cores))
+    return options
 
 
 @dataclass(frozen=True)

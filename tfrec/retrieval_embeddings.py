@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipelines.publish import written_whole
 from tfrec.config import RetrievalConfig, load_config
 from tfrec.reports.attention_maps import attention_of
 
@@ -40,8 +41,11 @@ def write_retrieval_embeddings(run_dir: Path) -> None:
     seen = attention_maps(assembly)
     if seen is not None:
         rows, weights = seen
-        _save(run_dir / ATTENTION_FILE, item_id=ids[rows], weights=weights)
-    _save(run_dir / VECTORS_FILE, item_id=ids, vectors=candidate_vectors(assembly))
+        with written_whole(run_dir / ATTENTION_FILE) as stream:
+            np.savez(stream, item_id=ids[rows], weights=weights)
+    vectors = candidate_vectors(assembly)
+    with written_whole(run_dir / VECTORS_FILE) as stream:
+        np.savez(stream, item_id=ids, vectors=vectors)
 
 
 def attention_maps(assembly: RetrievalAssembly, *, most: int = SHOWN) -> tuple[np.ndarray, np.ndarray] | None:
@@ -63,10 +67,3 @@ def attention_maps(assembly: RetrievalAssembly, *, most: int = SHOWN) -> tuple[n
     rows = np.sort(np.random.default_rng(assembly.config.seed).permutation(rows)[:most])
     weights = attention_of(assembly, rows)
     return None if weights is None else (rows, weights)
-
-
-def _save(path: Path, **arrays: Any) -> None:
-    """Write arrays whole or not at all."""
-    temporary = path.with_suffix(".tmp.npz")
-    np.savez(temporary, **arrays)
-    temporary.rename(path)

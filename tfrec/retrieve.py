@@ -41,9 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _retrieve(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from tfrec.recommendations import plan
+    from tfrec.recommendations import load_job
 
-    job = plan(_stages(options))
+    job = load_job(_stages(options))
     with tqdm(total=len(job.rows), desc="recommending", unit="customer", unit_scale=True) as bar:
         if job.options.engine == "ray":
             from tfrec.distributed.ray_retrieval import run_on_ray

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import itertools
 import json
 import re
@@ -39,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.arguments import whole_number
+from pipelines.publish import write_whole
 from pipelines.remote import local_path
 from tfrec.child_processes import Children, interrupted_by_signals
 from tfrec.errors import SweepError
@@ -177,7 +179,7 @@ def run_sweep(sweep: Sweep, out: str | Path, *, jobs: int = 1, dry_run: bool = F
         "metrics": sweep.metrics,
         "trials": [trial.name for trial in trials],
     }
-    (out / "sweep.json").write_text(json.dumps(plan) + "\n", encoding="utf-8")
+    write_whole(out / "sweep.json", json.dumps(plan) + "\n")
     failed = 0
     with ThreadPoolExecutor(jobs) as pool, Children() as children:
         try:
@@ -229,8 +231,7 @@ def run_trial(sweep: Sweep, trial: Trial, out: Path, children: Children) -> dict
         result["error"] = output[-TAIL:]
     stamp = started.strftime("%Y%m%dT%H%M%S.%fZ")
     file = out / "results" / f"{stamp}_{trial.name}.json"
-    file.with_suffix(".tmp").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    file.with_suffix(".tmp").rename(file)
+    write_whole(file, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     return result
 
 
@@ -275,10 +276,11 @@ def write_csv(out: Path) -> Path:
         for result in sorted(results, key=lambda result: result["name"])
     ]
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with open(out / "results.csv", "w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(out / "results.csv", text.getvalue())
     return out / "results.csv"
 
 

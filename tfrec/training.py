@@ -1,11 +1,11 @@
 """The training loop: one step, what surrounds it, and how it survives being killed."""
 
 import csv
+import io
 import itertools
 import logging
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,6 +16,7 @@ from tensorflow.python.client import device_lib
 from tqdm import tqdm
 
 from pipelines.batches import Batch
+from pipelines.publish import filled_whole, put_back, write_whole
 from tfrec.attention import ResumableDropout
 from tfrec.config import ConfigError, TrainingConfig
 from tfrec.distributed.workers import Workers, all_gather_rows, all_reduce_sum, variables_of
@@ -26,7 +27,6 @@ from tfrec.processor import multiplies_bfloat16
 
 log = logging.getLogger("tfrec")
 
-BEFORE = "best.old"  # the best weights that are about to give way
 LOG_ROWS = 200  # rows of losses in history.csv over a whole training
 
 
@@ -225,14 +225,14 @@ class Trainer:
         back, *gradients = tape.gradient(scaled, [own, *self.variables])
         back, start = tf.convert_to_tensor(back), 0
         for part, state in zip(parts, states, strict=True):
-            restore_states(generators, state)  # the second time drops what the first one did
+            rewind(generators, state)  # the second time drops what the first one did
             with tf.GradientTape() as tape:
                 vectors = self.model.encode({"items": part}, training=True)
             stop = start + tf.shape(vectors)[0]
             more = tape.gradient(vectors, self.variables, output_gradients=back[start:stop])
             gradients = [add_gradients(a, b) for a, b in zip(gradients, more, strict=True)]
             start = stop
-        restore_states(generators, after)
+        rewind(generators, after)
         return loss, gradients, fresh
 
     def _scale(self, loss: tf.Tensor) -> tf.Tensor:
@@ -361,23 +361,16 @@ class Trainer:
         return time.monotonic()
 
     def keep_best(self) -> None:
-        """Write the weights beside the former best, then swap: a kill leaves one of the two whole."""
+        """Write the weights in the place of the former best: a kill leaves one of the two whole."""
         if not self.workers.chief:
             return
-        take_back(self.run_dir)
-        fresh, best, old = (self.run_dir / name for name in ("best.tmp", "best", BEFORE))
-        for folder in (fresh, old):
-            shutil.rmtree(folder, ignore_errors=True)
-        tf.train.Checkpoint(model=self.model).write(str(fresh / "weights"))
-        if best.exists():
-            best.rename(old)
-        fresh.rename(best)
-        shutil.rmtree(old, ignore_errors=True)
+        with filled_whole(self.run_dir / "best") as folder:
+            tf.train.Checkpoint(model=self.model).write(str(folder / "weights"))
 
     def restore_best(self) -> None:
         """Put the best weights back into the model (the last ones where nothing was validated)."""
         if self.workers.chief:
-            take_back(self.run_dir)
+            put_back(self.run_dir / "best")
         if int(self.progress.best_step) < 0 or not (self.run_dir / "best").is_dir():
             self.keep_best()
         elif self.workers.chief:
@@ -392,17 +385,11 @@ def restore_weights(model: tf.keras.Model, run_dir: Path) -> None:
     Raises:
         FileNotFoundError: the run has none, because its training did not finish.
     """
-    take_back(run_dir)
+    put_back(run_dir / "best")
     prefix = run_dir / "best" / "weights"
     if not prefix.with_suffix(".index").is_file():
         raise FileNotFoundError(f"{run_dir}: no trained weights (best/); finish its training with --resume")
     tf.train.Checkpoint(model=model).restore(str(prefix)).expect_partial()
-
-
-def take_back(run_dir: Path) -> None:
-    """Put the best weights back that were stopped in giving way to better ones."""
-    if (run_dir / BEFORE).is_dir() and not (run_dir / "best").exists():
-        (run_dir / BEFORE).rename(run_dir / "best")
 
 
 def split_items(items: dict, parts: int) -> list[dict]:
@@ -418,7 +405,7 @@ def generators_of(tower: tf.keras.layers.Layer | None) -> list[tf.random.Generat
     return [layer.generator for layer in layers if isinstance(layer, ResumableDropout)]
 
 
-def restore_states(generators: list[tf.random.Generator], states: list[tf.Tensor]) -> None:
+def rewind(generators: list[tf.random.Generator], states: list[tf.Tensor]) -> None:
     """Put generators into states that they were in."""
     for generator, state in zip(generators, states, strict=True):
         generator.state.assign(state)
@@ -452,12 +439,11 @@ class History:
 
     def flush(self) -> None:
         names = ["step", *dict.fromkeys(name for row in self.rows.values() for name in row)]
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows({"step": step, **row} for step, row in sorted(self.rows.items()))
-        temporary.replace(self.path)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, names)
+        writer.writeheader()
+        writer.writerows({"step": step, **row} for step, row in sorted(self.rows.items()))
+        write_whole(self.path, text.getvalue())
 
     def load(self, up_to: int) -> None:
         """Read back the rows up to a step; later ones are forgotten."""

@@ -26,7 +26,7 @@ from pipelines.demo.drawing import JPEG_QUALITY, Look, draw_photo
 from pipelines.demo.oracle import ORACLE_FILE, write_oracle
 from pipelines.demo.shop import simulate
 from pipelines.progress import Progress
-from pipelines.publish import HiddenFolder, is_free
+from pipelines.publish import filled_whole, is_free
 from pipelines.remote import local_path
 from pipelines.schema import PreparedError
 
@@ -128,18 +128,14 @@ def generate(raw: str | Path, *, items: int, customers: int, seed: int = 0, over
         PreparedError: `items` or `customers` is out of range, or `raw` may not be replaced.
     """
     _check(Path(raw), items, customers, overwrite)
-    folder = HiddenFolder(Path(raw).absolute())
-    try:
+    with filled_whole(Path(raw).absolute()) as folder:
         catalog = make_catalog(items, seed=seed)
         people = make_customers(customers, seed=seed)
-        catalog.frame.to_csv(folder.path / "articles.csv", index=False)
-        people.frame.to_csv(folder.path / "customers.csv", index=False)
-        transactions = _write_transactions(folder.path / "transactions_train.csv", catalog, people, seed)
-        photos = _write_photos(folder.path / "images", catalog, seed)
-        write_oracle(folder.path / ORACLE_FILE, catalog, people)
-        folder.publish()
-    finally:
-        folder.close()
+        catalog.frame.to_csv(folder / "articles.csv", index=False)
+        people.frame.to_csv(folder / "customers.csv", index=False)
+        transactions = _write_transactions(folder / "transactions_train.csv", catalog, people, seed)
+        photos = _write_photos(folder / "images", catalog, seed)
+        write_oracle(folder / ORACLE_FILE, catalog, people)
     return Generated(items, photos, customers, transactions)
 
 

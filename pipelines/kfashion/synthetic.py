@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pipelines.publish import HiddenFolder, is_free
+from pipelines.publish import filled_whole, is_free
 from pipelines.schema import PreparedError
 
 SIZE = (240, 320)  # width, height
@@ -83,9 +82,8 @@ def generate(raw: str | Path, pairs: int, *, seed: int = 0) -> int:
         )
     if pairs < 1:
         raise PreparedError(f"--synthetic {pairs}: ask for at least 1 pair")
-    with closing(HiddenFolder(raw.absolute())) as folder:
-        garments = _write_pairs(folder.path, pairs, seed)
-        folder.publish()
+    with filled_whole(raw.absolute()) as folder:
+        garments = _write_pairs(folder, pairs, seed)
     return garments
 
 

@@ -212,8 +212,7 @@ def save_assets(config: AlignmentConfig, prepared: Prepared, folder: Path) -> No
     Raises:
         ConfigError: the dataset has no split of its items, no photos or no attributes.
     """
-    import shutil
-
+    from pipelines.publish import filled_whole
     from tfrec.encoders.attributes import AttributeVocabulary
     from tfrec.encoders.sides import save_side
 
@@ -225,12 +224,11 @@ def save_assets(config: AlignmentConfig, prepared: Prepared, folder: Path) -> No
             "python -m pipelines kfashion or fashion_products"
         )
     side = image_side(config)
-    work = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(work, ignore_errors=True)
-    save_side(side, work / "image")
     training = items[item_splits(items) == TRAIN]
-    AttributeVocabulary.build(training, fields, min_count=options.min_count).to_json(work / "attributes.json")
-    work.rename(folder)
+    vocabulary = AttributeVocabulary.build(training, fields, min_count=options.min_count)
+    with filled_whole(folder) as work:
+        save_side(side, work / "image")
+        vocabulary.to_json(work / "attributes.json")
 
 
 def image_side(config: AlignmentConfig) -> ImageSide:

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import numpy as np
 
+from pipelines.publish import written_whole
 from tfrec.distributed.ray_parts import import_ray, make_parts, own_cores
 
 if TYPE_CHECKING:
@@ -88,9 +88,8 @@ class PartEncoder:
                 for name in features[0]
             }
             arrays["places"] = np.concatenate(places)
-            temporary = path.with_name(f".{path.stem}.{uuid4().hex}.npz")  # Ray may think a worker dead that is not
-            np.savez(temporary, **arrays)
-            temporary.replace(path)
+            with written_whole(path, shared=True) as stream:
+                np.savez(stream, **arrays)
         return cut[1] - cut[0]
 
 

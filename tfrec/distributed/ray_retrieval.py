@@ -13,7 +13,7 @@ import numpy as np
 
 from tfrec.distributed.ray_parts import import_ray, make_parts, own_cores
 from tfrec.publish import MANIFEST
-from tfrec.recommendations import Job, RetrieveOptions, plan
+from tfrec.recommendations import Job, RetrieveOptions, load_job
 
 
 class PartMaker:
@@ -24,7 +24,7 @@ class PartMaker:
     """
 
     def __init__(self, options: RetrieveOptions):
-        self.job = plan(options, own_cores())
+        self.job = load_job(options, own_cores())
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """`part`, numbers of parts int64 `[P]`; adds `customers`, how many each holds."""

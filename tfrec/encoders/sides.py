@@ -15,6 +15,7 @@ from typing import ClassVar
 import numpy as np
 import tensorflow as tf
 
+from pipelines.publish import put_back
 from tfrec.encoders.blocks import text_mask
 from tfrec.encoders.checkpoints import kinds_of, load_image_encoder, load_text_encoder
 from tfrec.encoders.checkpoints.source import CheckpointError
@@ -177,6 +178,7 @@ def sides_of(source: str | Path) -> list[str]:
 def side_folder(source: str | Path, kind: str) -> Path | None:
     """The folder of a saved side of `kind` (`text` or `image`) that `source` names; None where it names none."""
     for folder in (Path(source), Path(source) / kind):
+        put_back(folder)
         if (folder / DESCRIPTION).is_file():
             return folder
     return None

@@ -16,6 +16,7 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 from tensorflow_text.tools.wordpiece_vocab import wordpiece_tokenizer_learner_lib as learner
 
+from pipelines.publish import write_whole
 from tfrec.encoders.errors import EncoderError
 
 PAD, UNKNOWN, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
@@ -97,7 +98,7 @@ class WordPiece:
 
     def save(self, path: str | Path) -> None:
         """Write the vocabulary as `vocab.txt`, one token a line."""
-        Path(path).write_text("".join(token + "\n" for token in self.vocabulary), encoding="utf-8")
+        write_whole(Path(path), "".join(token + "\n" for token in self.vocabulary))
 
     @classmethod
     def load(cls, path: str | Path, **options: Any) -> "WordPiece":

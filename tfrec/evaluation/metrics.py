@@ -16,8 +16,6 @@ found in any list's first k, diversity@k the mean of 1 - cosine over the pairs o
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.publish import write_whole, written_whole
 from tfrec.csr import Csr
 from tfrec.evaluation.bootstrap import Interval, bootstrap_means, jackknife_distinct
 from tfrec.evaluation.protocol import Protocol
@@ -222,9 +221,8 @@ def write_per_user(
     import pandas as pd
 
     columns = {"user_id": [user_ids[user] for user in protocol.users], "history": protocol.history.lengths}
-    temporary = path.with_name(f".{path.name}.tmp")
-    pd.DataFrame(columns | per_user(ranked, protocol.targets, ks)).to_parquet(temporary, index=False)
-    os.replace(temporary, path)
+    with written_whole(path, shared=True) as stream:
+        pd.DataFrame(columns | per_user(ranked, protocol.targets, ks)).to_parquet(stream, index=False)
 
 
 def write_metrics(
@@ -236,7 +234,7 @@ def write_metrics(
     cohorts: dict[str, Any],
     **more: Any,
 ) -> dict[str, Any]:
-    """Write metrics.json whole or not at all (a temporary file beside it, then a rename).
+    """Write metrics.json, whole or not at all.
 
     Args:
         path: the file.
@@ -253,17 +251,7 @@ def write_metrics(
     content = {"protocol": protocol, "metrics": metrics, "baselines": baselines, "cohorts": cohorts, **more}
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_whole(path, text, shared=True)
     return json.loads(text)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.prepared import Prepared
+from pipelines.publish import put_back
 
 FORMAT = "tfrec-features-1"
 MANIFEST = "manifest.json"
@@ -132,6 +133,8 @@ def stored_sides(store: Path) -> dict[str, SideStore]:
     Raises:
         FeatureError: the folder holds none.
     """
+    for name in SIDES:
+        put_back(store / name)
     found = {name: SideStore(store / name) for name in SIDES if (store / name).is_dir()}
     if not found:
         raise FeatureError(

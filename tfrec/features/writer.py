@@ -22,6 +22,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from pipelines.prepared import Prepared
+from pipelines.publish import clear_up, take_place, write_whole, written_whole
 from tfrec.command import FULL
 from tfrec.encoders.sides import Side, TextSide, save_side
 from tfrec.features.blocks import IMAGE_BATCH, TEXT_BATCH, PhotoBlocks, TextBlocks, blocks_of, checked
@@ -60,7 +61,6 @@ class FeatureWriter:
     def __post_init__(self) -> None:
         self.folder = self.store / self.side.kind
         self.work = self.store / f"{self.side.kind}.tmp"
-        self.aside = self.store / f"{self.side.kind}.old"
 
     @cached_property
     def first(self) -> dict[str, int]:
@@ -81,8 +81,7 @@ class FeatureWriter:
         Raises:
             FeatureError: the dataset has no content of the side, or the encoder gave what cannot be stored.
         """
-        if self.aside.exists() and not self.folder.exists():  # stopped while one took the other's place
-            self.aside.rename(self.folder)
+        clear_up(self.folder)
         wanted = sorted(self.first, key=self.first.__getitem__)
         plan = self._plan(wanted)
         old = self._reusable(plan)
@@ -101,17 +100,9 @@ class FeatureWriter:
         save_side(self.side, self.work / "encoder")
         (self.work / MANIFEST).write_text(json.dumps(plan, indent=1), encoding="utf-8")
         shutil.rmtree(self.work / "parts", ignore_errors=True)  # all in the arrays by now
-        self._publish()
+        take_place(self.work, self.folder)
+        (self.folder / "progress.json").unlink(missing_ok=True)  # until here an interrupted one goes on by it
         return SideStore(self.folder)
-
-    def _publish(self) -> None:
-        """Put the finished work in the place of the store that was; wherever it is stopped, one of them is there, whole."""
-        shutil.rmtree(self.aside, ignore_errors=True)
-        if self.folder.exists():
-            self.folder.rename(self.aside)
-        self.work.rename(self.folder)
-        (self.folder / "progress.json").unlink(missing_ok=True)
-        shutil.rmtree(self.aside, ignore_errors=True)
 
     def _plan(self, wanted: list[str]) -> dict:
         """What the store is to be: an interrupted one of another plan is begun anew."""
@@ -263,9 +254,8 @@ class FeatureWriter:
         """Have the parts made that are missing, then put them into the arrays one by one."""
         save_side(self.side, self.work / "encoder")  # what the other processes encode with
         (self.work / "parts").mkdir(exist_ok=True)
-        with (self.work / "items.tmp").open("wb") as file:
+        with written_whole(self.work / "items.npy") as file:
             np.save(file, items)
-        (self.work / "items.tmp").replace(self.work / "items.npy")
         self._save(arrays, done)
         cuts, unit = self.cuts(len(items)), UNITS[self.side.kind]
         missing = [i for i, cut in enumerate(cuts) if cut[1] > done and not self.part_file(cut).exists()]
@@ -286,9 +276,7 @@ class FeatureWriter:
     def _save(self, arrays: dict, done: int) -> None:
         for array in arrays.values():
             array.flush()
-        temporary = self.work / "progress.tmp"
-        temporary.write_text(json.dumps({**self._header, "done": done}), encoding="utf-8")
-        temporary.replace(self.work / "progress.json")
+        write_whole(self.work / "progress.json", json.dumps({**self._header, "done": done}))
 
 
 def kept_and_fresh(stored: Sequence[str], wanted: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipelines.publish import written_whole
 from tfrec.config import ConfigError
 from tfrec.metric_learning.config import MetricLearningConfig
 
@@ -43,7 +44,9 @@ def train(config: MetricLearningConfig, run_dir: Path) -> None:
         batches.per_class,
     )
     if not (run_dir / BEFORE_FILE).exists():  # the weights are still those before the first step
-        write_array(run_dir / BEFORE_FILE, assembly.embed(assembly.rows(), features=True))
+        before = assembly.embed(assembly.rows(), features=True)
+        with written_whole(run_dir / BEFORE_FILE) as stream:
+            np.save(stream, before)
     rates = {v.name: options.encoder_rate for v in model.views.encoder.trainable_variables}
     trainer = Trainer(model, options=options, steps=steps, run_dir=run_dir, rates=rates)
     trainer.fit(assembly.dataset, validation(assembly))
@@ -74,16 +77,9 @@ def write_embeddings(assembly: MetricAssembly, run_dir: Path) -> None:
     """Write `embeddings.npz`: `item_id [N]`, `vectors [N, E]`, and `before [N, F]`, the encoder's before training."""
     rows = assembly.rows()
     ids = assembly.prepared.items["item_id"].to_numpy()[rows].astype(str)
-    temporary = run_dir / "embeddings.tmp.npz"
-    np.savez(temporary, item_id=ids, vectors=assembly.embed(rows), before=np.load(run_dir / BEFORE_FILE))
-    temporary.rename(run_dir / VECTORS_FILE)
-
-
-def write_array(path: Path, array: np.ndarray) -> None:
-    """Write an array whole or not at all."""
-    temporary = path.with_suffix(".tmp.npy")
-    np.save(temporary, array)
-    temporary.rename(path)
+    vectors, before = assembly.embed(rows), np.load(run_dir / BEFORE_FILE)
+    with written_whole(run_dir / VECTORS_FILE) as stream:
+        np.savez(stream, item_id=ids, vectors=vectors, before=before)
 
 
 def evaluate(run_dir: Path, *, split: str = "test", ks: list[int] | None = None) -> dict:

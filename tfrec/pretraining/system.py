@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,6 @@ JUDGE_BATCH = 64
 
 def train(config: PretrainConfig, run_dir: Path) -> None:
     """Train from wherever the run stands, and write the encoders into `RUN/text` and `RUN/image`."""
-    from tfrec.encoders.sides import save_side
     from tfrec.training import Trainer, prepare_keras
 
     prepare_keras(config.seed, config.training)
@@ -38,12 +36,17 @@ def train(config: PretrainConfig, run_dir: Path) -> None:
     )
     trainer = Trainer(model, options=options, steps=steps, run_dir=run_dir)
     trainer.fit(data.batches, (lambda: judge(data, model)) if len(data.held) else None)
+    publish_encoders(model, run_dir)
+
+
+def publish_encoders(model: PretrainModel, run_dir: Path) -> None:
+    """Write `RUN/text` and `RUN/image`; each takes the place of an earlier one whole."""
+    from pipelines.publish import filled_whole
+    from tfrec.encoders.sides import save_side
+
     for side in model.sides:
-        work = run_dir / f"{side.kind}.tmp"
-        shutil.rmtree(work, ignore_errors=True)
-        save_side(side, work)
-        shutil.rmtree(run_dir / side.kind, ignore_errors=True)
-        work.rename(run_dir / side.kind)
+        with filled_whole(run_dir / side.kind) as folder:
+            save_side(side, folder)
 
 
 def assemble(config: PretrainConfig, run_dir: Path) -> tuple[PretrainData, PretrainModel]:

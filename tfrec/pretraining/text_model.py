@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.batches import Batch
+from pipelines.publish import write_whole
 from pipelines.schema import TEST, TRAIN, VAL
 from tfrec.attention import ResumableDropout
 from tfrec.config import ConfigError
@@ -150,9 +151,7 @@ def assemble(config: CausalTextConfig, run_dir: Path) -> tuple[CausalTextModel, 
         )
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(
-            json.dumps(learn_words(seen, config.model.vocabulary_size), ensure_ascii=False), encoding="utf-8"
-        )
+        write_whole(path, json.dumps(learn_words(seen, config.model.vocabulary_size), ensure_ascii=False))
     vocabulary = json.loads(path.read_text(encoding="utf-8"))
     tf.keras.utils.set_random_seed(config.seed)
     options = config.model

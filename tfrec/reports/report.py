@@ -7,13 +7,13 @@ It reads what training and evaluation left in the run's folder: `metrics.json` (
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from pipelines.publish import write_whole
 from tfrec.examples import EXAMPLES_FILE
 from tfrec.metric_learning.names import sign_of
 from tfrec.reports import charts
@@ -93,9 +93,7 @@ def write_report(run_dir: str | Path, prepared: Prepared, *, title: str | None =
         customers=customers_page(prepared, examples[:max_customers]),
     )
     report = run_dir / "report.html"
-    temporary = report.with_name(f".{report.name}-{os.getpid()}")
-    temporary.write_text(html, encoding="utf-8")
-    temporary.replace(report)
+    write_whole(report, html, shared=True)
     return report
 
 
