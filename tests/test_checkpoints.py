@@ -275,6 +275,35 @@ def test_casing_comes_from_the_tokenizers_files(bert_folder):
     assert cased.tokenize(["Red"]).to_list() == [[8]]
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        (
+            "tokenizer_config.json",
+            {"tokenizer_class": "BertJapaneseTokenizer"},
+            "tokenizer_class 'BertJapaneseTokenizer'",
+        ),
+        ("tokenizer_config.json", {"word_tokenizer_type": "mecab"}, "word_tokenizer_type 'mecab'"),
+        ("tokenizer.json", {"normalizer": {"type": "NFC"}, "model": {}}, "normalizer 'NFC'"),
+        ("tokenizer.json", {"pre_tokenizer": {"type": "Metaspace"}, "model": {}}, "pre_tokenizer 'Metaspace'"),
+        ("tokenizer.json", {"model": {"continuing_subword_prefix": "_"}}, "continuing_subword_prefix '_'"),
+    ],
+)
+def test_tokenizers_that_would_make_other_ids_are_refused(bert_folder, file, content, says):
+    folder, *_ = bert_folder
+    write(folder, file, content)
+    with pytest.raises(CheckpointError, match=says):
+        load_text_encoder(folder)
+
+
+def test_padding_that_is_not_the_vocabularys_is_refused(bert_folder):
+    folder, *_ = bert_folder
+    config = json.loads((folder / "config.json").read_text())
+    write(folder, "config.json", config | {"pad_token_id": 3})
+    with pytest.raises(CheckpointError, match="pad_token_id is 3"):
+        load_text_encoder(folder)
+
+
 def test_a_vocabulary_inside_tokenizer_json_serves_too(bert_folder):
     folder, *_ = bert_folder
     (folder / "vocab.txt").unlink()

@@ -8,7 +8,7 @@ from pipelines.prepared import PreparedWriter, open_prepared
 from tfrec.config import ConfigError, RetrievalConfig
 from tfrec.evaluation.protocol import ProtocolError, build_protocol
 from tfrec.ratings.config import RatingsConfig
-from tfrec.runs.data_checks import check_data
+from tfrec.runs.data_checks import check_data, leave_out_what_is_missing
 from tfrec.train import main as train
 
 
@@ -59,6 +59,20 @@ def test_content_that_no_tower_reads_is_none(tmp_path):
     config.model.item.deep = config.model.item.shallow = False
     with pytest.raises(ConfigError, match="model.item.deep"):
         check_data(config, dataset(tmp_path / "data", texts=["one", "two"]))
+
+
+def test_encoders_of_what_a_dataset_lacks_are_left_out_and_named(tmp_path):
+    config = RetrievalConfig()
+    told = leave_out_what_is_missing(config, dataset(tmp_path / "data", texts=["", "two"]))
+    assert (config.model.image.enabled, config.model.text.enabled) == (False, True)
+    assert len(told) == 1
+    assert "have no photos: model.image.enabled is set to false" in told[0]
+    assert not leave_out_what_is_missing(
+        config, dataset(tmp_path / "same", texts=["", "two"])
+    )  # as in a run's own config
+    config.model.text.weights = "hf://org/name"
+    with pytest.raises(ConfigError, match=r"model.text.weights=hf://org/name, but the items of .* have no texts"):
+        leave_out_what_is_missing(config, dataset(tmp_path / "nothing"))
 
 
 def test_ratings_on_another_scale_are_told_with_the_options(tmp_path):

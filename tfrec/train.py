@@ -51,7 +51,7 @@ def run(arguments: list[str]) -> int:
     from pipelines.remote import local_path
     from tfrec.config import RetrievalConfig
     from tfrec.reports.summary import summary_table
-    from tfrec.runs.data_checks import check_data
+    from tfrec.runs.data_checks import check_data, leave_out_what_is_missing
     from tfrec.runs.folder import run_folder
     from tfrec.runs.lock import only_writer
 
@@ -68,6 +68,8 @@ def run(arguments: list[str]) -> int:
     prepared = open_prepared(config.data)  # wrong data are told before a run is begun, and before TensorFlow is loaded
     if isinstance(config, RetrievalConfig):
         check_data(config, prepared)
+        for line in leave_out_what_is_missing(config, prepared):
+            log.warning(line)
     system = system_of(config)
     check_engine(system, switches)
     if not place_in_cluster().chief:

@@ -24,6 +24,34 @@ def check_data(config: RetrievalConfig, prepared: Prepared) -> None:
         raise ConfigError("; ".join(problems))
 
 
+def leave_out_what_is_missing(config: RetrievalConfig, prepared: Prepared) -> list[str]:
+    """Switch off the photo or text encoder of a dataset that has no photos or texts: it would learn nothing, and a search
+    by photo or words would answer at random.
+
+    Returns:
+        What was switched off, each as a line for the user.
+
+    Raises:
+        ConfigError: weights are named for an encoder that has nothing to read.
+    """
+    has = {
+        "image": prepared.images is not None and bool(prepared.items["images"].map(len).any()),
+        "text": bool((prepared.items["text"] != "").any()),
+    }
+    told = []
+    for name, what in (("image", "photos"), ("text", "texts")):
+        options = getattr(config.model, name)
+        if not options.enabled or has[name] or not config.model.item.deep:
+            continue
+        if options.weights is not None:
+            raise ConfigError(
+                f"model.{name}.weights={options.weights}, but the items of {prepared.path} have no {what}"
+            )
+        options.enabled = False
+        told.append(f"the items of {prepared.path} have no {what}: model.{name}.enabled is set to false")
+    return told
+
+
 def _training_part(config: RetrievalConfig, prepared: Prepared) -> Iterator[str]:
     counts = prepared.manifest["counts"].get("events_by_split", {"train": 1})
     if not counts.get("train") and not (config.training.final and counts.get("val")):

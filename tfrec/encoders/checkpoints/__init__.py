@@ -99,7 +99,13 @@ def _load_text(
         encoder, pooling = load_clip_text(checkpoint, clip_tokenizer.end_id, layers=layers, dropout=dropout)
         return encoder, clip_tokenizer, pooling
     bert = load_bert(checkpoint, layers=layers, dropout=dropout)
-    return bert, load_wordpiece(checkpoint, length), load_sentence_pooling(checkpoint, bert.dim)
+    tokenizer = load_wordpiece(checkpoint, length)
+    if tokenizer.pad_id != bert.pad_id:  # or padding would be read as words
+        raise CheckpointError(
+            f"{checkpoint.source}: pad_token_id is {bert.pad_id} in config.json, but [PAD] is {tokenizer.pad_id} in the "
+            "vocabulary; set it to that"
+        )
+    return bert, tokenizer, load_sentence_pooling(checkpoint, bert.dim)
 
 
 def kinds_of(source: str | Path) -> list[str]:

@@ -7,6 +7,16 @@ from tfrec.encoders.checkpoints.source import Checkpoint, CheckpointError
 from tfrec.encoders.clip_tokenizer import ClipTokenizer
 from tfrec.encoders.wordpiece import WordPiece, read_vocabulary
 
+WORDPIECE_CLASSES = (  # of a tokenizer_config.json; their texts are cleaned and split as BERT's
+    "BertTokenizer",
+    "DistilBertTokenizer",
+    "ElectraTokenizer",
+    "MPNetTokenizer",
+    "RetriBertTokenizer",
+    "PreTrainedTokenizer",  # says nothing: tokenizer.json does
+    "TokenizersBackend",
+)
+
 
 def load_wordpiece(checkpoint: Checkpoint, sequence_length: int) -> WordPiece:
     """Return the WordPiece tokenizer of `vocab.txt` or `tokenizer.json`, with the casing that the files say.
@@ -15,6 +25,7 @@ def load_wordpiece(checkpoint: Checkpoint, sequence_length: int) -> WordPiece:
         CheckpointError: The folder has neither, or its tokenizer is of another kind.
     """
     fast = checkpoint.json("tokenizer.json")
+    _check_kind(checkpoint, fast)
     path = checkpoint.folder / "vocab.txt"
     if path.is_file():
         vocabulary = read_vocabulary(path)
@@ -27,6 +38,33 @@ def load_wordpiece(checkpoint: Checkpoint, sequence_length: int) -> WordPiece:
             "tokenizer (SentencePiece: XLM-R, multilingual MiniLM-L12, e5-multilingual) are not supported."
         )
     return WordPiece(vocabulary, sequence_length=sequence_length, **_casing(checkpoint, fast))
+
+
+def _check_kind(checkpoint: Checkpoint, fast: dict[str, Any]) -> None:
+    """Refuse a tokenizer that makes other ids of a text than BERT's of the same vocabulary would.
+
+    Raises:
+        CheckpointError: The files name another class, or other steps.
+    """
+    settings = checkpoint.json("tokenizer_config.json")
+    named = {"tokenizer_class": str(settings.get("tokenizer_class") or "BertTokenizer").removesuffix("Fast")}
+    named["word_tokenizer_type"] = settings.get("word_tokenizer_type") or "basic"
+    named["normalizer"] = (fast.get("normalizer") or {}).get("type", "BertNormalizer")
+    named["pre_tokenizer"] = (fast.get("pre_tokenizer") or {}).get("type", "BertPreTokenizer")
+    named["continuing_subword_prefix"] = fast.get("model", {}).get("continuing_subword_prefix", "##")
+    known = {
+        "tokenizer_class": WORDPIECE_CLASSES,
+        "word_tokenizer_type": ("basic",),
+        "normalizer": ("BertNormalizer",),
+        "pre_tokenizer": ("BertPreTokenizer",),
+        "continuing_subword_prefix": ("##",),
+    }
+    for name, value in named.items():
+        if value not in known[name]:
+            raise CheckpointError(
+                f"{checkpoint.source}: its tokenizer has {name} {value!r}; only BERT's WordPiece is supported "
+                f"({name} {' or '.join(map(repr, known[name][:1]))})"
+            )
 
 
 def _casing(checkpoint: Checkpoint, fast: dict[str, Any]) -> dict[str, Any]:
