@@ -75,7 +75,7 @@ def test_a_run_is_judged_beside_pixels_and_the_untrained_encoder(trained):
         assert set(summary) == wanted
         assert all(entry["low"] <= entry["value"] <= entry["high"] for entry in summary.values())
     page = (trained / "report.html").read_text()
-    assert "raw pixels" in page
+    assert "Raw pixels" in page
     assert "data:image/png" in page  # the training curves
 
 

@@ -65,7 +65,7 @@ def evaluate(
     from tfrec.alignment.metrics import alignment_metrics, chance, linear_baseline
     from tfrec.config import load_config
     from tfrec.evaluation.metrics import write_metrics
-    from tfrec.reports.metrics_page import write_page
+    from tfrec.reports.metrics_page import write_metrics_page
     from tfrec.training import prepare_evaluation, restore_weights
 
     config = load_config(run_dir / "config.yaml")
@@ -98,7 +98,7 @@ def evaluate(
         "Chance is the mean of a random order; linear is ridge regression from raw pixels to one-hot attributes. "
         "Intervals are 95 % bootstrap intervals over items.",
     ]
-    write_page(run_dir, content, title="Attributes and photos", words=words)
+    write_metrics_page(run_dir, content, title="Attributes and photos", words=words)
     return content
 
 

@@ -4,7 +4,6 @@ items.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -188,18 +187,6 @@ def labels_of(catalogue: Catalogue, by: str | None) -> tuple[str | None, np.ndar
     if len(set(values) - {""}) < 2:
         raise AnalysisError(f"--by {by} has fewer than two different values among the items; choose another one")
     return by, values
-
-
-def read_history(folder: Path | None) -> pd.DataFrame | None:
-    """A run's training history (`history.csv`, or `history.jsonl` with one object a line), or None."""
-    if folder is None:
-        return None
-    if (folder / "history.csv").is_file():
-        return pd.read_csv(folder / "history.csv")
-    if (folder / "history.jsonl").is_file():
-        lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
-        return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
-    return None
 
 
 def _data_of(run: Path) -> str:

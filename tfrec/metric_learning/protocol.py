@@ -98,3 +98,14 @@ class LabelProtocol:
             "similarity": "cosine",
             "clusters": "k-means, as many as classes",
         }
+
+
+def protocol_words(protocol: dict[str, Any]) -> list[str]:
+    """The protocol of a metric-learning run's metrics.json as a sentence."""
+    split, seen = protocol["split"], protocol["classes_seen_in_training"]
+    return [
+        f"{protocol['items']:,} {split} items of {protocol['classes']} classes {'' if seen else 'never '}seen in training, "
+        f"loss {protocol['loss']}. k-NN accuracy asks {protocol['voters']:,} {'other' if seen else split} items "
+        f"({protocol['neighbors']} votes); recall and mAP@R search among the {split} items; ARI, NMI and purity judge "
+        f"{protocol['clusters']}. Cosine similarity; 95 % bootstrap intervals over items."
+    ]
