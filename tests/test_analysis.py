@@ -18,6 +18,7 @@ from tfrec.analysis.projection import project, reduce
 from tfrec.analysis.study import analyse
 from tfrec.analysis.study_report import _sheet_rows
 from tfrec.analyze import main
+from tfrec.config import ConfigError
 from tfrec.reports import charts
 from tfrec.sampling import sample_rows
 
@@ -92,7 +93,7 @@ def test_labels_of(run):
     name, colours = labels_of(catalogue, "colour")
     assert name == "colour"
     assert sorted(set(colours)) == ["", "dark", "light"]
-    with pytest.raises(AnalysisError, match="colour"):
+    with pytest.raises(ConfigError, match="--by size .* colour"):
         labels_of(catalogue, "size")
 
 

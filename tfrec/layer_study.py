@@ -87,13 +87,11 @@ def labelled_items(prepared, field: str, side: str, most: int, seed: int) -> tup
         Rows of the items table `[M]`, rising, and their labels int `[M]`.
 
     Raises:
-        LayersError: there is no such field, or fewer than two of its values are frequent enough.
+        ConfigError: there is no such field.
+        LayersError: fewer than two of its values are frequent enough.
     """
     frame = prepared.items
-    column = "label" if field == "label" else f"attr.{field}"
-    if column not in frame:
-        raise LayersError(f"--field {field}: {prepared.path} has no such field; it has label or {prepared.fields}")
-    values = item_labels(prepared, field)
+    values = item_labels(frame, field, option="--field")
     content = [bool(x) for x in frame["text"]] if side == "text" else [len(keys) > 0 for keys in frame["images"]]
     usable = sample_rows(np.flatnonzero((values != "") & content), most or None, seed)
     _, codes, counts = np.unique(values[usable], return_inverse=True, return_counts=True)

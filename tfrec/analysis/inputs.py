@@ -12,6 +12,7 @@ import pandas as pd
 
 from pipelines.photos.image_store import ImageStore
 from pipelines.prepared import Prepared, open_prepared
+from tfrec.evaluation.labels import item_labels
 from tfrec.runs.places import open_run_data
 
 VECTORS_FILE = "embeddings.npz"
@@ -171,19 +172,14 @@ def labels_of(catalogue: Catalogue, by: str | None) -> tuple[str | None, np.ndar
         None)` when nothing was asked for and the items have no label.
 
     Raises:
-        AnalysisError: no such column, or fewer than two values.
+        ConfigError: no such column.
+        AnalysisError: fewer than two values.
     """
-    items = catalogue.items
     if by is None:
-        if "label" not in items or items["label"].nunique() < 2:
+        if "label" not in catalogue.items or catalogue.items["label"].nunique() < 2:
             return None, None
         by = "label"
-    column = next((name for name in (by, f"attr.{by}") if name in items), None)
-    if column is None:
-        fields = [str(name).removeprefix("attr.") for name in items if str(name).startswith("attr.")]
-        known = [name for name in ("label", "group") if name in items] + fields
-        raise AnalysisError(f"--by {by} is no label or attribute of the items; they have {', '.join(known) or 'none'}")
-    values = np.array([_first(value) for value in items[column]], dtype=str)
+    values = item_labels(catalogue.items, by, option="--by")
     if len(set(values) - {""}) < 2:
         raise AnalysisError(f"--by {by} has fewer than two different values among the items; choose another one")
     return by, values
@@ -200,10 +196,3 @@ def _data_of(run: Path) -> str:
     if not isinstance(config, dict) or not config.get("data"):
         raise AnalysisError(f"{file} names no dataset under `data`; name it with --data")
     return str(config["data"])
-
-
-def _first(value: object) -> str:
-    """A cell as one string: lists give their first value, missing ones ''."""
-    if isinstance(value, list | tuple | np.ndarray):
-        return str(value[0]) if len(value) else ""
-    return "" if value is None or value != value else str(value)
