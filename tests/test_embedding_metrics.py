@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from tfrec.evaluation import embedding_metrics as em
+from tfrec.evaluation.embedding_summary import judge_embedding
+from tfrec.evaluation.labels import label_sides
 
 
 def _blobs(seed=0, classes=4, each=15, dim=8, spread=0.4):
@@ -89,21 +91,57 @@ def test_clustering_metrics_known_cases():
     assert em.clustering_metrics(["a", "a", "b"], [0, 0, 0], pure_from=0.6)["pure_clusters"] == 1.0
 
 
-def test_embedding_metrics_tell_good_from_random():
+def _judge(vectors, labels, **options):
+    return judge_embedding(vectors, labels, np.arange(len(labels)), np.arange(0), **options)
+
+
+def test_means_tell_good_from_random():
     vectors, labels = _blobs(3, spread=0.05)
-    good = em.embedding_metrics(vectors, labels)
-    noise = em.embedding_metrics(np.random.default_rng(0).normal(size=vectors.shape), labels)
-    for name in ("knn_accuracy", "recall@1", "map@r", "ari", "nmi", "purity", "silhouette"):
+    good = _judge(vectors, labels).means()
+    noise = _judge(np.random.default_rng(0).normal(size=vectors.shape), labels).means()
+    for name in ("knn_accuracy", "recall@1", "map@r", "ari", "nmi", "purity"):
         assert good[name] > 0.9, name
         assert noise[name] < 0.75, name
     assert abs(noise["ari"]) < 0.15
+    assert em.silhouette(vectors, labels) > 0.9
 
 
 def test_samples_are_bounded_and_said():
     vectors, labels = _blobs(4, each=50)
-    got = em.embedding_metrics(vectors, labels, max_rows=60)
+    got = _judge(vectors, labels, max_rows=60).means()
     assert (got["queries"], got["clustered_rows"]) == (60, 60)
-    assert got == em.embedding_metrics(vectors, labels, max_rows=60)
+    assert got == _judge(vectors, labels, max_rows=60).means()
+
+
+def test_intervals_hold_the_means():
+    vectors, labels = _blobs(5, spread=1.0)
+    judged = _judge(vectors, labels, seed=3)
+    means, intervals = judged.means(), judged.intervals()
+    assert list(intervals) == ["knn_accuracy", "recall@1", "recall@5", "recall@10", "map@r", "ari", "nmi", "purity"]
+    for name, entry in intervals.items():
+        assert entry["value"] == pytest.approx(means[name]), name
+        assert entry["low"] <= entry["value"] <= entry["high"], name
+    assert intervals["ari"]["low"] < intervals["ari"]["high"]
+
+
+def test_voters_answer_for_the_queries():
+    vectors, labels = _blobs(6, spread=0.05)
+    wrong = labels.copy()
+    wrong[::2] = labels[::2] + 100  # nobody who votes has such a label
+    queries, voters = np.arange(0, len(labels), 2), np.arange(1, len(labels), 2)
+    got = judge_embedding(vectors, wrong, queries, voters).means()
+    assert got["knn_accuracy"] == 0.0
+    assert got["recall@1"] == 1.0  # queries search among themselves
+
+
+def test_who_is_asked_and_who_votes():
+    labels = np.array(["a", "b", "a", "b", "", "c", "a"])
+    splits = np.array([0, 0, 2, 2, 2, 1, 1])
+    for split, queries, voters in (("test", [2, 3], [0, 1, 5, 6]), ("val", [5, 6], [0, 1])):
+        found = label_sides(labels, splits, split)
+        assert [side.tolist() for side in found] == [queries, voters]
+    disjoint = label_sides(np.array(["a", "b"]), np.array([0, 2]), "test")
+    assert [side.tolist() for side in disjoint] == [[1], []]
 
 
 def test_errors_name_argument_and_fix():

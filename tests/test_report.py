@@ -1,4 +1,4 @@
-"""The report: one self-contained page, from whatever a run has left, safe against what the data say."""
+"""A recommender's page: one self-contained page, from whatever a run has left, safe against what the data say."""
 
 import base64
 import io
@@ -15,9 +15,11 @@ from pipelines.prepared import PreparedWriter, open_prepared
 from tfrec.evaluation.metrics import write_metrics
 from tfrec.evaluation.protocol import DAY, build_protocol
 from tfrec.examples import sample_examples, write_examples
-from tfrec.reports import charts
-from tfrec.reports.customers import customers_page
-from tfrec.reports.report import headline, learning_curves, protocol_words, readable, write_report
+from tfrec.reports.customers import customers
+from tfrec.reports.metric_tables import figure, metric_table, readable
+from tfrec.reports.page import cell
+from tfrec.reports.recommender_page import headline, protocol_words, write_recommender_page
+from tfrec.reports.training_curves import read_curves
 
 EVIL = "<script>alert('x')</script> & \"quoted\""
 
@@ -83,7 +85,7 @@ def run(tmp_path, data):
 class Page(HTMLParser):
     """Collects the tags of a page, and fails on tags that do not nest."""
 
-    VOID = frozenset({"meta", "img", "br", "link", "line", "polyline", "circle"})
+    VOID = frozenset({"meta", "img", "br", "link"})
 
     def __init__(self, html):
         super().__init__()
@@ -108,16 +110,16 @@ class Page(HTMLParser):
 
 
 def test_page_is_whole_and_loads_nothing_from_elsewhere(run, data):
-    path = write_report(run, data, title="Spring")
+    path = write_recommender_page(run, data, title="Spring")
     html = path.read_text(encoding="utf-8")
     page = Page(html)
     assert path == run / "report.html"
     assert not page.all("script")
-    assert not page.all("link")
+    assert [link["href"] for link in page.all("link")] == ["data:,"]
     assert "default-src 'none'" in page.all("meta")[2]["content"]
     sources = [image["src"] for image in page.all("img")]
     assert sources
-    assert all(source.startswith("data:image/jpeg;base64,") for source in sources)
+    assert all(source.startswith(("data:image/jpeg;base64,", "data:image/png;base64,")) for source in sources)
     assert all(link["href"].startswith("#") for link in page.all("a"))
     assert not re.search(r"https?://|url\(", html)
     targets = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
@@ -126,24 +128,26 @@ def test_page_is_whole_and_loads_nothing_from_elsewhere(run, data):
 
 
 def test_page_says_what_was_measured(run, data):
-    html = write_report(run, data).read_text(encoding="utf-8")
-    assert "Recall@20 is 0.300, 1.50 times the best simple rule, Item-item cosine (0.200)." in html
-    assert ">0.3000<small>0.2700–0.3300</small>" in html
+    html = write_recommender_page(run, data).read_text(encoding="utf-8")
+    assert "Recall@20 is 0.3000, 1.50 times the best simple rule, Item-item cosine (0.2000)." in html
+    assert '<td class="best">0.3000 [0.2700, 0.3300]</td>' in html
     assert "75 %" in html  # of the best reachable
     assert "1 purchase before" in html
     assert "All 3 metrics" in html
-    assert 'aria-label="Loss by step: training goes from 4 to 2.5; validation goes from 3.5 to 3.5."' in html
+    assert 'alt="Loss: training goes from 4 to 2.5; validation goes from 3.5 to 3.5."' in html
+    for name in ("against_rules", "cohorts", "training_curves"):
+        assert "<svg" in (run / "pictures" / f"{name}.svg").read_text()[:400]
 
 
 def test_hostile_text_is_shown_as_text(run, data):
-    html = write_report(run, data).read_text(encoding="utf-8")
+    html = write_recommender_page(run, data).read_text(encoding="utf-8")
     assert "<script>" not in html
     assert "&lt;script&gt;alert(" in html
     assert "<b>ben" not in html
 
 
 def test_every_photo_has_an_alternative_text(run, data):
-    page = Page(write_report(run, data).read_text(encoding="utf-8"))
+    page = Page(write_recommender_page(run, data).read_text(encoding="utf-8"))
     assert "Shirt (section: Ladies; product type: Shirt; colour group: Red)" in {i["alt"] for i in page.all("img")}
     assert all(image["alt"] for image in page.all("img"))
     missing = [tag for tag in page.all("div") if tag.get("role") == "img"]
@@ -154,7 +158,7 @@ def test_every_photo_has_an_alternative_text(run, data):
 def test_hits_and_seen_items_are_marked(run, data):
     anna = next(
         customer
-        for customer in customers_page(data, json.loads((run / "examples.json").read_text()))
+        for customer in customers(data, json.loads((run / "examples.json").read_text()))
         if customer.user_id == "anna"
     )
     marks = {card.title: card.marks for card in anna.recommended}
@@ -168,7 +172,7 @@ def test_hits_and_seen_items_are_marked(run, data):
 
 def test_photos_are_shrunk_and_broken_ones_left_out(data):
     examples = [{"user_id": "u", "history": [0], "targets": [3], "recommended": [[1, 0.5]]}]
-    (customer,) = customers_page(data, examples)
+    (customer,) = customers(data, examples)
     source = str(customer.history[0].photo)
     photo = Image.open(io.BytesIO(base64.b64decode(source.split(",")[1])))
     assert photo.size == (200, 267)
@@ -183,13 +187,14 @@ def test_a_run_with_metrics_alone_still_makes_a_page(run, data):
     (run / "metrics.json").write_text(
         json.dumps({"protocol": {"split": "test"}, "metrics": {"accuracy": interval(0.9)}, "baselines": {}})
     )
-    html = write_report(run, data).read_text(encoding="utf-8")
+    html = write_recommender_page(run, data).read_text(encoding="utf-8")
     Page(html)
-    assert "Accuracy is 0.900." in html
-    assert 'id="customers"' not in html
+    assert "Accuracy is 0.9000." in html
+    assert "<h2" in html
+    assert "Customers</h2>" not in html
     (run / "metrics.json").unlink()
     with pytest.raises(FileNotFoundError, match="evaluate first"):
-        write_report(run, data)
+        write_recommender_page(run, data)
 
 
 def test_examples_are_seeded_item_rows_of_the_protocol(data):
@@ -215,25 +220,24 @@ def test_examples_are_seeded_item_rows_of_the_protocol(data):
 
 def test_headline_compares_with_the_best_rule():
     model = {"mrr": interval(0.1)}
-    assert headline("mrr", model, {}) == "MRR is 0.100."
+    assert headline("mrr", model, {}) == "MRR is 0.1000."
     below = headline("mrr", model, {"tfidf": {"mrr": interval(0.2)}})
-    assert below == "MRR is 0.100, below the best simple rule, TF-IDF of text (0.200)."
+    assert below == "MRR is 0.1000, below the best simple rule, TF-IDF of text (0.2000)."
     nothing = headline("mrr", model, {"popularity": {"mrr": interval(0.0)}})
-    assert nothing == "MRR is 0.100; every simple rule is at 0."
+    assert nothing == "MRR is 0.1000; every simple rule is at 0."
 
 
-def test_learning_curves_pair_training_with_validation_and_put_the_loss_first(tmp_path):
+def test_training_curves_pair_training_with_validation_and_put_the_loss_first(tmp_path):
     path = tmp_path / "history.csv"
     path.write_text("step,val_recall@20,loss,val_loss,note\n0,,4,,x\n10,0.1,3,3.5,x\n20,,2,,x\n")
-    loss, recall = learning_curves(path)
-    assert (loss.title, [line.name for line in loss.lines]) == ("Loss", ["training", "validation"])
-    assert (recall.title, [line.name for line in recall.lines]) == ("Recall@20", ["validation"])
-    assert len(loss.lines[0].points.split()) == 3
-    heights = [float(point.split(",")[1]) for point in loss.lines[0].points.split()]
-    assert heights == sorted(heights)  # a falling loss goes down the page
-    assert learning_curves(tmp_path / "none.csv") == []
+    counter, panels = read_curves(tmp_path)
+    assert counter == "step"
+    assert list(panels) == ["Loss", "Recall@20"]
+    assert panels["Loss"] == {"validation": ([10], [3.5]), "training": ([0, 10, 20], [4, 3, 2])}
+    assert panels["Recall@20"] == {"validation": ([10], [0.1])}
     path.write_text("step,loss\n")
-    assert learning_curves(path) == []
+    assert read_curves(tmp_path) == ("step", {})
+    assert read_curves(tmp_path / "none") == ("row", {})
 
 
 def test_protocol_in_words():
@@ -286,33 +290,23 @@ def test_the_protocol_tells_what_became_of_repeats():
     assert "40 held-out items were such and are no targets; 7 customers had no other and are left out." in dropped
 
 
+def test_tables_fill_gaps_and_mark_the_best_of_each_metric():
+    model, rule = {"loss": interval(2.0), "mrr": interval(0.1)}, {"loss": interval(1.0)}
+    table = metric_table({"Model": model, "Rule": rule}, ["loss", "mrr"])
+    assert list(table.rows()) == [
+        ("Loss", [("2.0000 [1.8000, 2.2000]", False), ("1.0000 [0.9000, 1.1000]", True)]),
+        ("MRR", [("0.1000 [0.0900, 0.1100]", True), ("–", False)]),
+    ]
+    assert figure({"value": 0.5, "low": 0.5, "high": 0.5}) == figure({"value": 0.5}) == "0.5000"
+
+
 @pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([0, 1], [0, 0.25, 0.5, 0.75, 1]),
-        ([0.03, 0.19], [0, 0.05, 0.1, 0.15, 0.2]),
-        ([-3, 9], [-5, 0, 5, 10]),
-        ([7, 7], [6.0, 6.5, 7.0, 7.5, 8.0]),
-        ([0, 0], [0, 0.25, 0.5, 0.75, 1]),
-    ],
+    ("value", "text"), [(1234, "1,234"), (0.5, "0.5000"), (float("nan"), "–"), ("x", "x"), (np.float64(2.0), "2")]
 )
-def test_ticks_are_round_and_enclose_the_values(values, expected):
-    assert charts.nice_ticks(np.array(values, float), 4) == pytest.approx(expected)
-
-
-def test_tick_labels_and_numbers():
-    assert charts.tick_labels([0, 0.25, 0.5]) == ["0.00", "0.25", "0.50"]
-    assert charts.tick_labels([0, 1000.0]) == ["0", "1,000"]
-    assert charts.tick_labels([0, 2e-5]) == ["0", "2.0e-05"]
-    shown = [charts.number(value) for value in (0, 0.12345, 0.00123, 12.5, 1234.5, 0.00001)]
-    assert shown == ["0", "0.123", "0.0012", "12.5", "1,234", "1.0e-05"]
-
-
-def test_bars_share_one_scale():
-    first, second = charts.bars([("a", 0.2, 0.1, 0.4, "model"), ("b", 0.1, None, None, "rule")])
-    assert (first.at, first.low, first.high) == pytest.approx((50, 25, 100))
-    assert (second.at, second.low, second.high, second.interval) == (pytest.approx(25), 25, 25, "")
+def test_cell(value, text):
+    assert cell(value) == text
 
 
 def test_readable_metric_names():
-    assert [readable(name) for name in ("hit_rate@10", "ndcg@5", "mrr")] == ["Hit rate@10", "NDCG@5", "MRR"]
+    named = {"hit_rate@10": "Hit rate@10", "ndcg@5": "NDCG@5", "mrr": "MRR", "rating_rmse": "Rating RMSE"}
+    assert {name: readable(name) for name in named} == named

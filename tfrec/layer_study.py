@@ -96,13 +96,11 @@ def labelled_items(prepared: Prepared, field: str, side: str, most: int, seed: i
         Rows of the items table `[M]`, rising, and their labels int `[M]`.
 
     Raises:
-        LayersError: there is no such field, or fewer than two of its values are frequent enough.
+        ConfigError: there is no such field.
+        LayersError: fewer than two of its values are frequent enough.
     """
     frame = prepared.items
-    column = "label" if field == "label" else f"attr.{field}"
-    if column not in frame:
-        raise LayersError(f"--field {field}: {prepared.path} has no such field; it has label or {prepared.fields}")
-    values = item_labels(prepared, field)
+    values = item_labels(frame, field, option="--field")
     content = [bool(x) for x in frame["text"]] if side == "text" else [len(keys) > 0 for keys in frame["images"]]
     usable = sample_rows(np.flatnonzero((values != "") & content), most or None, seed)
     _, codes, counts = np.unique(values[usable], return_inverse=True, return_counts=True)
@@ -226,8 +224,8 @@ def write_study(out: Path, about: dict, rows: list[dict]) -> None:
     """Write the table, the picture and the page."""
     import pandas as pd
 
-    from tfrec.analysis import charts
-    from tfrec.analysis.report import Picture, Section, write_report
+    from tfrec.reports import charts
+    from tfrec.reports.page import PAGE_FILE, Picture, Section, Table, write_page
 
     out.mkdir(parents=True, exist_ok=True)
     frame = pd.DataFrame(rows).set_index("layer")
@@ -238,7 +236,8 @@ def write_study(out: Path, about: dict, rows: list[dict]) -> None:
         "linear probe": (numbers, [row["probe"] for row in rows]),
         "nearest neighbours": (numbers, [row["neighbours"] for row in rows]),
     }
-    file = charts.lines(series, ("layers used", "accuracy"), f"{about['field']} from the first layers", out / "layers")
+    panels = {f"{about['field']} from the first layers": series}
+    file = charts.lines(panels, ("layers used", "accuracy"), out / "layers")
     best = max(rows, key=lambda row: row["probe"])
     said = [
         f"The linear probe is best after layer {best['layer']}: {best['probe']:.3f} "
@@ -248,11 +247,14 @@ def write_study(out: Path, about: dict, rows: list[dict]) -> None:
     sections = [
         Section("Findings", points=said),
         Section(
-            "Quality by layer", ["Layer 0 is what goes into the first block."], tables=[frame], pictures=[Picture(file)]
+            "Quality by layer",
+            ["Layer 0 is what goes into the first block."],
+            tables=[Table(frame)],
+            pictures=[Picture(file)],
         ),
     ]
     subtitle = f"{about['weights']}, {about['side']} side; {about['test_items']} items judged"
-    write_report(out / "report.html", "Quality by layer", sections, subtitle=subtitle)
+    write_page(out / PAGE_FILE, "Quality by layer", sections, subtitle=subtitle)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -217,7 +217,7 @@ def evaluate(
     from tfrec.evaluation.baselines import run_baselines
     from tfrec.evaluation.metrics import summarize_protocol, write_metrics, write_per_user
     from tfrec.examples import sample_examples, write_examples
-    from tfrec.reports.report import write_report
+    from tfrec.reports.recommender_page import write_recommender_page
 
     if split == "val" and load_config(run_dir / "config.yaml", RetrievalConfig).training.final:
         raise ConfigError(f"--split val: {run_dir} was trained on it (training.final); evaluate it on test")
@@ -263,7 +263,7 @@ def evaluate(
     if config.model.query.kind == "history":
         _add_reasons(assembly, protocol, examples, ranking)
     write_examples(run_dir, examples)
-    write_report(run_dir, prepared)
+    write_recommender_page(run_dir, prepared)
     return content
 
 

@@ -69,7 +69,7 @@ def evaluate(run_dir: Path, *, split: str = "test") -> dict:
     from tfrec.alignment.metrics import alignment_metrics, chance, linear_baseline
     from tfrec.config import load_config
     from tfrec.evaluation.metrics import write_metrics
-    from tfrec.reports.metrics_page import write_page
+    from tfrec.reports.metrics_page import write_metrics_page
     from tfrec.training import prepare_evaluation, restore_weights
 
     config = load_config(run_dir / "config.yaml", AlignmentConfig)
@@ -102,7 +102,7 @@ def evaluate(run_dir: Path, *, split: str = "test") -> dict:
         "Chance is the mean of a random order; linear is ridge regression from raw pixels to one-hot attributes. "
         "Intervals are 95 % bootstrap intervals over items.",
     ]
-    write_page(run_dir, content, title="Attributes and photos", words=words)
+    write_metrics_page(run_dir, content, title="Attributes and photos", words=words)
     return content
 
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfrec.analysis.charts import OTHER
 from tfrec.analysis.inputs import Catalogue
 from tfrec.analysis.photos import data_uri
 from tfrec.analysis.projection import Projection
+from tfrec.reports.charts import OTHER
 from tfrec.sampling import sample_rows
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ TOOLTIP = """
 """
 
 
-def map_parts(
+def map_html(
     catalogue: Catalogue, projection: Projection, labels: np.ndarray | None, colours: Mapping[str, str]
-) -> tuple[str, str, str]:
+) -> str:
     """Build the map.
 
     Args:
@@ -44,7 +44,7 @@ def map_parts(
         colours: label -> colour, with `other`.
 
     Returns:
-        `(resources, script, div)`, HTML to place in a page's head, at its end, and where the map is to stand.
+        HTML to place where the map is to stand.
     """
     from bokeh.embed import components
     from bokeh.resources import INLINE
@@ -54,7 +54,7 @@ def map_parts(
         projection = replace(projection, rows=projection.rows[kept], points=projection.points[kept])
 
     script, div = components(_figure(catalogue, projection, labels, colours))
-    return INLINE.render(), script, div
+    return INLINE.render() + div + script
 
 
 def spread(points: np.ndarray, count: int, seed: int = 0) -> np.ndarray:

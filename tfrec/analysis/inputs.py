@@ -4,7 +4,6 @@ items.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pandas as pd
 
 from pipelines.photos.image_store import ImageStore
 from pipelines.prepared import Prepared, open_prepared
+from tfrec.evaluation.labels import item_labels
 from tfrec.runs.places import open_run_data
 
 VECTORS_FILE = "embeddings.npz"
@@ -172,34 +172,17 @@ def labels_of(catalogue: Catalogue, by: str | None) -> tuple[str | None, np.ndar
         None)` when nothing was asked for and the items have no label.
 
     Raises:
-        AnalysisError: no such column, or fewer than two values.
+        ConfigError: no such column.
+        AnalysisError: fewer than two values.
     """
-    items = catalogue.items
     if by is None:
-        if "label" not in items or items["label"].nunique() < 2:
+        if "label" not in catalogue.items or catalogue.items["label"].nunique() < 2:
             return None, None
         by = "label"
-    column = next((name for name in (by, f"attr.{by}") if name in items), None)
-    if column is None:
-        fields = [str(name).removeprefix("attr.") for name in items if str(name).startswith("attr.")]
-        known = [name for name in ("label", "group") if name in items] + fields
-        raise AnalysisError(f"--by {by} is no label or attribute of the items; they have {', '.join(known) or 'none'}")
-    values = np.array([_first(value) for value in items[column]], dtype=str)
+    values = item_labels(catalogue.items, by, option="--by")
     if len(set(values) - {""}) < 2:
         raise AnalysisError(f"--by {by} has fewer than two different values among the items; choose another one")
     return by, values
-
-
-def read_history(folder: Path | None) -> pd.DataFrame | None:
-    """A run's training history (`history.csv`, or `history.jsonl` with one object a line), or None."""
-    if folder is None:
-        return None
-    if (folder / "history.csv").is_file():
-        return pd.read_csv(folder / "history.csv")
-    if (folder / "history.jsonl").is_file():
-        lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
-        return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
-    return None
 
 
 def _data_of(run: Path) -> str:
@@ -213,10 +196,3 @@ def _data_of(run: Path) -> str:
     if not isinstance(config, dict) or not config.get("data"):
         raise AnalysisError(f"{file} names no dataset under `data`; name it with --data")
     return str(config["data"])
-
-
-def _first(value: object) -> str:
-    """A cell as one string: lists give their first value, missing ones ''."""
-    if isinstance(value, list | tuple | np.ndarray):
-        return str(value[0]) if len(value) else ""
-    return "" if value is None or value != value else str(value)

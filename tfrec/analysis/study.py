@@ -14,8 +14,9 @@ from pipelines.schema import TEST
 from tfrec.analysis.clustering import Clustering, best_of, search
 from tfrec.analysis.inputs import Catalogue
 from tfrec.analysis.projection import Projection, project, umap_available
-from tfrec.evaluation.embedding_metrics import embedding_metrics, nearest, unit_rows
-from tfrec.evaluation.labels import item_splits
+from tfrec.evaluation.embedding_metrics import nearest, silhouette, unit_rows
+from tfrec.evaluation.embedding_summary import judge_embedding
+from tfrec.evaluation.labels import can_be_judged, item_splits, label_sides
 from tfrec.sampling import sample_rows
 
 log = logging.getLogger("tfrec")
@@ -138,16 +139,11 @@ def _metrics(
     if labels is None:
         return {}
     log.info("measuring neighbours and clusters of %d items", len(labels))
-    known = labels != ""
-    split = item_splits(catalogue.items)
-    test, rest = known & (split == TEST), known & (split != TEST)
-    shared = set(labels[test]) & set(labels[rest])
-    if test.sum() >= 3 and len(set(labels[test])) >= 2:
-        gallery = {"gallery": vectors[rest], "gallery_labels": labels[rest]} if shared else {}
-        rows = test
-    else:
-        gallery, rows = {}, known
-    return embedding_metrics(vectors[rows], labels[rows], **gallery, max_rows=limits.metrics, seed=seed)
+    rows, voters = label_sides(labels, item_splits(catalogue.items), "test")
+    if not can_be_judged(labels[rows]):
+        rows, voters = np.flatnonzero(labels != ""), rows[:0]
+    judged = judge_embedding(vectors, labels, rows, voters, max_rows=limits.metrics, seed=seed)
+    return judged.means() | {"silhouette": silhouette(vectors[rows], labels[rows], seed=seed)}
 
 
 def _neighbours(

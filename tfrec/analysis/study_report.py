@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tfrec.analysis import charts, photos
-from tfrec.analysis.catalogue_map import map_parts
+from tfrec.analysis import photos
+from tfrec.analysis.catalogue_map import map_html
 from tfrec.analysis.clustering import Clustering
 from tfrec.analysis.inputs import Catalogue
 from tfrec.analysis.projection import Projection
-from tfrec.analysis.report import Picture, Section, training_curves, write_report
 from tfrec.analysis.study import Study
 from tfrec.evaluation.embedding_metrics import unit_rows
+from tfrec.reports import charts
+from tfrec.reports.page import PAGE_FILE, Picture, Section, Table, write_page
+from tfrec.reports.training_curves import training_curves
 
 ATTENTION_FILE = "attention.npz"
 NAMES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
-HEADLINE = ("knn_accuracy", "recall@1", "recall@5", "map@r", "ari", "nmi", "purity", "pure_clusters", "silhouette")
 
 
 def write_study(catalogue: Catalogue, study: Study, out: Path) -> None:
@@ -35,32 +36,24 @@ def write_study(catalogue: Catalogue, study: Study, out: Path) -> None:
     labels = None if study.labels is None else [str(label) for label in study.labels]
     colours = charts.palette(labels or [])
     shown = study.projections["after"][-1]  # UMAP where it is there, else t-SNE
-    head, script, div = map_parts(catalogue, shown, study.labels, colours)
     sections = [
         _summary(catalogue, study),
         Section(
             f"Map of the catalogue ({NAMES[shown.method]})",
             ["Hover over a point to see the item; scroll to zoom, drag to move. A frame has its label's colour."],
-            embed=div,
+            embed=map_html(catalogue, shown, study.labels, colours),
         ),
         _projections(study, colours, out),
         _clusterings(catalogue, study, out),
         *_confusions(study, out),
         _neighbours(catalogue, study, out),
-        *training_curves(catalogue.folder, out),
+        *(training_curves(catalogue.folder, out) if catalogue.folder else []),
         *_attention(catalogue, out),
     ]
     subtitle = f"{len(catalogue):,} items, {catalogue.vectors.shape[1]} dimensions" + (
         f", judged by {study.by}" if study.by else ""
     )
-    write_report(
-        out / "report.html",
-        f"Embedding analysis: {catalogue.name}",
-        sections,
-        subtitle=subtitle,
-        head=head,
-        foot=script,
-    )
+    write_page(out / PAGE_FILE, f"Embedding analysis: {catalogue.name}", sections, subtitle=subtitle)
     text = json.dumps(as_json(catalogue, study), indent=2, ensure_ascii=False, allow_nan=False)
     (out / "analysis.json").write_text(text + "\n", encoding="utf-8")
 
@@ -97,7 +90,7 @@ def _summary(catalogue: Catalogue, study: Study) -> Section:
         table["change"] = table["after"] - table["before"]
         section.points = [_change(study.metrics, name) for name in ("knn_accuracy", "recall@1", "map@r", "ari")]
     table.index.name = "metric"
-    section.tables = [table]
+    section.tables = [Table(table)]
     return section
 
 
@@ -128,15 +121,14 @@ def _clusterings(catalogue: Catalogue, study: Study, out: Path) -> Section:
     )
     chosen = pd.DataFrame([_row(one) for one in study.clusterings if one.chosen])
     if len(chosen):
-        section.tables.append(chosen.set_index("algorithm").sort_values("score", ascending=False))
+        section.tables.append(Table(chosen.set_index("algorithm").sort_values("score", ascending=False)))
     by_count = {
         name: ([one.metrics["clusters"] for one in tried], [one.metrics["score"] for one in tried])
         for name in dict.fromkeys(one.method for one in study.clusterings)
         if (tried := sorted((o for o in study.clusterings if o.method == name), key=lambda o: o.metrics["clusters"]))
     }
-    file = charts.lines(
-        by_count, ("clusters found", "silhouette x share clustered"), "Parameter search", out / "cluster_search"
-    )
+    axes = "clusters found", "silhouette x share clustered"
+    file = charts.lines({"Parameter search": by_count}, axes, out / "cluster_search")
     section.pictures.append(Picture(file, "Every setting tried."))
     if study.best is not None and catalogue.images is not None:
         sheet = out / "clusters.png"
@@ -177,7 +169,7 @@ def _confusions(study: Study, out: Path) -> list[Section]:
         pictures.append(
             Picture(charts.ranking(list(worst.index), worst["recall@1"].tolist(), title, out / "hardest_labels"))
         )
-    tables = [study.confused.set_index("label")] if len(study.confused) else []
+    tables = [Table(study.confused.set_index("label"))] if len(study.confused) else []
     return [Section("What is confused with what", pictures=pictures, tables=tables)]
 
 

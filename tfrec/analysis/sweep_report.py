@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from tfrec.analysis import charts
-from tfrec.analysis.inputs import read_history
-from tfrec.analysis.report import Picture, Section, write_report
 from tfrec.analysis.statistics import (
     Runs,
     best_runs,
@@ -20,6 +17,9 @@ from tfrec.analysis.statistics import (
     paired_tests,
     read_runs,
 )
+from tfrec.reports import charts
+from tfrec.reports.page import PAGE_FILE, Picture, Section, Table, write_page
+from tfrec.reports.training_curves import read_curves
 
 
 def write_comparison(folder: Path, out: Path) -> None:
@@ -39,7 +39,9 @@ def write_comparison(folder: Path, out: Path) -> None:
     best = best_runs(runs)
     sections = [
         Section("Findings", points=said),
-        Section("Best settings", ["Metrics are means over seeds."], tables=[best], pictures=[_ranking(runs, out)]),
+        Section(
+            "Best settings", ["Metrics are means over seeds."], tables=[Table(best)], pictures=[_ranking(runs, out)]
+        ),
         _effects(runs, tests, out),
         Section("Two axes at a time", pictures=_heat_maps(runs, out)),
         Section("What goes with what", pictures=_correlations(runs, out)),
@@ -48,7 +50,7 @@ def write_comparison(folder: Path, out: Path) -> None:
     ]
     subtitle = f"{len(runs.frame)} runs over {', '.join(runs.axes)}; judged by {runs.main}"
     subtitle += " (smaller is better)" if runs.smaller_is_better else ""
-    write_report(out / "report.html", f"Comparison of runs: {folder.resolve().name}", sections, subtitle=subtitle)
+    write_page(out / PAGE_FILE, f"Comparison of runs: {folder.resolve().name}", sections, subtitle=subtitle)
     runs.frame.to_csv(out / "results.csv")
     content = {
         "main": runs.main,
@@ -68,8 +70,9 @@ def _ranking(runs: Runs, out: Path, most: int = 30) -> Picture:
     grouped = runs.frame.groupby(runs.axes)[runs.main].agg(["mean", "std"])
     grouped = grouped.sort_values("mean", ascending=runs.smaller_is_better).head(most)
     names = [", ".join(map(str, key if isinstance(key, tuple) else (key,))) for key in grouped.index]
-    errors = grouped["std"].fillna(0.0).tolist()
-    file = charts.ranking(names, grouped["mean"].tolist(), runs.main, out / "ranking", errors=errors)
+    means, spread = grouped["mean"], grouped["std"].fillna(0.0)
+    intervals = list(zip(means - spread, means + spread))
+    file = charts.ranking(names, means.tolist(), runs.main, out / "ranking", intervals=intervals)
     return Picture(file, "Mean over seeds; the bars' ends show one standard deviation.")
 
 
@@ -81,7 +84,7 @@ def _effects(runs: Runs, tests: dict[str, pd.DataFrame], out: Path) -> Section:
     )
     for axis, table in tests.items():
         means = group_means(runs, axis)
-        section.tables += [means, table]
+        section.tables += [Table(means), Table(table)]
         names, values = [str(name) for name in means.index], means["mean"].tolist()
         file = charts.ranking(names, values, f"{runs.main} by {axis}", out / f"by_{_file_name(axis)}")
         section.pictures.append(Picture(file))
@@ -110,18 +113,17 @@ def _curves(folder: Path, best: pd.DataFrame, runs: Runs, out: Path, most: int =
     for _, setting in best.head(most).iterrows():
         matches = (runs.frame[runs.axes] == setting[runs.axes]).all(axis=1)
         name = str(runs.frame.index[matches.to_numpy()][0])
-        history = read_history(folder / "runs" / name)
-        if history is not None and "loss" in history and len(history) > 1:
-            x = history.get("step", pd.Series(history.index))
-            series[", ".join(str(setting[axis]) for axis in runs.axes)] = (list(x), history["loss"].tolist())
+        _, curves = read_curves(folder / "runs" / name)
+        if "training" in curves.get("Loss", {}):
+            series[", ".join(str(setting[axis]) for axis in runs.axes)] = curves["Loss"]["training"]
     if not series:
         return []
-    file = charts.lines(series, ("step", "loss"), "Training loss of the best settings", out / "curves")
+    file = charts.lines({"Training loss of the best settings": series}, ("step", "loss"), out / "curves")
     return [Section("Training curves", pictures=[Picture(file)])]
 
 
 def _failures(runs: Runs) -> list[Section]:
-    return [Section("Runs that failed", tables=[runs.failed])] if len(runs.failed) else []
+    return [Section("Runs that failed", tables=[Table(runs.failed)])] if len(runs.failed) else []
 
 
 def _file_name(axis: str) -> str:

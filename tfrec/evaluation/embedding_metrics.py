@@ -225,55 +225,6 @@ def silhouette(vectors: np.ndarray, groups: Labels, *, max_rows: int = 5_000, se
     return float(silhouette_score(unit_rows(np.asarray(vectors)[rows]), codes[rows], metric="cosine"))
 
 
-def embedding_metrics(
-    vectors: np.ndarray,
-    labels: Labels,
-    *,
-    gallery: np.ndarray | None = None,
-    gallery_labels: Labels | None = None,
-    ks: Sequence[int] = (1, 5, 10),
-    k_neighbors: int = 5,
-    max_rows: int = 10_000,
-    seed: int = 0,
-) -> dict[str, float]:
-    """Everything at once, for one evaluation of an embedding.
-
-    k-NN accuracy asks the gallery (the training rows) when there is one and the other rows otherwise.
-    Recall@k and mAP@R search among `vectors` itself, so that they mean the same for class-disjoint splits.
-    The clusters are k-means with as many clusters as labels, on at most `max_rows` rows.
-
-    Args:
-        vectors: `[N, D]`, N >= 2.
-        labels: `[N]`.
-        gallery: `[G, D]`, optional.
-        gallery_labels: `[G]`.
-        ks: cut-offs of recall.
-        k_neighbors: voters of k-NN accuracy.
-        max_rows: queries and clustered rows at most.
-        seed: of the samples and of k-means.
-
-    Returns:
-        `knn_accuracy`, `recall@k`, `map@r`, `r_precision`, `ari`, `nmi`, `purity`, `pure_clusters`,
-        `silhouette` (of the true labels), and how many rows each used.
-    """
-    from sklearn.cluster import KMeans
-
-    unit, codes = unit_rows(vectors), _codes(labels)
-    rows = sample_rows(len(unit), max_rows, seed)
-    wanted = len(np.unique(codes[rows]))
-    clusters = KMeans(n_clusters=wanted, n_init=5, random_state=seed).fit_predict(unit[rows])
-    clustering = clustering_metrics(codes[rows], clusters)
-    sides: dict[str, Any] = {"gallery": gallery, "gallery_labels": gallery_labels}
-    hits = knn_hits(unit, labels, **sides, k=k_neighbors, max_queries=max_rows, seed=seed)
-    return {
-        "knn_accuracy": float(hits.mean()),
-        **retrieval_metrics(unit, labels, ks=ks, max_queries=max_rows, seed=seed),
-        **{name: clustering[name] for name in ("ari", "nmi", "purity", "pure_clusters", "clusters")},
-        "clustered_rows": len(rows),
-        "silhouette": silhouette(unit, codes, seed=seed),
-    }
-
-
 def _codes(labels: Labels) -> np.ndarray:
     """Labels of any type as 0..C-1."""
     return np.unique(np.asarray(labels), return_inverse=True)[1]

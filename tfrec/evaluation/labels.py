@@ -1,34 +1,65 @@
-"""The classes of a dataset's items, and which part of it they are in."""
+"""The classes of a dataset's items, which part of it they are in, and who judges whom by them."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 
-from pipelines.prepared import Prepared
-from pipelines.schema import TRAIN
+from pipelines.schema import SPLIT_CODES, TRAIN
 from tfrec.config import ConfigError
 
 
-def item_labels(prepared: Prepared, label: str) -> np.ndarray:
+def item_labels(items: pd.DataFrame, field: str, *, option: str) -> np.ndarray:
     """The class of every item, strings `[N]`, "" for none; the first value of an attribute with several.
 
     Args:
-        prepared: the dataset.
-        label: `label`, or an attribute field.
+        items: of a prepared dataset.
+        field: `label`, an attribute field, or any other text column.
+        option: that named the field, for the error.
 
     Raises:
         ConfigError: no such column.
     """
-    items = prepared.items
-    if label == "label" and label in items:
-        return items["label"].fillna("").to_numpy(str)
-    if f"attr.{label}" not in items:
-        known = [name for name in ("label",) if name in items] + prepared.fields
-        raise ConfigError(f"task.label {label}: the items of {prepared.path} have {', '.join(known) or 'no labels'}")
-    return np.array([values[0] if len(values) else "" for values in items[f"attr.{label}"]], dtype=str)
+    column = next((name for name in (field, f"attr.{field}") if name in items), None)
+    if column is None:
+        fields = [str(name).removeprefix("attr.") for name in items if str(name).startswith("attr.")]
+        known = ", ".join([name for name in ("label", "group") if name in items] + fields) or "none"
+        raise ConfigError(f"{option} {field} is no label or attribute of the items; they have {known}")
+    return np.array([_first(value) for value in items[column]], dtype=str)
 
 
 def item_splits(items: pd.DataFrame) -> np.ndarray:
     """The split of every item, int8 `[N]` of the values of `SPLIT_CODES`; all train where the dataset is not split."""
     return items["split"].to_numpy(np.int8) if "split" in items else np.full(len(items), TRAIN, np.int8)
+
+
+def label_sides(labels: np.ndarray, splits: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Who is asked and who votes on their labels when vectors are judged.
+
+    Args:
+        labels: `[N]`, "" for none.
+        splits: `[N]`.
+        split: `val` (training items vote) or `test` (all others vote).
+
+    Returns:
+        Rows of the held-out items with a label, and of the voters; no voters where they share no label with those asked, as
+        in class-disjoint splits: then those asked vote among themselves.
+    """
+    known = labels != ""
+    held = splits == SPLIT_CODES[split]
+    queries = np.flatnonzero(known & held)
+    voters = np.flatnonzero(known & (splits == TRAIN if split == "val" else ~held))
+    shared = set(labels[queries]) & set(labels[voters])
+    return queries, voters if shared else voters[:0]
+
+
+def can_be_judged(labels: np.ndarray) -> bool:
+    """Whether labels tell neighbours right from wrong: at least 3 items of 2 classes."""
+    return len(labels) >= 3 and len(set(labels)) >= 2
+
+
+def _first(value: object) -> str:
+    """A cell as one string: lists give their first value, missing ones ''."""
+    if isinstance(value, list | tuple | np.ndarray):
+        return str(value[0]) if len(value) else ""
+    return "" if value is None or value != value else str(value)

@@ -50,7 +50,7 @@ class MetricAssembly:
 
     def __init__(self, config: MetricLearningConfig, prepared: Prepared):
         self.config, self.prepared = config, prepared
-        self.labels = item_labels(prepared, config.task.label)
+        self.labels = item_labels(prepared.items, config.task.label, option="task.label")
         augment, size = plain(config.augment), config.model.encoder.size
         self.play = augment.pop("box_play")
         self.photos = read_views(prepared, config.model.views, size, play=self.play > 0)

@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 
 from pipelines.prepared import Prepared
-from pipelines.schema import SPLIT_CODES, TRAIN
 from tfrec.config import ConfigError
 from tfrec.evaluation.bootstrap import Interval
-from tfrec.evaluation.embedding_intervals import summarize_embedding
-from tfrec.evaluation.labels import item_labels, item_splits
+from tfrec.evaluation.embedding_summary import judge_embedding
+from tfrec.evaluation.labels import can_be_judged, item_labels, item_splits, label_sides
 from tfrec.metric_learning.config import MetricEvaluation, MetricLearningConfig
 
 
@@ -59,32 +58,27 @@ class LabelProtocol:
                 f"{len(unknown)} items of the run are not in {prepared.path}, the first is {str(unknown[0])!r}; put the "
                 "dataset that the run was trained on back to `data` of its config.yaml, or train again"
             )
-        labels = item_labels(prepared, config.task.label)[rows]
-        splits = item_splits(prepared.items)[rows]
-        held = splits == SPLIT_CODES[split]
-        queries, others = np.flatnonzero(held), np.flatnonzero(splits == TRAIN if split == "val" else ~held)
-        if len(queries) < 3 or len(set(labels[queries])) < 2:
+        labels = item_labels(prepared.items, config.task.label, option="task.label")[rows]
+        queries, gallery = label_sides(labels, item_splits(prepared.items)[rows], split)
+        if not can_be_judged(labels[queries]):
             raise ConfigError(
                 f"{prepared.path} has {len(queries)} {split} items of {len(set(labels[queries]))} classes; prepare it "
                 f"with a larger --{split}-share"
             )
-        shared = set(labels[queries]) & set(labels[others])
-        return cls(split, queries, others if shared else others[:0], rows, labels, config.evaluation, config.seed)
+        return cls(split, queries, gallery, rows, labels, config.evaluation, config.seed)
 
     def summarize(self, vectors: np.ndarray, ks: list[int]) -> dict[str, Interval]:
-        """Metrics of vectors `[n, D]` of these items; see `summarize_embedding`."""
-        gallery: dict[str, Any] = {}
-        if len(self.gallery):
-            gallery = {"gallery": vectors[self.gallery], "gallery_labels": self.labels[self.gallery]}
-        return summarize_embedding(
-            vectors[self.queries],
-            self.labels[self.queries],
-            **gallery,
+        """Metrics of vectors `[n, D]` of these items; see `JudgedEmbedding.intervals`."""
+        return judge_embedding(
+            vectors,
+            self.labels,
+            self.queries,
+            self.gallery,
             ks=ks,
             neighbors=self.options.neighbors,
             max_rows=self.options.max_rows,
             seed=self.seed,
-        )
+        ).intervals()
 
     def describe(self) -> dict[str, Any]:
         """What a reader of metrics.json must know."""
@@ -98,3 +92,14 @@ class LabelProtocol:
             "similarity": "cosine",
             "clusters": "k-means, as many as classes",
         }
+
+
+def protocol_words(protocol: dict[str, Any]) -> list[str]:
+    """The protocol of a metric-learning run's metrics.json as a sentence."""
+    split, seen = protocol["split"], protocol["classes_seen_in_training"]
+    return [
+        f"{protocol['items']:,} {split} items of {protocol['classes']} classes {'' if seen else 'never '}seen in training, "
+        f"loss {protocol['loss']}. k-NN accuracy asks {protocol['voters']:,} {'other' if seen else split} items "
+        f"({protocol['neighbors']} votes); recall and mAP@R search among the {split} items; ARI, NMI and purity judge "
+        f"{protocol['clusters']}. Cosine similarity; 95 % bootstrap intervals over items."
+    ]

@@ -99,8 +99,8 @@ def evaluate(run_dir: Path, *, split: str = "test", ks: list[int] | None = None)
     from pipelines.photos.views import read_views
     from tfrec.config import load_config
     from tfrec.evaluation.metrics import write_metrics
-    from tfrec.metric_learning.protocol import LabelProtocol
-    from tfrec.metric_learning.report import write_metric_report
+    from tfrec.metric_learning.protocol import LabelProtocol, protocol_words
+    from tfrec.reports.metrics_page import write_metrics_page
     from tfrec.runs.places import open_run_data
 
     config = load_config(run_dir / "config.yaml", MetricLearningConfig)
@@ -129,5 +129,5 @@ def evaluate(run_dir: Path, *, split: str = "test", ks: list[int] | None = None)
     content = write_metrics(
         run_dir / "metrics.json", protocol=protocol, metrics=metrics, baselines=baselines, cohorts={}
     )
-    write_metric_report(run_dir, content)
+    write_metrics_page(run_dir, content, title="Metric learning", words=protocol_words(protocol))
     return content

@@ -163,7 +163,7 @@ def evaluate(run_dir: Path) -> dict:
     from tfrec.alignment.metrics import chance
     from tfrec.config import load_config
     from tfrec.evaluation.metrics import write_metrics
-    from tfrec.reports.metrics_page import write_page
+    from tfrec.reports.metrics_page import write_metrics_page
     from tfrec.training import prepare_evaluation, restore_weights
 
     config = load_config(run_dir / "config.yaml", PretrainConfig)
@@ -187,6 +187,6 @@ def evaluate(run_dir: Path) -> dict:
         f"{len(data.held)} items that training did not see: loss of hidden words in nats; texts find photos (photo_...) and "
         "photos texts (text_...) among them. Chance is the mean of a random order."
     ]
-    write_page(run_dir, content, title="Pretrained encoders", words=words)
+    write_metrics_page(run_dir, content, title="Pretrained encoders", words=words)
     log.info("held-out items: %s", "  ".join(f"{name} {value:.4f}" for name, value in values.items()))
     return content

@@ -217,7 +217,7 @@ def evaluate(run_dir: Path) -> dict:
     """
     from tfrec.config import load_config
     from tfrec.evaluation.metrics import write_metrics
-    from tfrec.reports.metrics_page import write_page
+    from tfrec.reports.metrics_page import write_metrics_page
     from tfrec.training import prepare_evaluation, restore_weights
 
     config = load_config(run_dir / "config.yaml", CausalTextConfig)
@@ -236,6 +236,6 @@ def evaluate(run_dir: Path) -> dict:
         cohorts={},
     )
     words = [f"{len(held)} texts that training did not see; loss in nats a word, accuracy of the likeliest next word."]
-    write_page(run_dir, content, title="Causal text model", words=words)
+    write_metrics_page(run_dir, content, title="Causal text model", words=words)
     log.info("perplexity %.2f (word frequency alone %.1f)", metrics["perplexity"], baseline["perplexity"])
     return content

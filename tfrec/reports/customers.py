@@ -1,4 +1,4 @@
-"""The report's page of customers: purchases and recommendations as photos with captions."""
+"""The customers of a recommender's page: purchases and recommendations as photos with captions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from tfrec.reports.page import Section, render
 
 if TYPE_CHECKING:
     from pipelines.prepared import Prepared
@@ -36,7 +38,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Customer:
-    """One customer's row of the page."""
+    """One customer as shown."""
 
     user_id: str
     summary: str
@@ -46,7 +48,19 @@ class Customer:
     recommended: list[Card] = field(default_factory=list)
 
 
-def customers_page(prepared: Prepared, examples: list[dict[str, Any]]) -> list[Customer]:
+def customers_section(prepared: Prepared, examples: list[dict[str, Any]]) -> list[Section]:
+    """The section of the customers; none without examples."""
+    if not examples:
+        return []
+    text = (
+        "Drawn at random, so hits and misses are as frequent as they are. A recommendation that the customer went on to "
+        "buy is framed and says “bought”. Small frames on a photo: where the item’s own words and attributes look in it, "
+        "by the attention between the two."
+    )
+    return [Section("Customers", [text], embed=render("customers.html", customers=customers(prepared, examples)))]
+
+
+def customers(prepared: Prepared, examples: list[dict[str, Any]]) -> list[Customer]:
     """Turn examples (`tfrec.examples`) into what the template draws.
 
     Args:
