@@ -57,7 +57,7 @@ class LabelBatches:
         return {
             "items": self.photos.gather(self.rows[chosen]),
             "labels": self.labels[chosen],
-            "seed": np.array([self.seed, step], np.int32),
+            "seed": np.array([self.seed, step], np.uint32).view(np.int32),  # seeds go up to 2**32
         }
 
     def _epoch(self, number: int) -> np.ndarray:

@@ -48,16 +48,17 @@ def split_labels(
 
 
 def _stratified(codes: np.ndarray, test_share: float, val_share: float, rng: np.random.Generator) -> np.ndarray:
-    """Walk through the shuffled classes one after the other and pick evenly; a class of one item stays in
-    train.
-    """
+    """Walk through the shuffled classes one after the other and pick evenly; the last item of a class stays in train."""
     split = np.full(len(codes), TRAIN, np.int8)
     order = rng.permutation(len(codes))
     order = order[np.argsort(codes[order], kind="stable")]
-    order = order[np.bincount(codes)[codes[order]] > 1]
     for name, share in ((TEST, test_share), (VAL, val_share / (1 - test_share))):
+        order = order[np.bincount(codes[order], minlength=len(codes))[codes[order]] > 1]
         steps = np.floor(np.arange(1, len(order) + 1) * share + 1e-9)
-        picked = np.diff(steps, prepend=0) > 0  # exactly the share overall, and within each class up to one item
+        picked = np.diff(steps, prepend=0) > 0  # exactly the share of these, and within each class up to one item
+        left = np.bincount(codes[order[~picked]], minlength=len(codes))
+        first = np.diff(codes[order], prepend=-1) != 0
+        picked &= ~(first & (left[codes[order]] == 0))
         split[order[picked]] = name
         order = order[~picked]
     return split

@@ -91,6 +91,17 @@ def test_seen_items_are_replaced_and_lists_stay_full(data):
     assert repurchase(protocol, 3).tolist() == popularity(protocol, 3).tolist()
 
 
+def test_rules_leave_out_what_was_bought_where_new_items_are_held_out(tmp_path):
+    prepared = shop(tmp_path / "llo", EVENTS, TEXTS, kind="leave-last-out")
+    protocol = build_protocol(prepared, "test")
+    rules = dict(run_baselines(prepared, protocol, 6))
+    own = set(protocol.history.items.tolist())
+    assert protocol.excluded() is None  # the model's own lists are ranked with seen items
+    for name in ("popularity", "item_cosine", "tfidf"):
+        assert not own & set(rules[name][0].tolist()), name
+    assert own <= set(rules["repurchase"][0].tolist())
+
+
 def test_item_cosine_equals_the_formula(tmp_path):
     rng = np.random.default_rng(0)
     pairs = {(int(user), int(item)) for user, item in rng.integers(0, [20, 9], (90, 2))}

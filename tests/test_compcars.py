@@ -313,6 +313,14 @@ def test_errors_say_what_to_do(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("size", "test", "val"), [(2, 0.2, 0.1), (3, 0.4, 0.4), (1, 0.2, 0.2)])
+def test_every_class_of_a_stratified_split_can_be_learned(size, test, val):
+    labels = [f"class{row // size}" for row in range(300 * size)]
+    split = split_labels(labels, kind="stratified", test_share=test, val_share=val, seed=0)
+    assert (split.reshape(300, size) == 0).any(1).all()
+    assert size == 1 or {0, 1, 2} == set(split.tolist())
+
+
 def test_stratified_split_is_exact_and_seeded():
     labels = np.repeat(["a", "b", "c", "once"], [50, 30, 20, 1])
     split = split_labels(labels, kind="stratified", test_share=0.2, val_share=0.1, seed=3)

@@ -185,6 +185,10 @@ def test_oracle_scores_are_probabilities_of_released_items(prepared):
     lists = demo_oracle.best_lists(prepared, users, time=CUTOFF, k=5, batch=33)
     top = np.take_along_axis(now, lists, axis=1)
     np.testing.assert_array_equal(top, -np.sort(-now, axis=1)[:, :5])
+    seen = [lists[row, :2] for row in users]
+    rest = demo_oracle.best_lists(prepared, users, time=CUTOFF, k=ITEMS + 9, batch=33, excluded=seen)
+    np.testing.assert_array_equal(rest[:, :3], lists[:, 2:])
+    assert (rest[:, -11:] == -1).all()  # two are excluded, nine are more than the catalogue has
 
 
 def test_oracle_reads_repeats_from_the_purchases_before_the_week(prepared):

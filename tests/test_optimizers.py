@@ -72,6 +72,12 @@ def test_rates_by_part_and_the_cut():
     np.testing.assert_allclose([1.0 - float(v[0, 0]) for v in values], moved, rtol=1e-6)
 
 
+def test_a_rate_of_a_variable_named_whole_is_that_variables_alone():
+    kernel, head = tf.Variable([1.0], name="kernel"), tf.Variable([1.0], name="head/kernel")
+    optimizer = LazyAdamW(0.1, rates={kernel.name: 0.0})
+    assert (optimizer.rate_of(kernel.name), optimizer.rate_of(head.name)) == (0.0, 1.0)
+
+
 def test_the_global_norm_is_bounded():
     a, b = tf.Variable([0.0]), tf.Variable([0.0])
     optimizer = LazyAdamW(1.0, global_clipnorm=1.0)

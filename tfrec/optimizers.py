@@ -17,7 +17,7 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
         learning_rate: float or schedule.
         beta_1, beta_2, epsilon: of Adam.
         decay: decoupled weight decay of kernels (not of embedding tables, biases and norms).
-        rates: name prefix of a variable -> multiple of the learning rate; 0 leaves the variable as it is.
+        rates: name of a variable, or a prefix of names -> multiple of the learning rate; 0 leaves the variable as it is.
         global_clipnorm: bound on the global norm of the gradients; 0: none.
         rate_cut: a variable that multiplies the learning rate, for those who lower it as training goes.
     """
@@ -62,8 +62,11 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
         return grads  # done before they were clipped
 
     def rate_of(self, name: str) -> float:
-        """Multiple of the learning rate for the variable `name`: that of the longest prefix it has."""
-        matching = [prefix for prefix in self.rates if name.startswith(prefix) or f"/{prefix}" in name]
+        """Multiple of the learning rate for the variable `name`: its own, else that of the longest prefix it has."""
+        if name in self.rates:
+            return self.rates[name]
+        prefixes = [prefix for prefix in self.rates if not prefix.endswith(":0")]  # not another variable's whole name
+        matching = [prefix for prefix in prefixes if name.startswith(prefix) or f"/{prefix}" in name]
         return self.rates[max(matching, key=len)] if matching else 1.0
 
     def update_step(self, gradient: tf.Tensor | tf.IndexedSlices, variable: tf.Variable) -> None:

@@ -304,7 +304,9 @@ def best_reachable(prepared: Prepared, protocol: Protocol, ks: list[int]) -> dic
     from pipelines.demo.oracle import best_lists
     from tfrec.evaluation.metrics import summarize_protocol
 
-    lists = best_lists(prepared, protocol.users, time=protocol.query_time, k=max(ks))
+    seen = protocol.excluded()
+    excluded = None if seen is None else np.split(seen.items, seen.offsets[1:-1])
+    lists = best_lists(prepared, protocol.users, time=protocol.query_time, k=max(ks), excluded=excluded)
     return None if lists is None else summarize_protocol(protocol, lists, ks=ks)[0]
 
 

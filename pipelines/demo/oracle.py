@@ -8,7 +8,7 @@ far a model is from the best that any model could do.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,7 +75,13 @@ def best_reachable(prepared: Prepared) -> OracleScores | None:
 
 
 def best_lists(
-    prepared: Prepared, users: np.ndarray, *, time: int | np.ndarray, k: int, batch: int = 256
+    prepared: Prepared,
+    users: np.ndarray,
+    *,
+    time: int | np.ndarray,
+    k: int,
+    excluded: Sequence[np.ndarray] | None = None,
+    batch: int = 256,
 ) -> np.ndarray | None:
     """Return each user's `k` likeliest items by `best_reachable`, the likeliest first.
 
@@ -84,20 +90,25 @@ def best_lists(
         users: `[U]` user indices.
         time: a moment, or `[U]` moments, in seconds since 1970.
         k: length of the lists.
+        excluded: item indices that each user must not get; None: all may be got.
         batch: users scored at once; bounds memory.
 
     Returns:
-        `[U, k] int32` item indices, or None when the dataset is not of the demo shop.
+        `[U, k] int32` item indices, -1 where there is no further item, or None when the dataset is not of the demo shop.
     """
     scores_of = best_reachable(prepared)
     if scores_of is None:
         return None
-    lists = np.empty((len(users), k), dtype=np.int32)
+    lists = np.full((len(users), k), -1, dtype=np.int32)
     moments = np.broadcast_to(np.asarray(time, dtype=np.int64), len(users))
     for start in range(0, len(users), batch):
         part = slice(start, start + batch)
         scores = scores_of(users[part], time=moments[part])
-        lists[part] = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        if excluded is not None:
+            for row, items in zip(scores, excluded[part], strict=True):
+                row[items] = -np.inf
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        lists[part, : order.shape[1]] = np.where(np.take_along_axis(scores, order, 1) == -np.inf, -1, order)
     return lists
 
 

@@ -26,8 +26,9 @@ def info_nce(
 
 def same_rows(rows: tf.Tensor) -> tf.Tensor:
     """Which rows of `[B, ...]` int are equal: bool `[B, B]`."""
-    flat = tf.reshape(rows, [tf.shape(rows)[0], -1])
-    return tf.reduce_all(flat[:, None] == flat[None], -1)
+    # A number for each distinct row, so that memory does not grow with the width of the rows.
+    _, number = tf.raw_ops.UniqueV2(x=tf.reshape(rows, [tf.shape(rows)[0], -1]), axis=[0])
+    return number[:, None] == number[None]
 
 
 class AlignmentModel(tf.keras.Model):

@@ -176,7 +176,7 @@ def labels_of(catalogue: Catalogue, by: str | None) -> tuple[str | None, np.ndar
         AnalysisError: fewer than two values.
     """
     if by is None:
-        if "label" not in catalogue.items or catalogue.items["label"].nunique() < 2:
+        if "label" not in catalogue.items or len({*catalogue.items["label"].dropna()} - {""}) < 2:
             return None, None
         by = "label"
     values = item_labels(catalogue.items, by, option="--by")

@@ -13,6 +13,7 @@ from pipelines.prepared import Prepared
 from pipelines.schema import TRAIN, VAL
 from tfrec.config import ConfigError
 from tfrec.encoders.text import WordPiece
+from tfrec.encoders.wordpiece import SPECIAL_TOKENS
 from tfrec.evaluation.labels import item_splits
 from tfrec.pretraining.config import PretrainConfig
 
@@ -46,6 +47,11 @@ class PretrainData:
         if not len(self.training):
             raise ConfigError(
                 f"--data {config.data}: no training item has text and photo; without photos: model.image.enabled=false"
+            )
+        if not len(self.held):
+            raise ConfigError(
+                f"--data {config.data}: there is no validation item, and task.held_share={config.task.held_share} holds out "
+                "no training item to evaluate on; raise it"
             )
         self.size = config.training.fixed_batch_size(len(self.training), auto=256)
         self.order = ShuffledRows(self.training, self.size, config.seed, 0)
@@ -114,7 +120,7 @@ def split_rows(prepared: Prepared, usable: np.ndarray, config: PretrainConfig) -
     if len(held) == 0:
         split = "train, held out"
         shuffled = np.random.default_rng([config.seed, 2]).permutation(rows)
-        count = round(len(rows) * config.task.held_share)
+        count = min(len(rows) - 1, max(1, round(len(rows) * config.task.held_share))) if config.task.held_share else 0
         rows, held = np.sort(shuffled[count:]), np.sort(shuffled[:count])
     return rows, held, split
 
@@ -135,7 +141,7 @@ def hide_words(
     """
     special = (tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id)
     chosen = (rng.random(ids.shape) < rate) & ~np.isin(ids, special)
-    draw, others = rng.random(ids.shape), rng.integers(len(special), len(tokenizer), ids.shape)
+    draw, others = rng.random(ids.shape), rng.integers(len(SPECIAL_TOKENS), len(tokenizer), ids.shape)
     masked = np.where(chosen & (draw < AS_MASK), tokenizer.vocabulary.index("[MASK]"), ids)
     masked = np.where(chosen & (draw >= AS_MASK) & (draw < AS_RANDOM), others, masked)
     return masked.astype(np.int32), chosen

@@ -116,7 +116,7 @@ def rating_rules(
     user, item, rating = (known[name].to_numpy() for name in ("user", "item", "rating"))
     mean, of_user, of_item = biases(user, item, rating, users, items, strength=strength)
     biased = mean + of_item[held["item"].to_numpy()] + of_user[held["user"].to_numpy()]
-    return {"mean_rating": np.full(len(held), mean), "rating_biases": biased}
+    return {"mean_rating": np.full(len(held), mean), "rating_biases": np.clip(biased, rating.min(), rating.max())}
 
 
 def biases(

@@ -87,7 +87,12 @@ def _items(model: ModelConfig, prepared: Prepared) -> Iterator[str]:
 
 
 def _scale(config: RetrievalConfig, prepared: Prepared) -> Iterator[str]:
-    """Thresholds that no rating reaches, as where ratings go from 0 to 1."""
+    """Missing ratings, and thresholds that no rating reaches, as where ratings go from 0 to 1."""
+    if isinstance(config, RatingsConfig) and "rating" in prepared.event_columns:
+        missing = int(prepared.events(columns=["rating"])["rating"].isna().sum())
+        if missing:
+            yield f"{prepared.path}: {missing:,} of its events have no rating; leave them out when the data are prepared"
+            return
     liked = config.rating.liked if isinstance(config, RatingsConfig) and config.rating.retrieval_weight else 0.0
     if "rating" not in prepared.event_columns or not (liked or config.evaluation.min_rating):
         return
