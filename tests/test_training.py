@@ -12,6 +12,7 @@ from tests.kills import stopped_at_rename
 from tests.layer_checks import global_policy
 from tests.test_models import DIM, make_batch, make_model
 from tfrec.config import TrainingConfig
+from tfrec.encoders.attributes import AttributeEncoder
 from tfrec.fusion import CrossAttentionFusion
 from tfrec.training import (
     History,
@@ -244,3 +245,20 @@ def test_precision_and_batch_size_follow_the_machine():
     assert compute_precision("auto") in ("float32", "mixed_bfloat16", "mixed_float16")
     assert automatic_batch_size(1) == 1024
     assert automatic_batch_size(1 << 60) == 1
+
+
+def test_dropout_of_the_attribute_encoder_goes_on_where_a_checkpoint_stood(tmp_path):
+    values = np.array([[[2], [3]], [[4], [2]]], np.int32)
+
+    def encoder():
+        tf.keras.utils.set_random_seed(0)
+        layer = AttributeEncoder([5, 5], 4, alone=True, hidden_dim=16, output_dim=8, dropout=0.5)
+        layer(values)
+        return layer
+
+    whole = encoder()
+    whole(values, training=True)
+    saved = tf.train.Checkpoint(model=whole).write(str(tmp_path / "weights"))
+    again = encoder()
+    tf.train.Checkpoint(model=again).restore(saved).expect_partial()
+    np.testing.assert_array_equal(again(values, training=True), whole(values, training=True))

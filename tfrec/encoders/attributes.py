@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
+from tfrec.attention import ResumableDropout
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -57,7 +59,7 @@ class AttributeEncoder(tf.keras.layers.Layer):
         )
         if alone:
             self.hidden = tf.keras.layers.Dense(hidden_dim, "gelu", dtype=self.dtype_policy, name="hidden")
-            self.hidden_dropout = tf.keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="hidden_dropout")
+            self.hidden_dropout = ResumableDropout(dropout, dtype=self.dtype_policy, name="hidden_dropout")
             self.output_dense = tf.keras.layers.Dense(output_dim, dtype=self.dtype_policy, name="output")
 
     def build(self, input_shape: tf.TensorShape) -> None:
