@@ -51,7 +51,7 @@ def compare(runs: dict[str, Path], metrics: list[str]) -> pd.DataFrame:
     """A row an arm: each metric with its interval, and its paired difference from the first run's.
 
     Raises:
-        ValueError: the runs were not judged on the same customers.
+        ValueError: the runs were not evaluated on the same customers.
     """
     rows, reference = [], None
     for name, run in runs.items():
@@ -60,7 +60,7 @@ def compare(runs: dict[str, Path], metrics: list[str]) -> pd.DataFrame:
         reference = users if reference is None else reference
         if not users.index.equals(reference.index):
             raise ValueError(
-                f"{run} was judged on other customers than the first run; give both the same data and seed"
+                f"{run} was evaluated on other customers than the first run; give both the same data and seed"
             )
         row: dict[str, float | str] = {"arm": name, "customers": len(users)}
         for metric in metrics:

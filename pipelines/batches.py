@@ -121,7 +121,7 @@ class HistoryBatches:
         encode_items: items encoded in each step E.
         candidates: whether the batch lists its distinct items, the candidates of an in-batch softmax.
         negatives: uniform draws among the candidates.
-        modality_dropout: chance that an encoded item loses its photo, and that it loses its text.
+        modality_dropout: probability that an encoded item loses its photo, and that it loses its text.
         recency_days: half-life of an example's weight; 0: all weigh 1.
         shuffle_days: order the purchases of one day at random each time: a log by days does not know their order.
         worker, workers: which of how many processes that train together is to read the batches. Each gets its share of the

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tfrec.evaluation import embedding_metrics as em
-from tfrec.evaluation.embedding_summary import judge_embedding
+from tfrec.evaluation.embedding_summary import summarize_embedding
 from tfrec.evaluation.labels import label_sides
 
 
@@ -91,14 +91,14 @@ def test_clustering_metrics_known_cases():
     assert em.clustering_metrics(["a", "a", "b"], [0, 0, 0], pure_from=0.6)["pure_clusters"] == 1.0
 
 
-def _judge(vectors, labels, **options):
-    return judge_embedding(vectors, labels, np.arange(len(labels)), np.arange(0), **options)
+def _grade(vectors, labels, **options):
+    return summarize_embedding(vectors, labels, np.arange(len(labels)), np.arange(0), **options)
 
 
 def test_means_tell_good_from_random():
     vectors, labels = _blobs(3, spread=0.05)
-    good = _judge(vectors, labels).means()
-    noise = _judge(np.random.default_rng(0).normal(size=vectors.shape), labels).means()
+    good = _grade(vectors, labels).means()
+    noise = _grade(np.random.default_rng(0).normal(size=vectors.shape), labels).means()
     for name in ("knn_accuracy", "recall@1", "map@r", "ari", "nmi", "purity"):
         assert good[name] > 0.9, name
         assert noise[name] < 0.75, name
@@ -108,14 +108,14 @@ def test_means_tell_good_from_random():
 
 def test_samples_are_bounded_and_said():
     vectors, labels = _blobs(4, each=50)
-    got = _judge(vectors, labels, max_rows=60).means()
+    got = _grade(vectors, labels, max_rows=60).means()
     assert (got["queries"], got["clustered_rows"]) == (60, 60)
-    assert got == _judge(vectors, labels, max_rows=60).means()
+    assert got == _grade(vectors, labels, max_rows=60).means()
 
 
 def test_intervals_hold_the_means():
     vectors, labels = _blobs(5, spread=1.0)
-    judged = _judge(vectors, labels, seed=3)
+    judged = _grade(vectors, labels, seed=3)
     means, intervals = judged.means(), judged.intervals()
     assert list(intervals) == ["knn_accuracy", "recall@1", "recall@5", "recall@10", "map@r", "ari", "nmi", "purity"]
     for name, entry in intervals.items():
@@ -129,7 +129,7 @@ def test_voters_answer_for_the_queries():
     wrong = labels.copy()
     wrong[::2] = labels[::2] + 100  # nobody who votes has such a label
     queries, voters = np.arange(0, len(labels), 2), np.arange(1, len(labels), 2)
-    got = judge_embedding(vectors, wrong, queries, voters).means()
+    got = summarize_embedding(vectors, wrong, queries, voters).means()
     assert got["knn_accuracy"] == 0.0
     assert got["recall@1"] == 1.0  # queries search among themselves
 

@@ -142,7 +142,7 @@ def test_what_was_bought_can_be_left_out(models, prepared, run, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def judged_without_seen(tmp_path_factory) -> Path:
+def evaluated_without_seen(tmp_path_factory) -> Path:
     """The models of a run that was judged on items that are new to the customer."""
     root = tmp_path_factory.mktemp("judged")
     run = make_run(ITEMS, rates=True, config={"evaluation": {"seen_filter": True}})
@@ -151,13 +151,13 @@ def judged_without_seen(tmp_path_factory) -> Path:
 
 
 def test_what_was_bought_is_left_out_of_models_that_were_judged_so(
-    judged_without_seen, prepared, run, recommended, tmp_path
+    evaluated_without_seen, prepared, run, recommended, tmp_path
 ):
-    go(judged_without_seen, prepared, tmp_path / "recs.parquet")
+    go(evaluated_without_seen, prepared, tmp_path / "recs.parquet")
     found = pd.read_parquet(tmp_path / "recs.parquet")
     for user in (0, 1, 5, 400):
         assert found["item_ids"][user].tolist() == oracle(run, prepared, user, 12, exclude_seen=True)
-    words = ["--model", str(judged_without_seen / "shop"), "--data", str(prepared)]
+    words = ["--model", str(evaluated_without_seen / "shop"), "--data", str(prepared)]
     assert command.main([*words, "--out", str(tmp_path / "all.parquet"), "--no-exclude-seen"]) == 0
     everything = pd.read_parquet(tmp_path / "all.parquet")["item_ids"]
     assert [list(items) for items in everything] == [list(items) for items in recommended["item_ids"]]
@@ -165,8 +165,8 @@ def test_what_was_bought_is_left_out_of_models_that_were_judged_so(
     assert len(pd.read_parquet(tmp_path / "next.parquet")["item_ids"][5]) == 1  # has bought all but one item
 
 
-def test_parts_with_and_without_what_was_bought_are_not_mixed(judged_without_seen, prepared, tmp_path):
-    model, out = judged_without_seen / "shop", tmp_path / "recs.parquet"
+def test_parts_with_and_without_what_was_bought_are_not_mixed(evaluated_without_seen, prepared, tmp_path):
+    model, out = evaluated_without_seen / "shop", tmp_path / "recs.parquet"
     load_job(RetrieveOptions(model, prepared, out))
     load_job(RetrieveOptions(model, prepared, out, exclude_seen=True, resume=True))  # the default, spelt out
     with pytest.raises(RecommendationFileError, match="another exclude_seen;"):

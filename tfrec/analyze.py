@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--runs", metavar="RUNS", help="folder of a sweep")
     parser.add_argument("--out", type=local_path, required=True, metavar="REPORT", help="folder to write into")
     parser.add_argument("--data", metavar="PREPARED", help="the prepared dataset, where the run does not name it")
-    parser.add_argument("--by", metavar="LABEL", help="judge by `label` or by an attribute field (default: label)")
+    parser.add_argument("--by", metavar="LABEL", help="evaluate by `label` or by an attribute field (default: label)")
     parser.add_argument(
         "--projections", nargs="+", choices=["pca", "tsne", "umap"], help="default: all that are installed"
     )

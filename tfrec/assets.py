@@ -86,7 +86,7 @@ class Assets:
         if not (other_events or self.knows_events(prepared)):
             raise ConfigError(
                 f"{prepared.path}: its events or their split are not those that the run was trained on, so that it could be "
-                f"judged on what it learned. The run: {_events_told(self.digests)}. The dataset: "
+                f"evaluated on what it learned. The run: {_events_told(self.digests)}. The dataset: "
                 f"{_events_told({name: _digest(prepared, name) for name in EVENTS})}. Prepare the data again as they were "
                 "for the run, or train a new run (another --out)"
             )

@@ -117,7 +117,7 @@ class FusionConfig:
         heads: attention heads.
         ratio: feed-forward width over `dim`.
         dropout: dropout rate.
-        modality_dropout: chance that a training item loses its photo, and the chance that it loses its text.
+        modality_dropout: probability that a training item loses its photo, and the probability that it loses its text.
     """
 
     dim: int = 768
@@ -135,7 +135,7 @@ class ItemConfig:
     Args:
         dim: width of candidate and query vectors.
         id_embedding: add a vector of its own to every item sold in training.
-        id_dropout: chance that an item loses that vector in a training step, so that content must do without.
+        id_dropout: probability that an item loses that vector in a training step, so that content must do without.
         bias: learn a popularity bias per item, served as one more dimension.
         normalize: compare by cosine (divided by the temperature) instead of inner product.
         deep: encode photo, text and attributes and fuse them by cross-attention.
@@ -210,7 +210,7 @@ class RetrievalTask:
     Args:
         candidates: what each purchase is told apart from: the items of the batch, or the whole catalogue.
         temperature: divides the cosine.
-        logq: subtract the log of the chance that sampling picks a candidate (Yi et al. 2019).
+        logq: subtract the log of the probability that sampling picks a candidate (Yi et al. 2019).
         negatives: further candidates, drawn uniformly from the catalogue, with `in_batch`.
         hard_negatives: keep only so many of the highest-scoring negatives of each example; 0 keeps all.
         mask_own: the customer's other purchases that are not counted as negatives.
@@ -302,13 +302,13 @@ class RetrievalTrainingConfig(TrainingConfig):
 
 @dataclass
 class EvaluationConfig:
-    """How the model is judged.
+    """How the model is evaluated.
 
     Args:
         k: cut-offs of the ranking metrics.
         seen_filter: leave out items that the customer bought before.
         min_rating: an interaction rated lower neither counts as a target nor is left out as seen; 0: all do.
-        max_users: customers judged on the test split (a seeded sample); 0: all.
+        max_users: customers evaluated on the test split (a seeded sample); 0: all.
     """
 
     k: list[int] = field(default_factory=lambda: [5, 10, 12, 20, 50])

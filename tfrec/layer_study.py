@@ -111,7 +111,7 @@ def labelled_items(prepared: Prepared, field: str, side: str, most: int, seed: i
 
 
 def split_items(prepared: Prepared, items: np.ndarray, labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places among `items` to learn from and to judge by: the dataset's own split, else a seeded fifth held out."""
+    """Places among `items` to learn from, and places held out: the dataset's own split, else a seeded fifth held out."""
     part = item_splits(prepared.items)[items]
     if (part == TEST).any() and (part == TRAIN).any():
         return np.flatnonzero(part == TRAIN), np.flatnonzero(part == TEST)
@@ -189,7 +189,7 @@ def probe(
         vectors: `[M, D]`.
         labels: int `[M]`.
         train: rows to learn from.
-        test: rows to judge.
+        test: rows to evaluate.
         seed: of the held-out fifth and of the bootstrap.
 
     Returns:
@@ -205,8 +205,8 @@ def probe(
     shuffled = np.random.default_rng(seed).permutation(train)
     held, kept = shuffled[: len(train) // 5], shuffled[len(train) // 5 :]
 
-    def right(strength: float, fitted: np.ndarray, judged: np.ndarray) -> np.ndarray:
-        return fit_ridge(vectors[fitted], one_hot[fitted], strength)(vectors[judged]).argmax(1) == labels[judged]
+    def right(strength: float, fitted: np.ndarray, evaluated: np.ndarray) -> np.ndarray:
+        return fit_ridge(vectors[fitted], one_hot[fitted], strength)(vectors[evaluated]).argmax(1) == labels[evaluated]
 
     strengths = [strength * vectors.shape[1] for strength in STRENGTHS]
     best = max(strengths, key=lambda strength: right(strength, kept, held).mean())
@@ -253,7 +253,7 @@ def write_study(out: Path, about: dict, rows: list[dict]) -> None:
             pictures=[Picture(file)],
         ),
     ]
-    subtitle = f"{about['weights']}, {about['side']} side; {about['test_items']} items judged"
+    subtitle = f"{about['weights']}, {about['side']} side; {about['test_items']} items evaluated"
     write_page(out / PAGE_FILE, "Quality by layer", sections, subtitle=subtitle)
 
 

@@ -40,7 +40,7 @@ def softmax_losses(
     Args:
         logits: similarity over temperature `[P, C]`.
         labels: column of each example's positive, int32 `[P]`.
-        log_q: log of the chance that sampling picks each candidate `[C]`, subtracted from positives and negatives alike
+        log_q: log of the probability that sampling picks each candidate `[C]`, subtracted from positives and negatives alike
             (Yi et al. 2019, https://doi.org/10.1145/3298689.3346996); None: candidates are not a sample.
         masked: bool `[P, C]`, True where a candidate is no negative of the example; the positive always counts.
         hard_negatives: keep only so many of each example's highest-scoring negatives; 0 keeps all.
@@ -72,8 +72,8 @@ def candidate_losses(
     """`softmax_losses` of the inner products of queries `[P, D]` and candidates `[C, D]`, both float32.
 
     On CPUs the logits, by far the largest array of a step, are passed over as seldom as can be. LogQ is a further dimension
-    of the product, and the gradient is taken from the softmax itself: with p the chances, u the gradient of the losses and
-    y the positive's row, that of queries is u (p V - V_y), that of candidates p^T (u Q) less u Q at each y.
+    of the product, and the gradient is taken from the softmax itself: with p the probabilities, u the gradient of the losses
+    and y the positive's row, that of queries is u (p V - V_y), that of candidates p^T (u Q) less u Q at each y.
 
     Args:
         queries, candidates: their inner products are the logits.
@@ -115,17 +115,17 @@ def _candidate_losses_on_cpu(
         logits = tf.matmul(wide, corrected, transpose_b=True)
         if places is not None:
             logits = tf.tensor_scatter_nd_add(logits, places, values)
-        chances, losses = chances_and_losses(without_masked(logits, labels, masked), labels)
+        probabilities, losses = probabilities_and_losses(without_masked(logits, labels, masked), labels)
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             weighted = queries * upstream[:, None]
-            of_queries = tf.matmul(chances, candidates) - tf.gather(candidates, labels)
-            of_candidates = tf.matmul(chances, weighted, transpose_a=True)
+            of_queries = tf.matmul(probabilities, candidates) - tf.gather(candidates, labels)
+            of_candidates = tf.matmul(probabilities, weighted, transpose_a=True)
             of_values = tf.zeros_like(values)
             if places is not None:
                 example, column = tf.unstack(places, axis=1)
                 hit = tf.cast(column == tf.gather(labels, example), tf.float32)
-                of_values = (tf.gather_nd(chances, places) - hit) * tf.gather(upstream, example)
+                of_values = (tf.gather_nd(probabilities, places) - hit) * tf.gather(upstream, example)
             return (
                 of_queries * upstream[:, None],
                 tf.tensor_scatter_nd_sub(of_candidates, labels[:, None], weighted),
@@ -170,31 +170,31 @@ def cross_entropy(logits: tf.Tensor, labels: tf.Tensor, smoothing: float = 0.0) 
 def cross_entropy_on_cpu(
     logits: tf.Tensor, labels: tf.Tensor
 ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, None]]]:
-    """`cross_entropy` without smoothing, by `chances_and_losses`."""
-    chances, losses = chances_and_losses(logits, labels)
+    """`cross_entropy` without smoothing, by `probabilities_and_losses`."""
+    probabilities, losses = probabilities_and_losses(logits, labels)
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
         places = tf.stack([tf.range(tf.shape(labels)[0]), labels], 1)
-        return tf.tensor_scatter_nd_sub(chances * upstream[:, None], places, upstream), None
+        return tf.tensor_scatter_nd_sub(probabilities * upstream[:, None], places, upstream), None
 
     return losses, gradient
 
 
-def chances_and_losses(logits: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def probabilities_and_losses(logits: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The softmax of logits `[P, C]` and each example's cross-entropy `[P]`, on CPUs.
 
     oneDNN's softmax takes an eighth of the time of the kernel that makes loss and gradient together. It hides NaN and
-    infinity in all columns but their own, and a chance below float32's range is 0: examples whose positive has no chance are
+    infinity in all columns but their own, and a probability below float32's range is 0: examples whose positive has none are
     told by the other kernel, so that a training that has diverged is found out.
     """
-    chances = tf.nn.softmax(logits)
-    positive = tf.gather(chances, labels, batch_dims=1)
+    probabilities = tf.nn.softmax(logits)
+    positive = tf.gather(probabilities, labels, batch_dims=1)
     doubtful = tf.where(~(positive >= LEAST_CHANCE))  # NaN, too; hardly ever any
     rows = doubtful[:, 0]
     exact = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(
         features=tf.gather(logits, rows), labels=tf.gather(labels, rows)
     )
-    return chances, tf.tensor_scatter_nd_update(-tf.math.log(positive), doubtful, exact.loss)
+    return probabilities, tf.tensor_scatter_nd_update(-tf.math.log(positive), doubtful, exact.loss)
 
 
 def hardest(logits: tf.Tensor, labels: tf.Tensor, count: int) -> tf.Tensor:
@@ -220,7 +220,7 @@ def weighted_mean(values: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Ten
 def sampling_log_probability(
     frequency: np.ndarray | tf.Tensor, *, targets: float, negatives: int, catalogue: int
 ) -> tf.Tensor:
-    """Log of the chance that an item is among a batch's distinct candidates.
+    """Log of the probability that an item is among a batch's distinct candidates.
 
     A batch draws `targets` purchases, each of which is the item with its `frequency`, and `negatives` items uniformly:
     q = 1 - (1 - p)^targets (1 - 1/N)^negatives. An item with q = 0 cannot be sampled; its value is that of one

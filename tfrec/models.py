@@ -30,7 +30,7 @@ class ItemVectors(tf.keras.layers.Layer):
         shallow: attributes and words of items in a few operations; None where there are neither.
         inputs: what the shallow tower reads of every item, name -> `[N, ...]`.
         id_embedding: whether items have vectors of their own.
-        id_dropout: chance that an item loses that vector in a training step.
+        id_dropout: probability that an item loses that vector in a training step.
         bias: whether items have a popularity bias, carried as one more dimension.
         normalize: L2-normalise candidate vectors.
         tie: histories read the items' vectors themselves instead of a projection and a table of their own.

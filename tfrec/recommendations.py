@@ -51,7 +51,7 @@ class RetrieveOptions:
         batch: customers a call of the model.
         part: customers a part; what a stopped run loses at most.
         resume: keep the parts of a stopped run.
-        exclude_seen: leave out what a customer has bought; None: as the model was judged (`evaluation.seen_filter`).
+        exclude_seen: leave out what a customer has bought; None: as the model was evaluated (`evaluation.seen_filter`).
         users: a file whose first column lists customers; all where None.
         until: only purchases before this day count (UTC).
         generation: continue the histories by `generation.length` items, in their order, instead of listing the best k.
@@ -115,7 +115,7 @@ def _checked(options: RetrieveOptions, version: Path) -> RetrieveOptions:
     """The options with what the version decides where they leave it open, refused where it cannot answer them."""
     manifest = read_manifest(version)
     if options.exclude_seen is None:
-        options = replace(options, exclude_seen=judged_without_seen(manifest))
+        options = replace(options, exclude_seen=evaluated_without_seen(manifest))
     if not 1 <= options.k <= manifest["max_k"]:
         raise RetrieveError(f"--k {options.k} must be 1 to {manifest['max_k']}, the most that {version} answers")
     check_stages(options, manifest, version)
@@ -283,8 +283,8 @@ class Job:
         return pd.Index([name.decode() for name in self.model.module.user_ids.numpy()])
 
 
-def judged_without_seen(manifest: dict[str, Any]) -> bool:
-    """Whether a version's model was judged on items that are new to the customer; it is no judge of the others."""
+def evaluated_without_seen(manifest: dict[str, Any]) -> bool:
+    """Whether a version's model was evaluated on items that are new to the customer: its scores of the others were not."""
     return bool(manifest.get("config", {}).get("evaluation", {}).get("seen_filter", False))
 
 

@@ -1,4 +1,4 @@
-"""The retrieval system: train two towers on purchases, judge them over the whole catalogue."""
+"""The retrieval system: train two towers on purchases, evaluate them over the whole catalogue."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _train(config: RetrievalConfig, run_dir: Path, workers: Workers) -> None:
 
 
 def validation(assembly: RetrievalAssembly) -> Callable[[], dict[str, float]] | None:
-    """A function that judges the model as it is on the validation split; None where nobody can be judged."""
+    """A function that evaluates the model as it is on the validation split; None where nobody can be evaluated."""
     from tfrec.evaluation.metrics import per_user
 
     config = assembly.config
@@ -199,7 +199,7 @@ def purchase_bonus(
 def evaluate(
     run_dir: Path, *, split: str = "test", ks: list[int] | None = None, seen_filter: bool | None = None
 ) -> dict:
-    """Judge a finished run: writes `metrics.json`, `users.parquet`, `examples.json` and `report.html`.
+    """Evaluate a finished run: writes `metrics.json`, `users.parquet`, `examples.json` and `report.html`.
 
     Args:
         run_dir: the run.
@@ -327,7 +327,7 @@ def load_assembly(run_dir: Path, *, other_events: bool = False) -> RetrievalAsse
 
     Args:
         run_dir: the run.
-        other_events: take a dataset whose events or split are not those of the training: it is not to be judged on them.
+        other_events: take a dataset whose events or split are not those of the training: it is not to be evaluated on them.
 
     Raises:
         ConfigError: the dataset is not the run's own.

@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--exclude-seen",
         action=argparse.BooleanOptionalAction,
-        help="leave out what a customer has bought (default: as the model was judged, evaluation.seen_filter)",
+        help="leave out what a customer has bought (default: as the model was evaluated, evaluation.seen_filter)",
     )
     add("--resume", action="store_true", help="go on where a stopped run with the same options was")
     add("--batch", type=int, default=1024, help="customers a call of the model (default: %(default)s)")

@@ -74,7 +74,7 @@ def prepare_keras(seed: int, options: TrainingConfig) -> None:
 
 
 def prepare_evaluation() -> None:
-    """Compute in float32, whatever the training computed in: the first step of judging a run, before a layer is made."""
+    """Compute in float32, whatever the training computed in: the first step of evaluating a run, before a layer is made."""
     skip_rewrites()
     tf.keras.mixed_precision.set_global_policy("float32")
 

@@ -49,8 +49,8 @@ class AlignmentTask:
         temperature: divides the cosine.
         stage1_epochs: passes in which the attribute encoder learns alone, to know a garment from two views of its
             attributes; 0 leaves the stage out.
-        view_dropout: chance that a view of stage 1 loses a field.
-        field_dropout: chance that a training item of stage 2 loses a field.
+        view_dropout: probability that a view of stage 1 loses a field.
+        field_dropout: probability that a training item of stage 2 loses a field.
     """
 
     temperature: float = 0.07

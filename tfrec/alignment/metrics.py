@@ -71,22 +71,22 @@ def linear_baseline(
         pixels: flattened photos `[N, P]`.
         one_hot: attributes `[N, A]`.
         train: rows to fit on.
-        test: rows to judge on.
+        test: rows to evaluate on.
         strengths: of the ridge.
         seed: of the held-out fifth and of the bootstrap.
     """
     shuffled = np.random.default_rng(seed).permutation(train)
     held, kept = shuffled[: len(train) // 5], shuffled[len(train) // 5 :]
 
-    def judged(strength: float, fitted: np.ndarray, judged_on: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def evaluated(strength: float, fitted: np.ndarray, evaluated_on: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         predict = fit_ridge(pixels[fitted], one_hot[fitted], strength)
         centre = one_hot[fitted].mean(0)
-        return unit(one_hot[judged_on] - centre), unit(predict(pixels[judged_on]) - centre)
+        return unit(one_hot[evaluated_on] - centre), unit(predict(pixels[evaluated_on]) - centre)
 
     def quality(strength: float) -> float:
-        return match_metrics(*judged(strength, kept, held))["mrr"].mean()
+        return match_metrics(*evaluated(strength, kept, held))["mrr"].mean()
 
-    attributes, photos = judged(max(strengths, key=quality), train, test)
+    attributes, photos = evaluated(max(strengths, key=quality), train, test)
     return alignment_metrics(attributes, photos, seed=seed)
 
 

@@ -52,12 +52,12 @@ def train(config: AlignmentConfig, run_dir: Path) -> None:
     steps = options.steps or options.epochs * (len(rows) // size)
     trainer = Trainer(model, options=options, steps=steps, run_dir=aligned)
     log.info("stage 2: aligned with %s, %d steps of %d", assembly.side.source, steps, size)
-    judge = assembly.validate if len(assembly.rows("val")) else None
-    trainer.fit(lambda start, stop: assembly.batches(start, stop, size, stage=2), judge)
+    validate = assembly.validate if len(assembly.rows("val")) else None
+    trainer.fit(lambda start, stop: assembly.batches(start, stop, size, stage=2), validate)
 
 
 def evaluate(run_dir: Path, *, split: str = "test") -> dict:
-    """Judge a finished run: writes `metrics.json` and `report.html`.
+    """Evaluate a finished run: writes `metrics.json` and `report.html`.
 
     Args:
         run_dir: the run.

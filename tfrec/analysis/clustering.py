@@ -1,7 +1,7 @@
 """Clusterings with a parameter search: k-means, agglomerative, DBSCAN, HDBSCAN and OPTICS.
 
 The search never looks at labels: the setting with the best silhouette wins, rows left as noise counting 0.
-Labels, where there are any, only judge the result. Each algorithm has a limit of rows, because most of them
+Labels, where there are any, only grade the result. Each algorithm has a limit of rows, because most of them
 need time or memory that grows with the square.
 """
 
@@ -58,7 +58,7 @@ def search(
 
     Args:
         vectors: `[N, D]`.
-        labels: `[N]`, "" for none, or None; used to judge, not to choose.
+        labels: `[N]`, "" for none, or None; used to evaluate, not to choose.
         methods: names of `ALGORITHMS`; all when None.
         limits: rows an algorithm may use, over `LIMITS`.
         seed: of samples and random starts.
@@ -80,7 +80,7 @@ def search(
         tried = []
         start = time.perf_counter()
         for params, clusters in ALGORITHMS[method](reduced, seed):
-            metrics = _judge(reduced, clusters, known, seed)
+            metrics = _grade(reduced, clusters, known, seed)
             metrics["seconds"] = time.perf_counter() - start
             tried.append(Clustering(method, params, rows, clusters, metrics))
             start = time.perf_counter()
@@ -100,7 +100,7 @@ def _rank(one: Clustering) -> float:
     return one.metrics["score"]
 
 
-def _judge(reduced: np.ndarray, clusters: np.ndarray, labels: np.ndarray | None, seed: int) -> dict[str, float]:
+def _grade(reduced: np.ndarray, clusters: np.ndarray, labels: np.ndarray | None, seed: int) -> dict[str, float]:
     clustered = clusters != NOISE
     score = silhouette(reduced, clusters, max_rows=SILHOUETTE_ROWS, seed=seed)
     metrics = {
@@ -110,8 +110,8 @@ def _judge(reduced: np.ndarray, clusters: np.ndarray, labels: np.ndarray | None,
         "noise": float(1 - clustered.mean()),
     }
     if labels is not None and (known := labels.astype(str) != "").any():
-        judged = clustering_metrics(labels[known], clusters[known])
-        metrics |= {name: judged[name] for name in ("ari", "nmi", "purity", "pure_clusters")}
+        evaluated = clustering_metrics(labels[known], clusters[known])
+        metrics |= {name: evaluated[name] for name in ("ari", "nmi", "purity", "pure_clusters")}
     return metrics
 
 

@@ -161,7 +161,7 @@ def join(
 
 
 def labels_of(catalogue: Catalogue, by: str | None) -> tuple[str | None, np.ndarray | None]:
-    """The labels to judge by.
+    """The labels to evaluate by.
 
     Args:
         catalogue: the items.

@@ -15,8 +15,8 @@ from tfrec.analysis.clustering import Clustering, best_of, search
 from tfrec.analysis.inputs import Catalogue
 from tfrec.analysis.projection import Projection, project, umap_available
 from tfrec.evaluation.embedding_metrics import nearest, silhouette, unit_rows
-from tfrec.evaluation.embedding_summary import judge_embedding
-from tfrec.evaluation.labels import can_be_judged, item_splits, label_sides
+from tfrec.evaluation.embedding_summary import summarize_embedding
+from tfrec.evaluation.labels import can_be_evaluated, item_splits, label_sides
 from tfrec.sampling import sample_rows
 
 log = logging.getLogger("tfrec")
@@ -126,7 +126,7 @@ def analyse(
         notes=notes,
     )
     if labels is not None:
-        _judge_neighbours(study, labels)
+        _measure_neighbours(study, labels)
     return study
 
 
@@ -140,10 +140,10 @@ def _metrics(
         return {}
     log.info("measuring neighbours and clusters of %d items", len(labels))
     rows, voters = label_sides(labels, item_splits(catalogue.items), "test")
-    if not can_be_judged(labels[rows]):
+    if not can_be_evaluated(labels[rows]):
         rows, voters = np.flatnonzero(labels != ""), rows[:0]
-    judged = judge_embedding(vectors, labels, rows, voters, max_rows=limits.metrics, seed=seed)
-    return judged.means() | {"silhouette": silhouette(vectors[rows], labels[rows], seed=seed)}
+    evaluated = summarize_embedding(vectors, labels, rows, voters, max_rows=limits.metrics, seed=seed)
+    return evaluated.means() | {"silhouette": silhouette(vectors[rows], labels[rows], seed=seed)}
 
 
 def _neighbours(
@@ -156,7 +156,7 @@ def _neighbours(
     return rows[queries], rows[np.concatenate(found)]
 
 
-def _judge_neighbours(study: Study, labels: np.ndarray) -> None:
+def _measure_neighbours(study: Study, labels: np.ndarray) -> None:
     """Fill in what the nearest neighbour's label says: predictions, recall@1 by label, the commonest
     confusions.
     """

@@ -51,7 +51,7 @@ def write_study(catalogue: Catalogue, study: Study, out: Path) -> None:
         *_attention(catalogue, out),
     ]
     subtitle = f"{len(catalogue):,} items, {catalogue.vectors.shape[1]} dimensions" + (
-        f", judged by {study.by}" if study.by else ""
+        f", evaluated by {study.by}" if study.by else ""
     )
     write_page(out / PAGE_FILE, f"Embedding analysis: {catalogue.name}", sections, subtitle=subtitle)
     text = json.dumps(as_json(catalogue, study), indent=2, ensure_ascii=False, allow_nan=False)
@@ -83,7 +83,7 @@ def as_json(catalogue: Catalogue, study: Study) -> dict[str, Any]:
 def _summary(catalogue: Catalogue, study: Study) -> Section:
     section = Section("Summary", text=list(study.notes))
     if study.by is None:
-        section.text.append("The items have no labels, so only the geometry is described; --by FIELD judges by one.")
+        section.text.append("The items have no labels, so only the geometry is described; name some with --by FIELD.")
         return section
     table = pd.DataFrame(dict(study.metrics))
     if "before" in table:

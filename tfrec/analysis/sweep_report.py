@@ -48,7 +48,7 @@ def write_comparison(folder: Path, out: Path) -> None:
         *_curves(folder, best, runs, out),
         *_failures(runs),
     ]
-    subtitle = f"{len(runs.frame)} runs over {', '.join(runs.axes)}; judged by {runs.main}"
+    subtitle = f"{len(runs.frame)} runs over {', '.join(runs.axes)}; evaluated by {runs.main}"
     subtitle += " (smaller is better)" if runs.smaller_is_better else ""
     write_page(out / PAGE_FILE, f"Comparison of runs: {folder.resolve().name}", sections, subtitle=subtitle)
     runs.frame.to_csv(out / "results.csv")

@@ -16,7 +16,7 @@ RESAMPLES = 200  # of the clustering metrics; each is a table of counts
 
 
 @dataclass(frozen=True)
-class JudgedEmbedding:
+class EmbeddingSummary:
     """What neighbours and clusters say of each row.
 
     Attributes:
@@ -78,7 +78,7 @@ class JudgedEmbedding:
         return summary
 
 
-def judge_embedding(
+def summarize_embedding(
     vectors: np.ndarray,
     labels: np.ndarray,
     queries: np.ndarray,
@@ -88,8 +88,8 @@ def judge_embedding(
     neighbors: int = 5,
     max_rows: int = 10_000,
     seed: int = 0,
-) -> JudgedEmbedding:
-    """Judge vectors by labels; see `label_sides` for who is asked and who votes.
+) -> EmbeddingSummary:
+    """Evaluate vectors by labels; see `label_sides` for who is asked and who votes.
 
     k-NN accuracy asks the voters (the training rows) where there are some and the other queries otherwise. Recall@k and
     mAP@R search among the queries, so that they mean the same for class-disjoint splits.
@@ -97,7 +97,7 @@ def judge_embedding(
     Args:
         vectors: `[N, D]`.
         labels: `[N]`.
-        queries: `[Q]` rows to judge, Q >= 2.
+        queries: `[Q]` rows to evaluate, Q >= 2.
         voters: `[G]` rows, perhaps none.
         ks: cut-offs of recall.
         neighbors: votes of k-NN accuracy.
@@ -113,4 +113,4 @@ def judge_embedding(
     rows = sample_rows(len(unit), max_rows, seed)
     names, codes = np.unique(asked[rows], return_inverse=True)
     clusters = KMeans(n_clusters=len(names), n_init=5, random_state=seed).fit_predict(unit[rows])
-    return JudgedEmbedding(hits, retrieval, lost, codes, clusters, seed)
+    return EmbeddingSummary(hits, retrieval, lost, codes, clusters, seed)

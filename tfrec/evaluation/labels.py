@@ -1,4 +1,4 @@
-"""The classes of a dataset's items, which part of it they are in, and who judges whom by them."""
+"""The classes of a dataset's items, which part of it they are in, and which of them vote on which."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def item_splits(items: pd.DataFrame) -> np.ndarray:
 
 
 def label_sides(labels: np.ndarray, splits: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Who is asked and who votes on their labels when vectors are judged.
+    """Who is asked and who votes on their labels when vectors are evaluated.
 
     Args:
         labels: `[N]`, "" for none.
@@ -53,7 +53,7 @@ def label_sides(labels: np.ndarray, splits: np.ndarray, split: str) -> tuple[np.
     return queries, voters if shared else voters[:0]
 
 
-def can_be_judged(labels: np.ndarray) -> bool:
+def can_be_evaluated(labels: np.ndarray) -> bool:
     """Whether labels tell neighbours right from wrong: at least 3 items of 2 classes."""
     return len(labels) >= 3 and len(set(labels)) >= 2
 

@@ -1,6 +1,6 @@
 """Who is evaluated on what: the users, what was known of each at prediction time, and what they bought next.
 
-Every model and every baseline of a table is judged under one `Protocol`, built from the prepared dataset
+Every model and every baseline of a table is evaluated under one `Protocol`, built from the prepared dataset
 alone:
 
 * leave-last-out: one target a user, the held-out item; the history is what stands before it.

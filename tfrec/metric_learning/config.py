@@ -133,7 +133,7 @@ class MetricTask:
 
 @dataclass
 class MetricEvaluation:
-    """How embeddings are judged.
+    """How embeddings are evaluated.
 
     Args:
         k: cut-offs of recall.

@@ -1,4 +1,4 @@
-"""Who is asked and who answers when an embedding is judged by labels."""
+"""Who is asked and who answers when an embedding is evaluated by labels."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pandas as pd
 from pipelines.prepared import Prepared
 from tfrec.config import ConfigError
 from tfrec.evaluation.bootstrap import Interval
-from tfrec.evaluation.embedding_summary import judge_embedding
-from tfrec.evaluation.labels import can_be_judged, item_labels, item_splits, label_sides
+from tfrec.evaluation.embedding_summary import summarize_embedding
+from tfrec.evaluation.labels import can_be_evaluated, item_labels, item_splits, label_sides
 from tfrec.metric_learning.config import MetricEvaluation, MetricLearningConfig
 
 
@@ -26,7 +26,7 @@ class LabelProtocol:
         gallery: `[G]` places of the other items; empty where they share no class with the held-out ones.
         rows: `[n]` rows of the dataset, in the order of the run's vectors.
         labels: `[n]` strings, in the same order.
-        options: how to judge.
+        options: how to evaluate.
         seed: of samples and intervals.
     """
 
@@ -60,7 +60,7 @@ class LabelProtocol:
             )
         labels = item_labels(prepared.items, config.task.label, option="task.label")[rows]
         queries, gallery = label_sides(labels, item_splits(prepared.items)[rows], split)
-        if not can_be_judged(labels[queries]):
+        if not can_be_evaluated(labels[queries]):
             raise ConfigError(
                 f"{prepared.path} has {len(queries)} {split} items of {len(set(labels[queries]))} classes; prepare it "
                 f"with a larger --{split}-share"
@@ -68,8 +68,8 @@ class LabelProtocol:
         return cls(split, queries, gallery, rows, labels, config.evaluation, config.seed)
 
     def summarize(self, vectors: np.ndarray, ks: list[int]) -> dict[str, Interval]:
-        """Metrics of vectors `[n, D]` of these items; see `JudgedEmbedding.intervals`."""
-        return judge_embedding(
+        """Metrics of vectors `[n, D]` of these items; see `EmbeddingSummary.intervals`."""
+        return summarize_embedding(
             vectors,
             self.labels,
             self.queries,
@@ -100,6 +100,6 @@ def protocol_words(protocol: dict[str, Any]) -> list[str]:
     return [
         f"{protocol['items']:,} {split} items of {protocol['classes']} classes {'' if seen else 'never '}seen in training, "
         f"loss {protocol['loss']}. k-NN accuracy asks {protocol['voters']:,} {'other' if seen else split} items "
-        f"({protocol['neighbors']} votes); recall and mAP@R search among the {split} items; ARI, NMI and purity judge "
+        f"({protocol['neighbors']} votes); recall and mAP@R search among the {split} items; ARI, NMI and purity grade "
         f"{protocol['clusters']}. Cosine similarity; 95 % bootstrap intervals over items."
     ]

@@ -1,4 +1,4 @@
-"""The metric-learning system: train an encoder of photos so that classes lie apart, judge it in embedding space."""
+"""The metric-learning system: train an encoder of photos so that classes lie apart, evaluate it in embedding space."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def train(config: MetricLearningConfig, run_dir: Path) -> None:
 
 
 def validation(assembly: MetricAssembly) -> Callable[[], dict[str, float]] | None:
-    """A function that judges the model as it is on the validation items; None where there are none."""
+    """A function that evaluates the model as it is on the validation items; None where there are none."""
     from tfrec.evaluation.embedding_metrics import knn_hits, retrieval_metrics
 
     rows, options = assembly.rows("val"), assembly.config.evaluation
@@ -83,7 +83,7 @@ def write_embeddings(assembly: MetricAssembly, run_dir: Path) -> None:
 
 
 def evaluate(run_dir: Path, *, split: str = "test", ks: list[int] | None = None) -> dict:
-    """Judge a finished run beside raw pixels and the encoder before training: `metrics.json` and `report.html`.
+    """Evaluate a finished run beside raw pixels and the encoder before training: `metrics.json` and `report.html`.
 
     Args:
         run_dir: the run.

@@ -75,7 +75,7 @@ class PretrainTask:
         mask_rate: share of the words that are masked.
         temperature: at the start; it is learned.
         shift: photos are moved by up to this share of their sides, and mirrored half of the time.
-        held_share: of the training items, kept to judge by where the dataset has no validation items.
+        held_share: of the training items, held out where the dataset has no validation items.
     """
 
     mlm: float = 1.0

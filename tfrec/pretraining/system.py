@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tfrec")
 
-JUDGE_BATCH = 64
+EVALUATION_BATCH = 64
 
 
 def train(config: PretrainConfig, run_dir: Path) -> None:
@@ -31,11 +31,9 @@ def train(config: PretrainConfig, run_dir: Path) -> None:
     data, model = assemble(config, run_dir)
     options = config.training
     steps = options.steps or options.epochs * data.order.steps_per_epoch
-    log.info(
-        "%d items to train on, %d to judge by, %d steps of %d", len(data.training), len(data.held), steps, data.size
-    )
+    log.info("%d items to train on, %d held out, %d steps of %d", len(data.training), len(data.held), steps, data.size)
     trainer = Trainer(model, options=options, steps=steps, run_dir=run_dir)
-    trainer.fit(data.batches, (lambda: judge(data, model)) if len(data.held) else None)
+    trainer.fit(data.batches, (lambda: held_out_metrics(data, model)) if len(data.held) else None)
     publish_encoders(model, run_dir)
 
 
@@ -111,8 +109,8 @@ def vectors(data: PretrainData, model: PretrainModel, rows: np.ndarray) -> tuple
 
     texts, photos = [], []
     of_text, of_photo = (tf.function(vectors, autograph=False) for vectors in (model.text_vectors, model.photo_vectors))
-    for start in range(0, len(rows), JUDGE_BATCH):
-        contents = data.contents(rows[start : start + JUDGE_BATCH])
+    for start in range(0, len(rows), EVALUATION_BATCH):
+        contents = data.contents(rows[start : start + EVALUATION_BATCH])
         pixels = contents.get("photos")
         if pixels is None:
             pixels = decode_photos(tf.constant(contents["photo_bytes"]), data.config.model.image.size)[0]
@@ -121,7 +119,7 @@ def vectors(data: PretrainData, model: PretrainModel, rows: np.ndarray) -> tuple
     return np.concatenate(texts), np.concatenate(photos)
 
 
-def judge(data: PretrainData, model: PretrainModel) -> dict[str, float]:
+def held_out_metrics(data: PretrainData, model: PretrainModel) -> dict[str, float]:
     """Metrics on the held-out items: words found again, and texts and photos finding each other."""
     import tensorflow as tf
 
@@ -135,11 +133,11 @@ def judge(data: PretrainData, model: PretrainModel) -> dict[str, float]:
         masked, hidden = hide_words(ids, data.tokenizer, data.config.task.mask_rate, np.random.default_rng(0))
         parts = make_dataset(
             lambda step: {
-                name: array[step * JUDGE_BATCH : (step + 1) * JUDGE_BATCH]
+                name: array[step * EVALUATION_BATCH : (step + 1) * EVALUATION_BATCH]
                 for name, array in (("tokens", ids), ("masked", masked), ("hidden", hidden))
             },
             0,
-            -(-len(ids) // JUDGE_BATCH),
+            -(-len(ids) // EVALUATION_BATCH),
         )
         losses = [(float(model.masked_loss(part)), int(tf.math.count_nonzero(part["hidden"]))) for part in parts]
         found["words_loss"] = sum(loss * n for loss, n in losses) / max(1, sum(n for _, n in losses))
@@ -152,7 +150,7 @@ def judge(data: PretrainData, model: PretrainModel) -> dict[str, float]:
 
 
 def evaluate(run_dir: Path) -> dict:
-    """Judge a finished run on its held-out items: writes `metrics.json` and `report.html`.
+    """Evaluate a finished run on its held-out items: writes `metrics.json` and `report.html`.
 
     Args:
         run_dir: the run.
@@ -170,7 +168,7 @@ def evaluate(run_dir: Path) -> dict:
     prepare_evaluation()
     data, model = assemble(config, run_dir)
     restore_weights(model, run_dir)
-    values = judge(data, model)
+    values = held_out_metrics(data, model)
     metrics = {name: exact(value) for name, value in values.items()}
     by_chance = {name.replace("attributes_", "text_"): value for name, value in chance(len(data.held)).items()}
     about = {

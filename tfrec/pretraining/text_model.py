@@ -24,7 +24,7 @@ log = logging.getLogger("tfrec")
 
 PAD, START, END, UNKNOWN = range(4)
 SPECIAL = ("[PAD]", "[START]", "[END]", "[UNK]")
-JUDGE_BATCH = 256
+EVALUATION_BATCH = 256
 
 
 class CausalTextModel(tf.keras.Model):
@@ -121,7 +121,7 @@ def train(config: CausalTextConfig, run_dir: Path) -> None:
     def dataset(start: int, stop: int) -> tf.data.Dataset:
         return make_dataset(lambda step: {"words": training[order(step)]}, start, stop)
 
-    trainer.fit(dataset, (lambda: judge(model, validation)) if len(validation) else None)
+    trainer.fit(dataset, (lambda: held_out_metrics(model, validation)) if len(validation) else None)
 
 
 def assemble(config: CausalTextConfig, run_dir: Path) -> tuple[CausalTextModel, dict[str, np.ndarray], list[str]]:
@@ -174,7 +174,7 @@ def held_texts(texts: list[str], part: np.ndarray, split: int) -> list[str]:
     return [text for text, p in zip(texts, part) if text and p == split and text not in seen]
 
 
-def judge(model: CausalTextModel, rows: np.ndarray) -> dict[str, float]:
+def held_out_metrics(model: CausalTextModel, rows: np.ndarray) -> dict[str, float]:
     """Loss in nats a word, perplexity, and how often the likeliest word is the next one."""
     run = tf.function(
         lambda words: (model.compute_loss({"words": words}), right_words(model, words)),
@@ -182,8 +182,8 @@ def judge(model: CausalTextModel, rows: np.ndarray) -> dict[str, float]:
         reduce_retracing=True,
     )
     loss = right = count = 0.0
-    for start in range(0, len(rows), JUDGE_BATCH):
-        part = rows[start : start + JUDGE_BATCH]
+    for start in range(0, len(rows), EVALUATION_BATCH):
+        part = rows[start : start + EVALUATION_BATCH]
         words = int((part[:, 1:] != PAD).sum())
         mean, hits = run(tf.constant(part))
         loss, right, count = loss + float(mean) * words, right + float(hits), count + words
@@ -207,7 +207,7 @@ def unigram(training: np.ndarray, held: np.ndarray, vocabulary: int) -> dict[str
 
 
 def evaluate(run_dir: Path) -> dict:
-    """Judge a finished run on held-out texts: writes `metrics.json` and `report.html`.
+    """Evaluate a finished run on held-out texts: writes `metrics.json` and `report.html`.
 
     Args:
         run_dir: the run.
@@ -227,7 +227,7 @@ def evaluate(run_dir: Path) -> dict:
     restore_weights(model, run_dir)
     about = {"recipe": config.recipe, "split": "test", "items": len(held), "training_items": len(training)}
     about["words"] = len(vocabulary)
-    metrics, baseline = judge(model, held), unigram(training, held, len(vocabulary))
+    metrics, baseline = held_out_metrics(model, held), unigram(training, held, len(vocabulary))
     content = write_metrics(
         run_dir / "metrics.json",
         protocol=about,

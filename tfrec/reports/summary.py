@@ -45,7 +45,7 @@ def summary_table(content: dict[str, Any]) -> str:
 
 
 def _about(protocol: dict[str, Any]) -> str:
-    """What was judged, in one line."""
+    """What was evaluated, in one line."""
     if "classes" in protocol:  # photos by their labels
         return f"{protocol['split']} split, {protocol['items']:,} items of {protocol['classes']} classes"
     if "users" not in protocol:

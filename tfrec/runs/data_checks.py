@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def check_data(config: RetrievalConfig, prepared: Prepared) -> None:
-    """Refuse a dataset that a configuration cannot learn from, or be judged on.
+    """Refuse a dataset that a configuration cannot learn from, or be evaluated on.
 
     Raises:
         ConfigError: nothing to train on, items that nothing tells apart, or ratings on another scale than the options'.
@@ -102,7 +102,12 @@ def _scale(config: RetrievalConfig, prepared: Prepared) -> Iterator[str]:
     held = rating[split == SPLIT_CODES["test"]]
     for name, least, part, what in (
         ("rating.liked", liked, trained, "training rating, so that nothing is left to recommend"),
-        ("evaluation.min_rating", config.evaluation.min_rating, held, "held-out rating, so that nobody can be judged"),
+        (
+            "evaluation.min_rating",
+            config.evaluation.min_rating,
+            held,
+            "held-out rating, so that nobody can be evaluated",
+        ),
     ):
         if least and len(part) and part.max() < least:
             yield (
