@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from pipelines.prepared import PreparedWriter
+from tfrec import export, train
 from tfrec.config import ConfigError, RetrievalConfig
 from tfrec.runs.folder import run_folder
 
@@ -52,12 +53,12 @@ def shop(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_killed_training_resumes_to_the_same_losses_and_metrics(shop, tmp_path):
-    train = ["tfrec.train", "--recipe", "demo", "--data", shop, *SMALL]
-    run(*train, "--out", tmp_path / "whole")
-    train += ["--training.checkpoint_seconds", "0.01"]
+    command_line = ["tfrec.train", "--recipe", "demo", "--data", shop, *SMALL]
+    run(*command_line, "--out", tmp_path / "whole")
+    command_line += ["--training.checkpoint_seconds", "0.01"]
 
     killed = tmp_path / "killed"
-    process = command(*train, "--out", killed)
+    process = command(*command_line, "--out", killed)
     deadline = time.monotonic() + 300
     while not (killed / "checkpoints" / "checkpoint").exists():
         assert process.poll() is None, process.stderr.read()
@@ -68,11 +69,11 @@ def test_a_killed_training_resumes_to_the_same_losses_and_metrics(shop, tmp_path
     process.communicate()
     assert not (killed / "metrics.json").exists()
 
-    _, err = run(*train, "--out", killed, code=2)
+    _, err = run(*command_line, "--out", killed, code=2)
     assert "--resume" in err
-    _, err = run(*train, "--out", killed, "--resume", "--training.learning_rate", "0.5", code=2)
+    _, err = run(*command_line, "--out", killed, "--resume", "--training.learning_rate", "0.5", code=2)
     assert "options differ" in err
-    run(*train, "--out", killed, "--resume")
+    run(*command_line, "--out", killed, "--resume")
     assert (killed / "history.csv").read_text() == (tmp_path / "whole" / "history.csv").read_text()
     assert (killed / "metrics.json").read_text() == (tmp_path / "whole" / "metrics.json").read_text()
     assert "<html" in (killed / "report.html").read_text()
@@ -121,14 +122,15 @@ PLAIN = shlex.split(
 
 
 @pytest.mark.slow
-def test_items_without_products_are_trained_on_with_one_warning(shop_without_products, tmp_path):
-    train = ["tfrec.train", *PLAIN, "--data", shop_without_products]
-    _, err = run(*train, "--out", tmp_path / "run")
-    assert err.count("name no product") == 1
-    run(*train, "--model.query.variants", "0", "--out", tmp_path / "without")
+def test_items_without_products_are_trained_on_with_one_warning(shop_without_products, tmp_path, caplog):
+    words = [*PLAIN, "--model.item.deep", "false", "--data", str(shop_without_products), "--out"]
+    assert train.main([*words, str(tmp_path / "run")]) == 0
+    assert caplog.text.count("name no product") == 1
+    assert train.main([*words, str(tmp_path / "without"), "--model.query.variants", "0"]) == 0
     with_it, without = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("run", "without"))
     assert with_it["metrics"] == without["metrics"]
-    run("tfrec.export", "--run", tmp_path / "run", "--name", "plain", "--root", tmp_path / "models")
+    models = ["--name", "plain", "--root", str(tmp_path / "models")]
+    assert export.main(["--run", str(tmp_path / "run"), *models]) == 0
     assert (tmp_path / "models" / "plain" / "1" / "saved_model.pb").is_file()
 
 
@@ -141,10 +143,10 @@ def test_items_without_products_are_trained_on_with_one_warning(shop_without_pro
         (["--model.text.weights", "nosuch"], "nosuch"),
     ],
 )
-def test_refused_options_leave_no_run_behind(shop_without_products, tmp_path, words, says):
-    train = ["tfrec.train", *PLAIN, "--data", shop_without_products, "--out", tmp_path / "run"]
-    _, err = run(*train, *words, code=2)
-    assert says in err
+def test_refused_options_leave_no_run_behind(shop_without_products, tmp_path, capsys, words, says):
+    options = ["--data", str(shop_without_products), "--out", str(tmp_path / "run")]
+    assert train.main([*PLAIN, *options, *words]) == 2
+    assert says in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
