@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from pipelines.prepared_writer import PreparedWriter
 from pipelines.raw import raw_csv
+from pipelines.raw.csv_lines import UNSPLIT
 from pipelines.raw.raw_csv import CsvLayout, RawCsv
 from pipelines.schema import PreparedError
 
@@ -55,6 +57,43 @@ def test_where_nothing_is_quoted_a_quote_beside_a_blank_line_is_a_letter(tmp_pat
 def test_line_breaks_within_cells_are_one_row(tmp_path):
     text = 'a,b\n1,"two\n\nlines"\n\n2,bad\n3,x\n'
     assert read(tmp_path, text, quoted_newlines=True) == ([(2, "1"), (5, "3")], [(4, "bad value")], 3)
+
+
+LONG = "\n".join(["<ul>", *(f"<li>feature {number}, good</li>" for number in range(25)), "</ul>"])
+
+
+def test_a_cell_of_many_lines_is_one_row(tmp_path):
+    text = f'a,b\n1,"{LONG}"\n2,bad\n3,"x\n\n{LONG}\n"\n'
+    assert read(tmp_path, text, quoted_newlines=True) == ([(2, "1"), (4, "3")], [(3, "bad value")], 3)
+
+
+def test_a_cell_of_many_lines_in_a_row_of_too_many_fields_costs_that_row(tmp_path):
+    lines = LONG.replace(", good", "")
+    text = f'a,b\n1,"{lines}",more\n2,x\n'
+    assert read(tmp_path, text, quoted_newlines=True) == ([(3, "2")], [(2, "wrong number of fields")], 2)
+
+
+def test_a_cell_that_is_too_long_costs_its_row_with_all_its_lines(tmp_path):
+    text = f'a,b\n1,"{LONG * 300}"\n2,x\n'
+    assert read(tmp_path, text, quoted_newlines=True) == ([(3, "2")], [(2, UNSPLIT)], 2)
+
+
+@pytest.mark.parametrize("last", ['"z"', "z", 'five",more'], ids=["quoted", "never closed", "inches"])
+def test_a_stray_quote_does_not_swallow_the_rows_after_it(tmp_path, last):
+    rows = "".join(f"{number},y\n" for number in range(3000))
+    kept, rejected, count = read(tmp_path, f'a,b\n1,"x\n{rows}2,{last}\n3,x\n', quoted_newlines=True)
+    assert (2, UNSPLIT) in rejected
+    assert len(kept) >= 3001
+    assert count == 3003
+
+
+@pytest.mark.parametrize("line", ['27","', '1,"x', '"x', '27",",'])
+def test_quotes_in_every_line_cost_no_more_time_than_lines(tmp_path, line):
+    """Each of these lines leaves a quote open; looking for the end of each would take minutes."""
+    start = time.process_time()
+    _, _, count = read(tmp_path, f"a,b\n{(line + chr(10)) * 40_000}2,x\n", quoted_newlines=True)
+    assert count > 1
+    assert time.process_time() - start < 20
 
 
 def test_a_row_that_is_not_utf_8_is_named_in_one_line(tmp_path):

@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from pipelines.prepared_writer import PreparedWriter
-from pipelines.raw.csv_lines import UNSPLIT, decode_utf8, split_record
+from pipelines.raw.csv_lines import UNSPLIT, OpenQuotes, decode_utf8, split_record
 from pipelines.raw.raw_table import BLANK, Malformed, RawTable
 from pipelines.schema import PreparedError
 
 BLOCK_BYTES = 4 << 20  # larger blocks fall out of the processor's cache
-LONGEST_RECORD = 20  # lines; where cells may hold line breaks, a quote still open after that many is a stray one
+CARELESS_LINES = 20  # a record of more must be quoted by the rules, lest a stray quote swallow the rows after it
 WRONG_COUNT = "wrong number of fields"
 GZIP = b"\x1f\x8b"  # how such a file begins
 NEWLINE = ord("\n")
@@ -156,23 +156,40 @@ class RawCsv(RawTable):
     def _parse_by_line(self, data: bytes, first_row: int) -> tuple[pa.RecordBatch, list[Malformed]]:
         """Parse a block with blank lines or an open quote: slowly, but rows keep their numbers, and a quote costs one."""
         lines = list(io.StringIO(decode_utf8(data, self.path, first_row=first_row), newline=""))
-        most = LONGEST_RECORD if self._quoted_newlines else 1
+        most = CARELESS_LINES if self._quoted_newlines else 1
+        fields = len(self._names)
+        quotes = OpenQuotes(lines, fields, self.layout.delimiter) if self._quoted_newlines else None
         kept: list[list[str]] = []
         malformed: list[Malformed] = []
         at = 0
         while at < len(lines):
             cells, used = self._split(lines[at : at + most])
-            row, text = first_row + len(kept) + len(malformed), lines[at].rstrip("\r\n")
-            if cells is None or (used > 1 and len(cells) != len(self._names)):
-                malformed.append(Malformed(row, text, UNSPLIT))
-                used = 1  # the lines after it are rows of their own
-            elif len(cells) == len(self._names):
+            reason = WRONG_COUNT if cells else BLANK
+            if cells is None or (used > 1 and len(cells) != fields):
+                cells, used, reason = self._split_long(lines, at, quotes)
+            if cells is not None and len(cells) == fields:
                 kept.append(cells)
             else:
-                malformed.append(Malformed(row, text, WRONG_COUNT if cells else BLANK))
+                malformed.append(Malformed(first_row + len(kept) + len(malformed), lines[at].rstrip("\r\n"), reason))
             at += used
         columns = {name: pa.array([cells[at] for cells in kept], pa.string()) for at, name in enumerate(self._names)}
         return pa.RecordBatch.from_pydict({name: columns[name] for name in self.columns}), malformed
+
+    def _split_long(
+        self, lines: list[str], at: int, quotes: OpenQuotes | None
+    ) -> tuple[list[str] | None, int, str]:
+        """Split a record that goes on in many lines, or whose quote is a stray one: the lines after it are then rows.
+
+        Returns:
+            Its cells, None where it is to be rejected; the lines it took; why it would be rejected.
+        """
+        end = quotes.end(at) if quotes else None
+        if quotes is None or end is None:
+            return None, 1, UNSPLIT
+        used, fields = end
+        if fields == len(self._names):
+            return self._split(lines[at : at + used])[0], used, UNSPLIT  # whole, unless a cell is too long
+        return (None, 1, UNSPLIT) if quotes.holds_rows(at) else (None, used, WRONG_COUNT)
 
     def _split(self, lines: list[str]) -> tuple[list[str] | None, int]:
         """See `split_record`; where nothing is quoted, a quote is a letter like any other."""
