@@ -173,6 +173,8 @@ def test_purchases_after_the_test_are_dropped_and_counted(tmp_path):
 BAD = {
     "2020-13-45,{c},{a},0.1,2": ("t_dat", "2020-13-45", "t_dat is not a date (YYYY-MM-DD)"),
     "yesterday,{c},{a},0.1,2": ("t_dat", "yesterday", "t_dat is not a date (YYYY-MM-DD)"),
+    "2042-09-01,{c},{a},0.1,2": ("t_dat", "2042-09-01", "time lies in the future"),
+    "1969-09-01,{c},{a},0.1,2": ("t_dat", "1969-09-01", "time is before 1970"),
     ",{c},{a},0.1,2": ("t_dat", "", "t_dat is not a date (YYYY-MM-DD)"),
     "2020-09-01,,{a},0.1,2": ("customer_id", "", "customer_id is empty or longer than 200 characters"),
     "2020-09-01,{c},../../x,0.1,2": (
@@ -196,15 +198,15 @@ BAD = {
 def test_bad_rows_are_set_aside_with_their_row_and_reason_and_the_rest_is_kept(tmp_path, monkeypatch, block_bytes):
     monkeypatch.setattr(raw_csv, "BLOCK_BYTES", block_bytes)
     bad = [row.format(c=CUSTOMERS[0], a=ARTICLES[0]) for row in BAD]
-    lines = [line for pair in zip(bad, PURCHASES * 2) for line in pair]
+    lines = [line for pair in zip(bad, PURCHASES * 2, strict=True) for line in pair]
     raw = make_raw(tmp_path / "raw", lines)
     data, rejected = prepare(raw, tmp_path / "out", "--max-rejected", "0.6")
     clean, _ = prepare(make_raw(tmp_path / "clean", lines[1::2]), tmp_path / "out2")
     pd.testing.assert_frame_equal(data.events(), clean.events())
-    assert account(data) == {"rows": 28, "kept": 14, "rejected": 14}
-    assert sorted(rejected["row"]) == list(range(2, 30, 2))
+    assert account(data) == {"rows": 32, "kept": 16, "rejected": 16}
+    assert sorted(rejected["row"]) == list(range(2, 34, 2))
     found = rejected.set_index("row").sort_index()
-    for row, (field, value, reason) in zip(range(2, 30, 2), BAD.values()):
+    for row, (field, value, reason) in zip(range(2, 34, 2), BAD.values()):
         assert (found.loc[row, "field"], found.loc[row, "reason"]) == (field, reason)
         assert value is None or found.loc[row, "value"] == value
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from pipelines.raw.csv_lines import UNSPLIT
 from pipelines.raw.raw_csv import WRONG_COUNT
 from pipelines.raw.raw_parquet import as_text
 from pipelines.shop.times import REASON, read_times
+from pipelines.time_bounds import TOO_EARLY, TOO_LATE, is_too_late
 
 ROOT = Path(__file__).parents[1]
 ITEMS = [
@@ -172,7 +174,7 @@ def test_attributes_can_be_chosen_and_what_is_not_used_is_said_once(tmp_path, ca
 IDS = st.text(
     st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufeff"), min_size=1, max_size=6
 ).filter(str.strip)
-TIMES = st.integers(978_307_200, 1_893_456_000)  # 2001 to 2030
+TIMES = st.integers(978_307_200, 1_735_689_600)  # 2001 to 2025
 
 
 def written(second, how):
@@ -239,20 +241,51 @@ def test_times_of_all_formats_are_read(times):
         ("2024-02-29 12:30", 1709209800),
         ("2024-02-29 12:30:00 UTC", 1709209800),
         ("2024-02-29T12:30:00+02", 1709202600),
-        ("0", 0),
+        ("202402291230", 1709209800),
+        ("20240229123015", 1709209815),
+        ("1969-12-31 23:59:59", -1),
+        ("100000000", 100000000),
         ("99999999999", 99999999999),
         ("100000000000", 100000000),
         *(
             (text, None)
             for text in ("", "soon", "2023-02-29", "2024-13-01", "20241301", "29.02.2024", "02/29/2024", "-5")
         ),
-        *((text, None) for text in ("1e9", "0001-01-01", "2024-02-29 25:00", "253402300800000", "9" * 400, "nan")),
+        *((text, None) for text in ("1e9", "2024-02-29 25:00", "nan", "0", "29022024", "01032024", "99999999.5")),
+        *((text, None) for text in ("202402301230", "20240229126015", "20240229250000")),
     ],
 )
 def test_times_at_the_edge(text, second):
     seconds, proper = read_times(pa.array([text, "2024-01-01"]))
     assert proper.tolist() == [second is not None, True]
     assert second is None or seconds[0] == second
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("9999-12-31", TOO_LATE),
+        ("20421231235959", TOO_LATE),
+        ("253402300800000", TOO_LATE),
+        ("9" * 400, TOO_LATE),
+        ("0001-01-01", TOO_EARLY),
+        ("1970-01-01", TOO_EARLY),
+        ("15032024", REASON),
+    ],
+)
+def test_a_time_that_cannot_be_is_set_aside_and_moves_no_split(tmp_path, capsys, text, reason):
+    expected, _ = prepare(tmp_path / "plain", *shop(tmp_path), "--test-days", "1")
+    files = shop(tmp_path, purchases=[*PURCHASES, PURCHASES[0] | {"time": text}])
+    data, rejected = prepare(tmp_path / "out", *files, "--test-days", "1", "--max-rejected", "0.2")
+    assert rejected[["row", "field", "value", "reason"]].values.tolist() == [[6, "time", text[:200], reason]]
+    pd.testing.assert_frame_equal(data.events(), expected.events())
+    assert data.manifest["split"] == expected.manifest["split"]
+    assert "events: 2 train, 1 val, 1 test (2024-01-01 to 2024-01-09)" in capsys.readouterr().out
+
+
+def test_tomorrow_is_no_future():
+    now = int(time.time())
+    assert is_too_late(np.array([now, now + 86_000, now + 87_000])).tolist() == [False, False, True]
 
 
 def test_the_same_shop_in_hm_columns_gives_what_hm_gives(tmp_path):

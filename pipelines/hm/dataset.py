@@ -16,6 +16,7 @@ from pipelines.photos.item_photos import photo_folder, photos_by_name, store_by_
 from pipelines.prepared import Prepared, PreparedWriter, open_prepared
 from pipelines.purchase_split import PurchaseSplit
 from pipelines.schema import TRAIN, PreparedError
+from pipelines.summary import log_days
 
 FILES = {
     "articles": ("articles.csv", "articles_clean.csv"),
@@ -139,6 +140,6 @@ def _summary(data: Prepared) -> str:
     counts, split = data.manifest["counts"], data.manifest["split"]
     lines = [f"{data.path}: {counts['items']:,} items ({counts['items_without_image']:,} without a photo), "]
     lines[0] += f"{counts['users']:,} users, {counts['events']:,} events"
-    lines.append(f"split: {split}, events {counts['events_by_split']}")
+    lines.append(f"split: {split}, events {counts['events_by_split']}{log_days(data)}")
     lines += [f"rejected: {number:,} x {reason}" for reason, number in data.manifest["rejected"].items()]
     return "\n".join(lines)

@@ -20,6 +20,7 @@ from pipelines.prepared_writer import PreparedWriter
 from pipelines.purchase_order import sorted_frames
 from pipelines.raw.raw_csv import RawCsv
 from pipelines.raw.raw_table import as_mask
+from pipelines.time_bounds import TOO_EARLY, TOO_LATE, is_too_early, is_too_late
 
 COLUMNS = ("t_dat", "customer_id", "article_id", "price", "sales_channel_id")
 DATE = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2})?)?")
@@ -85,6 +86,8 @@ def _convert(
     kept = np.ones(len(block), bool)
     for field, proper, reason in (
         ("t_dat", proper_time, "t_dat is not a date (YYYY-MM-DD)"),
+        ("t_dat", ~is_too_early(time), TOO_EARLY),
+        ("t_dat", ~is_too_late(time), TOO_LATE),
         ("customer_id", proper_customer, CUSTOMER_ID_REASON),
         ("article_id", proper_id, ARTICLE_ID_REASON),
         ("article_id", item >= 0, "article_id is not in the articles file"),
