@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -38,3 +39,40 @@ def log_days(data: Prepared) -> str:
         return ""
     days = (datetime.date(1970, 1, 1) + datetime.timedelta(days=second // DAY) for second in (first, last))
     return f" ({' to '.join(map(str, days))})"
+
+
+def print_unmatched(
+    ids: Sequence[str], total: int, known: Iterable[str], *, kind: str, here: str, table: str, without: str
+) -> None:
+    """Say how many ids of a log its table does not have; where they are most of them, warn, with one of either side.
+
+    Args:
+        ids: those that the table does not have.
+        total: how many the log has.
+        known: those of the table.
+        kind: what they are, such as "customers".
+        here: the log.
+        table: the table's name.
+        without: what those lack.
+    """
+    if ids:
+        print(f"{len(ids):,} of {total:,} {kind} of {here} are not in {table}")
+    if 2 * len(ids) <= total:
+        return
+    forms: dict[str, str] = {}
+    for name in known:
+        forms.setdefault(_bare(name), name)
+    if not forms:
+        return
+    alike = next((name for name in ids if _bare(name) in forms), None)
+    mine = ids[0] if alike is None else alike
+    other = forms.get(_bare(mine), next(iter(forms.values())))
+    print(
+        f"warning: most {kind} of {here} have no {without}, as {table} does not have their ids; are they written "
+        f"differently? {here}: {mine!r}, {table}: {other!r}"
+    )
+
+
+def _bare(name: str) -> str:
+    """An id without what tables change on the way: blanks, capitals, leading zeros, a decimal point."""
+    return name.strip().casefold().removesuffix(".0").lstrip("0")

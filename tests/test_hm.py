@@ -260,13 +260,14 @@ def test_too_many_bad_rows_are_an_error_unless_allowed(tmp_path, capsys):
     assert account(data)["rejected"] == 1
 
 
-def test_an_unknown_customer_is_kept_without_fields(tmp_path):
+def test_an_unknown_customer_is_kept_without_fields(tmp_path, capsys):
     stranger = PURCHASES[0].replace(CUSTOMERS[0], "stranger")
     data, _ = prepare(make_raw(tmp_path / "raw", [stranger, *PURCHASES, stranger]), tmp_path / "out")
     assert data.users["user_id"].tolist() == [*CUSTOMERS, "stranger"]
     assert data.users.iloc[4].drop("user_id").isna().all()
     assert (data.events()["user"] == 4).sum() == 2
     assert data.manifest["counts"]["users_only_in_transactions"] == 1
+    assert "1 of 4 customers of transactions_train.csv are not in customers.csv" in capsys.readouterr().out
 
 
 def test_duplicate_and_hostile_articles_and_customers_are_set_aside(tmp_path):

@@ -202,6 +202,28 @@ def test_a_rated_movie_that_is_not_listed_is_kept(tmp_path):
     assert data.manifest["counts"]["movies_without_metadata"] == 1
 
 
+def test_movies_whose_ids_are_of_another_form_are_warned_of(tmp_path, capsys):
+    def write(raw):
+        write_csv(raw)
+        (raw / "movies.csv").write_text("movieId,title,genres\n10.0,Heat (1995),\n20.0,Up,\n30,Alien,\n")
+
+    assert prepare(tmp_path, write=write).manifest["counts"]["movies_without_metadata"] == 2
+    said = capsys.readouterr().out
+    assert "2 of 3 movies of ratings.csv are not in movies.csv" in said
+    assert "written differently? ratings.csv: '10', movies.csv: '10.0'" in said or "'20', movies.csv: '20.0'" in said
+
+
+def test_a_folder_without_movies_is_read_and_told(tmp_path, capsys):
+    def write(raw):
+        write_csv(raw)
+        (raw / "movies.csv").unlink()
+
+    assert prepare(tmp_path, write=write).items["title"].tolist() == ["", "", ""]
+    said = capsys.readouterr().out
+    assert "movies.csv is missing or empty: movies have no titles" in said
+    assert "warning" not in said
+
+
 def test_duplicate_movies_keep_the_first(tmp_path):
     def write(raw):
         write_csv(raw)

@@ -487,6 +487,22 @@ def test_bad_rows_are_set_aside_with_their_row_and_reason_and_the_rest_is_kept(t
     assert data.manifest["counts"]["raw_rows"]["purchases.csv"] == {"rows": 12, "kept": 6, "rejected": 6}
 
 
+def test_customers_whose_ids_are_of_another_form_are_warned_of(tmp_path, capsys):
+    purchases = [row | {"customer_id": f"{number}.0"} for number, row in enumerate(PURCHASES)]
+    customers = [{"customer_id": str(number), "club": "x"} for number in (9, 1, 2)]
+    prepare(tmp_path / "out", *shop(tmp_path, purchases=purchases, customers=customers), *ALL_TRAIN)
+    said = capsys.readouterr().out
+    assert "4 of 4 customers of purchases are not in customers.csv" in said
+    assert "warning: most customers of purchases have no fields" in said
+    assert "purchases: '1.0', customers.csv: '1'" in said
+    prepare(tmp_path / "few", *shop(tmp_path, customers=CUSTOMERS), *ALL_TRAIN)
+    said = capsys.readouterr().out
+    assert "1 of 2 customers of purchases are not in customers.csv" in said
+    assert "warning" not in said
+    prepare(tmp_path / "none", *shop(tmp_path), *ALL_TRAIN)
+    assert "are not in" not in capsys.readouterr().out
+
+
 def test_purchases_that_the_split_drops_are_named_by_file_and_row(tmp_path):
     """Two files of one name in two folders, with a rejected row before the ones that are dropped."""
     first = write(tmp_path / "2023" / "p.csv", [PURCHASES[0] | {"item_id": "nope"}, *PURCHASES])

@@ -16,7 +16,7 @@ from pipelines.photos.item_photos import photo_folder, photos_by_name, store_by_
 from pipelines.prepared import Prepared, PreparedWriter, open_prepared
 from pipelines.purchase_split import PurchaseSplit
 from pipelines.schema import TRAIN, PreparedError
-from pipelines.summary import log_days
+from pipelines.summary import log_days, print_unmatched
 
 FILES = {
     "articles": ("articles.csv", "articles_clean.csv"),
@@ -70,6 +70,8 @@ def prepare(args: argparse.Namespace, *, extras: Mapping[str, Path]) -> None:
         for name, path in extras.items():
             writer.extra(name, path)
     print(_summary(open_prepared(args.out)))
+    told = {"kind": "customers", "here": raw.name, "table": files["customers"].name, "without": "fields"}
+    print_unmatched(unknown, len(np.unique(purchases.user)), users["user_id"], **told)
 
 
 class _Prices:
