@@ -1,6 +1,7 @@
 """`python -m pipelines hm` on good and bad files: what is kept, what is set aside, and that it adds up."""
 
 import argparse
+import gzip
 import importlib
 import itertools
 import json
@@ -270,6 +271,32 @@ def test_an_unknown_customer_is_kept_without_fields(tmp_path, capsys):
     assert "1 of 4 customers of transactions_train.csv are not in customers.csv" in capsys.readouterr().out
 
 
+def test_the_sales_channel_may_be_empty_or_absent(tmp_path):
+    expected, _ = prepare(make_raw(tmp_path / "raw"), tmp_path / "out")
+    empty = [line.rpartition(",")[0] + "," for line in PURCHASES]
+    data, rejected = prepare(make_raw(tmp_path / "empty", empty), tmp_path / "out1")
+    raw = make_raw(tmp_path / "absent")
+    pd.read_csv(raw / "transactions_train.csv", dtype=str).drop(columns="sales_channel_id").to_csv(
+        raw / "transactions_train.csv", index=False
+    )
+    absent, also = prepare(raw, tmp_path / "out2")
+    assert rejected.empty and also.empty
+    assert set(data.events()["channel"]) == {-1}
+    pd.testing.assert_frame_equal(data.events(), absent.events())
+    pd.testing.assert_frame_equal(data.events().drop(columns="channel"), expected.events().drop(columns="channel"))
+
+
+def test_gzipped_files_are_found(tmp_path):
+    raw = make_raw(tmp_path / "raw")
+    expected, _ = prepare(raw, tmp_path / "plain")
+    for name in ("articles.csv", "customers.csv", "transactions_train.csv"):
+        (raw / f"{name}.gz").write_bytes(gzip.compress((raw / name).read_bytes()))
+        (raw / name).unlink()
+    data, _ = prepare(raw, tmp_path / "out")
+    pd.testing.assert_frame_equal(data.events(), expected.events())
+    pd.testing.assert_frame_equal(data.items, expected.items)
+
+
 def test_duplicate_and_hostile_articles_and_customers_are_set_aside(tmp_path):
     articles = pd.concat([article_rows(), article_rows()[:1].assign(prod_name="second")])
     articles = pd.concat([articles, article_rows()[:1].assign(article_id="../../x")])
@@ -384,7 +411,7 @@ def test_dropped_rows_are_named_by_their_row_in_the_file_also_after_rejected_one
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda raw: (raw / "articles.csv").unlink(), "articles.csv is missing; check --raw"),
+        (lambda raw: (raw / "articles.csv").unlink(), "articles.csv is missing; check --raw (articles.csv.gz would do"),
         (
             lambda raw: (raw / "customers.csv").rename(raw / "customers.csv.zip"),
             "customers.csv.zip first",

@@ -1,5 +1,6 @@
 """Raw CSV files by block: each row has its number in the file, whatever stands between the rows."""
 
+import gzip
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import pytest
 from pipelines.prepared_writer import PreparedWriter
 from pipelines.raw import raw_csv
 from pipelines.raw.csv_lines import UNSPLIT
-from pipelines.raw.raw_csv import CsvLayout, RawCsv
+from pipelines.raw.raw_csv import CsvLayout, RawCsv, read_header
 from pipelines.schema import PreparedError
 
 ROOT = Path(__file__).parents[1]
@@ -115,3 +116,35 @@ def test_a_row_that_is_not_utf_8_is_named_in_one_line(tmp_path):
 def test_an_absent_file_says_where_to_look(tmp_path):
     with pytest.raises(PreparedError, match="missing; check --raw"), PreparedWriter(tmp_path / "out", dataset="t") as w:
         RawCsv(tmp_path / "none.csv", ["a"], writer=w)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ("a,b\n1,x\n".encode("utf-16"), "is UTF-16; .*iconv -f UTF-16"),
+        ("\ufeffa,b\n1,x\n".encode("utf-16-be"), "is UTF-16"),
+        ("a,b\n1,x\n".encode("utf-16-le"), "is UTF-16"),
+        (b"PK\x03\x04 and more\n", "is a zip archive or a spreadsheet"),
+        (b"a,b\r1,x\r2,y\r", r"CR alone.*tr '\\r' '\\n' < raw.csv"),
+    ],
+)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize("layout", [COMMAS, CsvLayout(names=("a", "b"))])
+def test_what_is_no_text_in_utf_8_is_told_with_its_cure(tmp_path, data, says, pack, layout):
+    (tmp_path / "raw.csv").write_bytes(pack(data))
+    with pytest.raises(PreparedError, match=says):
+        read_header(tmp_path / "raw.csv", layout)
+
+
+def test_blanks_around_names_of_columns_do_not_count(tmp_path):
+    assert read(tmp_path, "\ufeff a , b\n1,x\n") == ([(2, "1")], [], 1)
+
+
+def test_only_columns_that_may_be_empty_are_advised_to_be_added_so(tmp_path):
+    with pytest.raises(
+        PreparedError, match="column 'b' is missing .found a.; restore it .* or add it with empty values"
+    ):
+        read(tmp_path, "a\n1\n", may_be_empty=("b",))
+    with pytest.raises(PreparedError, match="column 'b' is missing .*it is required") as error:
+        read(tmp_path, "a\n1\n", may_be_empty=("a",))
+    assert "empty values" not in str(error.value)

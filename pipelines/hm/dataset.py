@@ -15,6 +15,7 @@ from pipelines.hm.transactions import read_transactions
 from pipelines.photos.item_photos import photo_folder, photos_by_name, store_by_id
 from pipelines.prepared import Prepared, PreparedWriter, open_prepared
 from pipelines.purchase_split import PurchaseSplit
+from pipelines.raw.raw_csv import or_gzipped
 from pipelines.schema import TRAIN, PreparedError
 from pipelines.summary import log_days, print_unmatched
 
@@ -124,8 +125,9 @@ def median_by_item(item: np.ndarray, price: np.ndarray, *, items: int) -> np.nda
 
 
 def _first_existing(raw: Path, names: tuple[str, ...]) -> Path:
-    """Return the first of the names that exists; of none, the first, whose absence is then the error."""
-    return next((raw / name for name in names if (raw / name).is_file()), raw / names[0])
+    """Return the first of the names that exists, plain or gzipped; of none, the first, whose absence is then the error."""
+    found = [or_gzipped(raw / name) for name in names]
+    return next((path for path in found if path.is_file()), found[0])
 
 
 def _store_images(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.raw.csv_lines import csv_rows
-from pipelines.raw.raw_csv import CsvLayout
+from pipelines.raw.raw_csv import CsvLayout, check_text, open_bytes, or_gzipped
 from pipelines.schema import PreparedError
 
 GENRES_100K = (
@@ -102,7 +102,7 @@ def open_source(raw: Path) -> Source:
     folders = [raw, *sorted(path for path in raw.glob("*") if path.is_dir())] if raw.is_dir() else []
     for folder in folders:
         for names, reader in LAYOUTS.items():
-            if all((folder / name).is_file() for name in names):
+            if all(or_gzipped(folder / name).is_file() for name in names):
                 return reader(folder)
         if atomic := sorted(folder.glob("*.inter")):
             return _recbole(_whole_log(folder, atomic))
@@ -116,7 +116,7 @@ def _100k(folder: Path) -> Source:
     names = ("user", "item", "rating", "time")
     source = Source(
         "100k",
-        Ratings(folder / "u.data", CsvLayout("\t", names, quoted=False), "user", "item", "time", "rating"),
+        Ratings(or_gzipped(folder / "u.data"), CsvLayout("\t", names, quoted=False), "user", "item", "time", "rating"),
     )
     source.movies_file = "u.item"
     for row, cells in _rows(folder / "u.item", "|"):
@@ -137,7 +137,9 @@ def _dat(folder: Path) -> Source:
     names = ("user", "_1", "item", "_2", "rating", "_3", "time")
     source = Source(
         "dat",
-        Ratings(folder / "ratings.dat", CsvLayout(":", names, quoted=False), "user", "item", "time", "rating"),
+        Ratings(
+            or_gzipped(folder / "ratings.dat"), CsvLayout(":", names, quoted=False), "user", "item", "time", "rating"
+        ),
     )
     source.movies_file = "movies.dat"
     for row, cells in _rows(folder / "movies.dat", "::"):
@@ -150,6 +152,7 @@ def _dat(folder: Path) -> Source:
 
 def _csv(ratings: Path, movies: Path) -> Source:
     layout = CsvLayout()
+    ratings, movies = or_gzipped(ratings), or_gzipped(movies)
     source = Source("csv", Ratings(ratings, layout, "userId", "movieId", "timestamp", "rating"))
     source.movies_file = movies.name
     lines = io.StringIO(_text(movies), newline="")
@@ -275,8 +278,13 @@ def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _text(path: Path) -> str:
-    """The text of a small table, "" when the file is absent; the older sets are Latin-1, the newer ones UTF-8."""
-    data = path.read_bytes() if path.is_file() else b""
+    """The text of a small table, "" when the file is absent, plain or gzipped; the older sets are Latin-1, the newer ones UTF-8."""
+    path = or_gzipped(path)
+    if not path.is_file():
+        return ""
+    check_text(path)
+    with open_bytes(path) as file:
+        data = file.read()
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
