@@ -1,4 +1,4 @@
-"""Which times a log of purchases may hold: a single one of the year 9999 would move a split by days beyond every purchase."""
+"""Which times a log of purchases may hold: one of the year 9999 would move a split by days beyond all the others."""
 
 from __future__ import annotations
 

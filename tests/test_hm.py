@@ -280,7 +280,8 @@ def test_the_sales_channel_may_be_empty_or_absent(tmp_path):
         raw / "transactions_train.csv", index=False
     )
     absent, also = prepare(raw, tmp_path / "out2")
-    assert rejected.empty and also.empty
+    assert rejected.empty
+    assert also.empty
     assert set(data.events()["channel"]) == {-1}
     pd.testing.assert_frame_equal(data.events(), absent.events())
     pd.testing.assert_frame_equal(data.events().drop(columns="channel"), expected.events().drop(columns="channel"))

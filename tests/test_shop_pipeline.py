@@ -558,6 +558,45 @@ def test_photos_are_named_by_a_column_and_may_be_shared(tmp_path):
     ]
 
 
+def test_names_of_photos_differ_by_what_systems_change(tmp_path, capsys):
+    for name in ("a.JPG", "deep/b.png", "cafe\u0301.jpg"):  # é as two letters
+        photo(tmp_path / "img" / name)
+    photo(tmp_path / "outside.jpg")
+    named = ["a.jpg", "deep\\b.PNG", "caf\u00e9.jpg|..\\outside.jpg"]
+    items = [row | {"photo": names} for row, names in zip(ITEMS, named)]
+    options = ["--images", tmp_path / "img", *ALL_TRAIN]
+    data, rejected = prepare(tmp_path / "out", *shop(tmp_path, items=items), *options)
+    assert [list(keys) for keys in data.items["images"]] == [["a.jpg"], ["deep\\b.PNG"], ["caf\u00e9.jpg"]]
+    assert rejected["reason"].tolist() == ["photo is named by a path that leaves --images"]
+    assert "photos: 3 of 3 items have one" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("written", "named"), [("\u00e9", "e\u0301"), ("e\u0301", "\u00e9")])
+def test_photos_of_a_mac_are_found_by_item_id(tmp_path, written, named):
+    photo(tmp_path / "img" / f"{named}-2.jpg")
+    items = [ITEMS[0], ITEMS[1] | {"item_id": f"{written}-2"}]
+    purchases = [row | {"item_id": "007"} for row in PURCHASES]
+    files = shop(tmp_path, items=items, purchases=purchases)
+    data, _ = prepare(tmp_path / "out", *files, "--images", tmp_path / "img", *ALL_TRAIN)
+    assert [list(keys) for keys in data.items["images"]] == [[], [f"{written}-2"]]
+    assert data.manifest["counts"]["photos_of_no_item"] == 0
+
+
+def test_a_folder_without_the_items_photos_is_told(tmp_path, capsys):
+    photo(tmp_path / "img" / "other.jpg")
+    prepare(tmp_path / "out", *shop(tmp_path), "--images", tmp_path / "img", *ALL_TRAIN)
+    assert "photos: 0 of 3 items have one" in capsys.readouterr().out
+    prepare(tmp_path / "none", *shop(tmp_path), *ALL_TRAIN)
+    assert "photos:" not in capsys.readouterr().out
+
+
+def test_line_breaks_in_purchases_are_told_as_such(tmp_path, capsys):
+    purchases = [row | {"note": "two\nlines"} for row in PURCHASES]
+    line = refused(tmp_path / "out", capsys, *shop(tmp_path, purchases=purchases))
+    assert "purchases.csv: 8 of 8 rows were rejected" in line
+    assert "The cells of purchases.csv may hold no line breaks" in line
+
+
 # ---- from raw files to an answer ---------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from pipelines.hm.tables import ARTICLE_DIGITS, read_articles, read_customers
 from pipelines.hm.transactions import read_transactions
-from pipelines.photos.item_photos import photo_folder, photos_by_name, store_by_id
+from pipelines.photos.item_photos import photo_folder, photos_by_name, say_photos, store_by_id
 from pipelines.prepared import Prepared, PreparedWriter, open_prepared
 from pipelines.purchase_split import PurchaseSplit
 from pipelines.raw.raw_csv import or_gzipped
@@ -71,6 +71,7 @@ def prepare(args: argparse.Namespace, *, extras: Mapping[str, Path]) -> None:
         for name, path in extras.items():
             writer.extra(name, path)
     print(_summary(open_prepared(args.out)))
+    say_photos(items["images"], folder)
     told = {"kind": "customers", "here": raw.name, "table": files["customers"].name, "without": "fields"}
     print_unmatched(unknown, len(np.unique(purchases.user)), users["user_id"], **told)
 

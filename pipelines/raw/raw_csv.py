@@ -101,6 +101,14 @@ class RawCsv(RawTable):
     def _size(self) -> tuple[int | None, str]:
         return (None if is_packed(self.path) else self.path.stat().st_size), "B"
 
+    def _advice(self) -> str:
+        if self._quoted_newlines or not any(row.reason == UNSPLIT for row in self._malformed):
+            return ""
+        return (
+            f". The cells of {self.name} may hold no line breaks, not even in a column that is not used: "
+            "write the file again without that column, or with blanks for the line breaks"
+        )
+
     def _blocks(self) -> Iterator[tuple[pa.RecordBatch, int]]:
         """Parse one block ahead, on a thread of our own: Arrow's own threads would lose the rows' numbers."""
         with closing(self._parse_blocks()) as blocks, ThreadPoolExecutor(max_workers=1) as pool:

@@ -7,6 +7,7 @@ import argparse
 import numpy as np
 import pandas as pd
 
+from pipelines.photos.item_photos import say_photos
 from pipelines.prepared_writer import PreparedWriter
 from pipelines.purchase_split import PurchaseSplit
 from pipelines.shop.files import ShopFiles, find_files
@@ -51,6 +52,7 @@ def prepare(args: argparse.Namespace) -> None:
         writer.notes["users_only_in_purchases"] = len(new)
         writer.notes["items_without_image"] = sum(not keys for keys in images)
     print_summary(args.out)
+    say_photos(images, folder)
     if files.customers:
         bought = len(np.unique(purchases.columns["user"]))
         told = {"kind": "customers", "here": "purchases", "table": files.customers.name, "without": "fields"}
