@@ -79,6 +79,15 @@ def test_a_cell_that_is_too_long_costs_its_row_with_all_its_lines(tmp_path):
     assert read(tmp_path, text, quoted_newlines=True) == ([(3, "2")], [(2, UNSPLIT)], 2)
 
 
+def test_a_stray_quote_does_not_swallow_the_few_rows_up_to_the_next_quoted_cell(tmp_path):
+    found = read(tmp_path, 'a,b\n1,"x\n2,y\n3,"z"\n4,w\n', quoted_newlines=True)
+    assert found == ([(3, "2"), (4, "3"), (5, "4")], [(2, UNSPLIT)], 4)
+
+
+def test_a_blank_after_a_closing_quote_is_forgiven(tmp_path):
+    assert read(tmp_path, 'a,b\n1,"two\nlines" \n2,x\n', quoted_newlines=True) == ([(2, "1"), (3, "2")], [], 2)
+
+
 @pytest.mark.parametrize("last", ['"z"', "z", 'five",more'], ids=["quoted", "never closed", "inches"])
 def test_a_stray_quote_does_not_swallow_the_rows_after_it(tmp_path, last):
     rows = "".join(f"{number},y\n" for number in range(3000))

@@ -278,7 +278,7 @@ def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _text(path: Path) -> str:
-    """The text of a small table, plain or gzipped, "" when there is none; the older sets are Latin-1, the newer ones UTF-8."""
+    """The text of a small table, plain or gzipped, "" without one; the older sets are in Latin-1, newer ones in UTF-8."""
     path = or_gzipped(path)
     if not path.is_file():
         return ""

@@ -84,6 +84,10 @@ class OpenQuotes:
             return None
         return self._last - at, start[0] + self._more[-1] - self._more[at + 1 - self._first]
 
+    def swallows_rows(self, at: int) -> bool:
+        """Whether a record that a lenient parser makes of many lines is a row with a stray quote and the rows after it."""
+        return self.end(at) is None and self._first <= at + 1 < self._last and self.holds_rows(at)
+
     def holds_rows(self, at: int) -> bool:
         """Whether at least half of the lines that the record goes on in have the fields of a row; `end` was asked for it."""
         if self._rows is None:

@@ -183,7 +183,7 @@ class RawCsv(RawTable):
         while at < len(lines):
             cells, used = self._split(lines[at : at + most])
             reason = WRONG_COUNT if cells else BLANK
-            if cells is None or (used > 1 and len(cells) != fields):
+            if cells is None or (used > 1 and (len(cells) != fields or (quotes and quotes.swallows_rows(at)))):
                 cells, used, reason = self._split_long(lines, at, quotes)
             if cells is not None and len(cells) == fields:
                 kept.append(cells)
