@@ -1,6 +1,7 @@
 """`python -m pipelines hm` on good and bad files: what is kept, what is set aside, and that it adds up."""
 
 import argparse
+import gzip
 import importlib
 import itertools
 import json
@@ -173,6 +174,8 @@ def test_purchases_after_the_test_are_dropped_and_counted(tmp_path):
 BAD = {
     "2020-13-45,{c},{a},0.1,2": ("t_dat", "2020-13-45", "t_dat is not a date (YYYY-MM-DD)"),
     "yesterday,{c},{a},0.1,2": ("t_dat", "yesterday", "t_dat is not a date (YYYY-MM-DD)"),
+    "2042-09-01,{c},{a},0.1,2": ("t_dat", "2042-09-01", "time lies in the future"),
+    "1969-09-01,{c},{a},0.1,2": ("t_dat", "1969-09-01", "time is before 1970"),
     ",{c},{a},0.1,2": ("t_dat", "", "t_dat is not a date (YYYY-MM-DD)"),
     "2020-09-01,,{a},0.1,2": ("customer_id", "", "customer_id is empty or longer than 200 characters"),
     "2020-09-01,{c},../../x,0.1,2": (
@@ -196,15 +199,15 @@ BAD = {
 def test_bad_rows_are_set_aside_with_their_row_and_reason_and_the_rest_is_kept(tmp_path, monkeypatch, block_bytes):
     monkeypatch.setattr(raw_csv, "BLOCK_BYTES", block_bytes)
     bad = [row.format(c=CUSTOMERS[0], a=ARTICLES[0]) for row in BAD]
-    lines = [line for pair in zip(bad, PURCHASES * 2) for line in pair]
+    lines = [line for pair in zip(bad, PURCHASES * 2, strict=True) for line in pair]
     raw = make_raw(tmp_path / "raw", lines)
     data, rejected = prepare(raw, tmp_path / "out", "--max-rejected", "0.6")
     clean, _ = prepare(make_raw(tmp_path / "clean", lines[1::2]), tmp_path / "out2")
     pd.testing.assert_frame_equal(data.events(), clean.events())
-    assert account(data) == {"rows": 28, "kept": 14, "rejected": 14}
-    assert sorted(rejected["row"]) == list(range(2, 30, 2))
+    assert account(data) == {"rows": 32, "kept": 16, "rejected": 16}
+    assert sorted(rejected["row"]) == list(range(2, 34, 2))
     found = rejected.set_index("row").sort_index()
-    for row, (field, value, reason) in zip(range(2, 30, 2), BAD.values()):
+    for row, (field, value, reason) in zip(range(2, 34, 2), BAD.values()):
         assert (found.loc[row, "field"], found.loc[row, "reason"]) == (field, reason)
         assert value is None or found.loc[row, "value"] == value
 
@@ -258,13 +261,41 @@ def test_too_many_bad_rows_are_an_error_unless_allowed(tmp_path, capsys):
     assert account(data)["rejected"] == 1
 
 
-def test_an_unknown_customer_is_kept_without_fields(tmp_path):
+def test_an_unknown_customer_is_kept_without_fields(tmp_path, capsys):
     stranger = PURCHASES[0].replace(CUSTOMERS[0], "stranger")
     data, _ = prepare(make_raw(tmp_path / "raw", [stranger, *PURCHASES, stranger]), tmp_path / "out")
     assert data.users["user_id"].tolist() == [*CUSTOMERS, "stranger"]
     assert data.users.iloc[4].drop("user_id").isna().all()
     assert (data.events()["user"] == 4).sum() == 2
     assert data.manifest["counts"]["users_only_in_transactions"] == 1
+    assert "1 of 4 customers of transactions_train.csv are not in customers.csv" in capsys.readouterr().out
+
+
+def test_the_sales_channel_may_be_empty_or_absent(tmp_path):
+    expected, _ = prepare(make_raw(tmp_path / "raw"), tmp_path / "out")
+    empty = [line.rpartition(",")[0] + "," for line in PURCHASES]
+    data, rejected = prepare(make_raw(tmp_path / "empty", empty), tmp_path / "out1")
+    raw = make_raw(tmp_path / "absent")
+    pd.read_csv(raw / "transactions_train.csv", dtype=str).drop(columns="sales_channel_id").to_csv(
+        raw / "transactions_train.csv", index=False
+    )
+    absent, also = prepare(raw, tmp_path / "out2")
+    assert rejected.empty
+    assert also.empty
+    assert set(data.events()["channel"]) == {-1}
+    pd.testing.assert_frame_equal(data.events(), absent.events())
+    pd.testing.assert_frame_equal(data.events().drop(columns="channel"), expected.events().drop(columns="channel"))
+
+
+def test_gzipped_files_are_found(tmp_path):
+    raw = make_raw(tmp_path / "raw")
+    expected, _ = prepare(raw, tmp_path / "plain")
+    for name in ("articles.csv", "customers.csv", "transactions_train.csv"):
+        (raw / f"{name}.gz").write_bytes(gzip.compress((raw / name).read_bytes()))
+        (raw / name).unlink()
+    data, _ = prepare(raw, tmp_path / "out")
+    pd.testing.assert_frame_equal(data.events(), expected.events())
+    pd.testing.assert_frame_equal(data.items, expected.items)
 
 
 def test_duplicate_and_hostile_articles_and_customers_are_set_aside(tmp_path):
@@ -381,7 +412,7 @@ def test_dropped_rows_are_named_by_their_row_in_the_file_also_after_rejected_one
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda raw: (raw / "articles.csv").unlink(), "articles.csv is missing; check --raw"),
+        (lambda raw: (raw / "articles.csv").unlink(), "articles.csv is missing; check --raw (articles.csv.gz would do"),
         (
             lambda raw: (raw / "customers.csv").rename(raw / "customers.csv.zip"),
             "customers.csv.zip first",

@@ -1,5 +1,7 @@
 """MovieLens: every layout gives the same dataset, bad rows are named, splits keep their promises."""
 
+import gzip
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -185,6 +187,11 @@ def test_a_missing_column_and_an_unknown_folder_are_errors_that_say_so(tmp_path,
     (tmp_path / "ratings.csv").write_text("userId,movieId,timestamp\n1,10,1\n")
     assert main(["movielens", "--raw", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert "column 'rating' is missing" in capsys.readouterr().err
+    (tmp_path / "ratings.csv").write_text("userId,movieId,rating\n1,10,1\n")
+    assert main(["movielens", "--raw", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "column 'timestamp' is missing (found userId, movieId, rating); it is required" in said
+    assert "empty" not in said
     (tmp_path / "empty").mkdir()
     assert main(["movielens", "--raw", str(tmp_path / "empty"), "--out", str(tmp_path / "out")]) == 2
     assert "expected u.data, ratings.dat" in capsys.readouterr().err
@@ -200,6 +207,43 @@ def test_a_rated_movie_that_is_not_listed_is_kept(tmp_path):
     assert data.items["item_id"].tolist()[-1] == "99"
     assert data.items["title"].tolist()[-1] == ""
     assert data.manifest["counts"]["movies_without_metadata"] == 1
+
+
+def test_movies_whose_ids_are_of_another_form_are_warned_of(tmp_path, capsys):
+    def write(raw):
+        write_csv(raw)
+        (raw / "movies.csv").write_text("movieId,title,genres\n10.0,Heat (1995),\n20.0,Up,\n30,Alien,\n")
+
+    assert prepare(tmp_path, write=write).manifest["counts"]["movies_without_metadata"] == 2
+    said = capsys.readouterr().out
+    assert "2 of 3 movies of ratings.csv are not in movies.csv" in said
+    assert "written differently? ratings.csv: '10', movies.csv: '10.0'" in said or "'20', movies.csv: '20.0'" in said
+
+
+def test_gzipped_files_and_blanks_around_names_give_the_same(tmp_path):
+    def write(raw):
+        write_csv(raw)
+        for name in ("ratings.csv", "movies.csv"):
+            header, rest = (raw / name).read_bytes().split(b"\n", 1)
+            (raw / f"{name}.gz").write_bytes(gzip.compress(header.replace(b",", b" , ") + b"\n" + rest))
+            (raw / name).unlink()
+
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "packed").mkdir()
+    expected, data = prepare(tmp_path / "plain", write=write_csv), prepare(tmp_path / "packed", write=write)
+    pd.testing.assert_frame_equal(data.items, expected.items)
+    pd.testing.assert_frame_equal(data.events(), expected.events())
+
+
+def test_a_folder_without_movies_is_read_and_told(tmp_path, capsys):
+    def write(raw):
+        write_csv(raw)
+        (raw / "movies.csv").unlink()
+
+    assert prepare(tmp_path, write=write).items["title"].tolist() == ["", "", ""]
+    said = capsys.readouterr().out
+    assert "movies.csv is missing or empty: movies have no titles" in said
+    assert "warning" not in said
 
 
 def test_duplicate_movies_keep_the_first(tmp_path):

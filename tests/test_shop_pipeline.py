@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from pipelines.raw.csv_lines import UNSPLIT
 from pipelines.raw.raw_csv import WRONG_COUNT
 from pipelines.raw.raw_parquet import as_text
 from pipelines.shop.times import REASON, read_times
+from pipelines.time_bounds import TOO_EARLY, TOO_LATE, is_too_late
 
 ROOT = Path(__file__).parents[1]
 ITEMS = [
@@ -172,7 +174,7 @@ def test_attributes_can_be_chosen_and_what_is_not_used_is_said_once(tmp_path, ca
 IDS = st.text(
     st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufeff"), min_size=1, max_size=6
 ).filter(str.strip)
-TIMES = st.integers(978_307_200, 1_893_456_000)  # 2001 to 2030
+TIMES = st.integers(978_307_200, 1_735_689_600)  # 2001 to 2025
 
 
 def written(second, how):
@@ -239,20 +241,51 @@ def test_times_of_all_formats_are_read(times):
         ("2024-02-29 12:30", 1709209800),
         ("2024-02-29 12:30:00 UTC", 1709209800),
         ("2024-02-29T12:30:00+02", 1709202600),
-        ("0", 0),
+        ("202402291230", 1709209800),
+        ("20240229123015", 1709209815),
+        ("1969-12-31 23:59:59", -1),
+        ("100000000", 100000000),
         ("99999999999", 99999999999),
         ("100000000000", 100000000),
         *(
             (text, None)
             for text in ("", "soon", "2023-02-29", "2024-13-01", "20241301", "29.02.2024", "02/29/2024", "-5")
         ),
-        *((text, None) for text in ("1e9", "0001-01-01", "2024-02-29 25:00", "253402300800000", "9" * 400, "nan")),
+        *((text, None) for text in ("1e9", "2024-02-29 25:00", "nan", "0", "29022024", "01032024", "99999999.5")),
+        *((text, None) for text in ("202402301230", "20240229126015", "20240229250000")),
     ],
 )
 def test_times_at_the_edge(text, second):
     seconds, proper = read_times(pa.array([text, "2024-01-01"]))
     assert proper.tolist() == [second is not None, True]
     assert second is None or seconds[0] == second
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("9999-12-31", TOO_LATE),
+        ("20421231235959", TOO_LATE),
+        ("253402300800000", TOO_LATE),
+        ("9" * 400, TOO_LATE),
+        ("0001-01-01", TOO_EARLY),
+        ("1970-01-01", TOO_EARLY),
+        ("15032024", REASON),
+    ],
+)
+def test_a_time_that_cannot_be_is_set_aside_and_moves_no_split(tmp_path, capsys, text, reason):
+    expected, _ = prepare(tmp_path / "plain", *shop(tmp_path), "--test-days", "1")
+    files = shop(tmp_path, purchases=[*PURCHASES, PURCHASES[0] | {"time": text}])
+    data, rejected = prepare(tmp_path / "out", *files, "--test-days", "1", "--max-rejected", "0.2")
+    assert rejected[["row", "field", "value", "reason"]].values.tolist() == [[6, "time", text[:200], reason]]
+    pd.testing.assert_frame_equal(data.events(), expected.events())
+    assert data.manifest["split"] == expected.manifest["split"]
+    assert "events: 2 train, 1 val, 1 test (2024-01-01 to 2024-01-09)" in capsys.readouterr().out
+
+
+def test_tomorrow_is_no_future():
+    now = int(time.time())
+    assert is_too_late(np.array([now, now + 86_000, now + 87_000])).tolist() == [False, False, True]
 
 
 def test_the_same_shop_in_hm_columns_gives_what_hm_gives(tmp_path):
@@ -454,6 +487,22 @@ def test_bad_rows_are_set_aside_with_their_row_and_reason_and_the_rest_is_kept(t
     assert data.manifest["counts"]["raw_rows"]["purchases.csv"] == {"rows": 12, "kept": 6, "rejected": 6}
 
 
+def test_customers_whose_ids_are_of_another_form_are_warned_of(tmp_path, capsys):
+    purchases = [row | {"customer_id": f"{number}.0"} for number, row in enumerate(PURCHASES)]
+    customers = [{"customer_id": str(number), "club": "x"} for number in (9, 1, 2)]
+    prepare(tmp_path / "out", *shop(tmp_path, purchases=purchases, customers=customers), *ALL_TRAIN)
+    said = capsys.readouterr().out
+    assert "4 of 4 customers of purchases are not in customers.csv" in said
+    assert "warning: most customers of purchases have no fields" in said
+    assert "purchases: '1.0', customers.csv: '1'" in said
+    prepare(tmp_path / "few", *shop(tmp_path, customers=CUSTOMERS), *ALL_TRAIN)
+    said = capsys.readouterr().out
+    assert "1 of 2 customers of purchases are not in customers.csv" in said
+    assert "warning" not in said
+    prepare(tmp_path / "none", *shop(tmp_path), *ALL_TRAIN)
+    assert "are not in" not in capsys.readouterr().out
+
+
 def test_purchases_that_the_split_drops_are_named_by_file_and_row(tmp_path):
     """Two files of one name in two folders, with a rejected row before the ones that are dropped."""
     first = write(tmp_path / "2023" / "p.csv", [PURCHASES[0] | {"item_id": "nope"}, *PURCHASES])
@@ -507,6 +556,45 @@ def test_photos_are_named_by_a_column_and_may_be_shared(tmp_path):
         ["items.csv", 4, "shot", "cut.jpg", "photo is truncated or damaged"],
         ["items.csv", 4, "shot", "deep/../../outside.jpg", "photo is named by a path that leaves --images"],
     ]
+
+
+def test_names_of_photos_differ_by_what_systems_change(tmp_path, capsys):
+    for name in ("a.JPG", "deep/b.png", "cafe\u0301.jpg"):  # é as two letters
+        photo(tmp_path / "img" / name)
+    photo(tmp_path / "outside.jpg")
+    named = ["a.jpg", "deep\\b.PNG", "caf\u00e9.jpg|..\\outside.jpg"]
+    items = [row | {"photo": names} for row, names in zip(ITEMS, named)]
+    options = ["--images", tmp_path / "img", *ALL_TRAIN]
+    data, rejected = prepare(tmp_path / "out", *shop(tmp_path, items=items), *options)
+    assert [list(keys) for keys in data.items["images"]] == [["a.jpg"], ["deep\\b.PNG"], ["caf\u00e9.jpg"]]
+    assert rejected["reason"].tolist() == ["photo is named by a path that leaves --images"]
+    assert "photos: 3 of 3 items have one" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("written", "named"), [("\u00e9", "e\u0301"), ("e\u0301", "\u00e9")])
+def test_photos_of_a_mac_are_found_by_item_id(tmp_path, written, named):
+    photo(tmp_path / "img" / f"{named}-2.jpg")
+    items = [ITEMS[0], ITEMS[1] | {"item_id": f"{written}-2"}]
+    purchases = [row | {"item_id": "007"} for row in PURCHASES]
+    files = shop(tmp_path, items=items, purchases=purchases)
+    data, _ = prepare(tmp_path / "out", *files, "--images", tmp_path / "img", *ALL_TRAIN)
+    assert [list(keys) for keys in data.items["images"]] == [[], [f"{written}-2"]]
+    assert data.manifest["counts"]["photos_of_no_item"] == 0
+
+
+def test_a_folder_without_the_items_photos_is_told(tmp_path, capsys):
+    photo(tmp_path / "img" / "other.jpg")
+    prepare(tmp_path / "out", *shop(tmp_path), "--images", tmp_path / "img", *ALL_TRAIN)
+    assert "photos: 0 of 3 items have one" in capsys.readouterr().out
+    prepare(tmp_path / "none", *shop(tmp_path), *ALL_TRAIN)
+    assert "photos:" not in capsys.readouterr().out
+
+
+def test_line_breaks_in_purchases_are_told_as_such(tmp_path, capsys):
+    purchases = [row | {"note": "two\nlines"} for row in PURCHASES]
+    line = refused(tmp_path / "out", capsys, *shop(tmp_path, purchases=purchases))
+    assert "purchases.csv: 8 of 8 rows were rejected" in line
+    assert "The cells of purchases.csv may hold no line breaks" in line
 
 
 # ---- from raw files to an answer ---------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pandas as pd
 
 from pipelines.label_splits import split_labels
 from pipelines.photos.images import store_photos
-from pipelines.photos.item_photos import photos_by_name
+from pipelines.photos.item_photos import photo_of, photos_by_name
 from pipelines.prepared import PreparedError, PreparedWriter
 from pipelines.raw.csv_lines import csv_rows, decode_utf8
 
@@ -45,7 +45,7 @@ def prepare(
         rows = list(read_styles(raw / "styles.csv", writer))
         folder = raw / "images"
         photos = photos_by_name(folder)
-        paths = {row["item_id"]: photos.get(row["item_id"], folder / f"{row['item_id']}.jpg") for row in rows}
+        paths = {row["item_id"]: photo_of(row["item_id"], photos) or folder / f"{row['item_id']}.jpg" for row in rows}
         stored = store_photos(paths, writer=writer, size=size)
         frame = pd.DataFrame([row for row in rows if row["item_id"] in stored])
         if not len(frame):

@@ -2,6 +2,7 @@
 
 Reads the competition's files unchanged (articles.csv, customers.csv, transactions_train.csv,
 images/0NN/0NNxxxxxxx.jpg), or the cleaned variant (*_clean.csv, normalized_images/).
+CSV files may be gzipped (articles.csv.gz).
 """
 
 from __future__ import annotations

@@ -12,10 +12,12 @@ import pandas as pd
 
 from pipelines.hm.tables import ARTICLE_DIGITS, read_articles, read_customers
 from pipelines.hm.transactions import read_transactions
-from pipelines.photos.item_photos import photo_folder, photos_by_name, store_by_id
+from pipelines.photos.item_photos import photo_folder, photos_by_name, say_photos, store_by_id
 from pipelines.prepared import Prepared, PreparedWriter, open_prepared
 from pipelines.purchase_split import PurchaseSplit
+from pipelines.raw.raw_csv import or_gzipped
 from pipelines.schema import TRAIN, PreparedError
+from pipelines.summary import log_days, print_unmatched
 
 FILES = {
     "articles": ("articles.csv", "articles_clean.csv"),
@@ -69,6 +71,9 @@ def prepare(args: argparse.Namespace, *, extras: Mapping[str, Path]) -> None:
         for name, path in extras.items():
             writer.extra(name, path)
     print(_summary(open_prepared(args.out)))
+    say_photos(items["images"], folder)
+    told = {"kind": "customers", "here": raw.name, "table": files["customers"].name, "without": "fields"}
+    print_unmatched(unknown, len(np.unique(purchases.user)), users["user_id"], **told)
 
 
 class _Prices:
@@ -121,8 +126,9 @@ def median_by_item(item: np.ndarray, price: np.ndarray, *, items: int) -> np.nda
 
 
 def _first_existing(raw: Path, names: tuple[str, ...]) -> Path:
-    """Return the first of the names that exists; of none, the first, whose absence is then the error."""
-    return next((raw / name for name in names if (raw / name).is_file()), raw / names[0])
+    """Return the first of the names that exists, plain or gzipped; of none, the first, whose absence is then the error."""
+    found = [or_gzipped(raw / name) for name in names]
+    return next((path for path in found if path.is_file()), found[0])
 
 
 def _store_images(
@@ -139,6 +145,6 @@ def _summary(data: Prepared) -> str:
     counts, split = data.manifest["counts"], data.manifest["split"]
     lines = [f"{data.path}: {counts['items']:,} items ({counts['items_without_image']:,} without a photo), "]
     lines[0] += f"{counts['users']:,} users, {counts['events']:,} events"
-    lines.append(f"split: {split}, events {counts['events_by_split']}")
+    lines.append(f"split: {split}, events {counts['events_by_split']}{log_days(data)}")
     lines += [f"rejected: {number:,} x {reason}" for reason, number in data.manifest["rejected"].items()]
     return "\n".join(lines)

@@ -60,7 +60,7 @@ def read_articles(path: Path, *, writer: PreparedWriter, max_rejected: float) ->
     Returns:
         A frame for `PreparedWriter.items` that still lacks photos and prices.
     """
-    raw = RawCsv(path, ARTICLE_COLUMNS, writer=writer, quoted_newlines=True)
+    raw = RawCsv(path, ARTICLE_COLUMNS, writer=writer, quoted_newlines=True, may_be_empty=ARTICLE_COLUMNS[1:])
     table = raw.read()
     ids = pc.utf8_trim_whitespace(table["article_id"])
     proper = as_mask(pc.match_substring_regex(ids, ARTICLE_ID))
@@ -87,7 +87,7 @@ def read_customers(path: Path, *, writer: PreparedWriter, max_rejected: float) -
     Returns:
         A frame for `PreparedWriter.users`; age is in steps of five years (`25-29`), unknown fields are null.
     """
-    raw = RawCsv(path, CUSTOMER_COLUMNS, writer=writer)
+    raw = RawCsv(path, CUSTOMER_COLUMNS, writer=writer, may_be_empty=CUSTOMER_COLUMNS[1:])
     table = raw.read()
     ids = table["customer_id"]
     told = {"name": "customer_id", "why": CUSTOMER_ID_REASON}

@@ -18,10 +18,13 @@ from pipelines.hm.tables import ARTICLE_DIGITS, ARTICLE_ID_REASON, CUSTOMER_ID_R
 from pipelines.id_index import GrowingIdIndex, proper_ids
 from pipelines.prepared_writer import PreparedWriter
 from pipelines.purchase_order import sorted_frames
-from pipelines.raw.raw_csv import RawCsv
+from pipelines.raw.raw_csv import RawCsv, read_header
 from pipelines.raw.raw_table import as_mask
+from pipelines.time_bounds import TOO_EARLY, TOO_LATE, is_too_early, is_too_late
 
-COLUMNS = ("t_dat", "customer_id", "article_id", "price", "sales_channel_id")
+COLUMNS = ("t_dat", "customer_id", "article_id", "price")
+CHANNEL = "sales_channel_id"  # a file need not have it
+UNKNOWN_CHANNEL = -1
 DATE = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2})?)?")
 
 
@@ -33,7 +36,7 @@ class Transactions:
     item: np.ndarray  # int32, row of the items
     time: np.ndarray  # int64, seconds since 1970
     price: np.ndarray  # float32
-    channel: np.ndarray  # int8
+    channel: np.ndarray  # int8; -1 is unknown
 
     def __len__(self) -> int:
         return len(self.user)
@@ -62,15 +65,16 @@ def read_transactions(
         The transactions; the ids of unknown customers, which continue the numbering of `user_ids`; and the file,
         which knows the rows of what was kept.
     """
-    raw = RawCsv(path, COLUMNS, writer=writer)
+    columns = [*COLUMNS, CHANNEL] if CHANNEL in read_header(path)[0] else COLUMNS
+    raw = RawCsv(path, columns, writer=writer, may_be_empty=("price",))
     articles = pd.Index(item_ids.astype(np.int64))
     customers = GrowingIdIndex(pa.array(user_ids, type=pa.string()))
     blocks = [_convert(raw, block, articles, customers) for block in raw]
     raw.settle(max_rejected)
-    columns = {}
+    joined = {}
     for name in Transactions.__dataclass_fields__:
-        columns[name] = np.concatenate([block.pop(name) for block in blocks])
-    return Transactions(**columns), customers.added, raw
+        joined[name] = np.concatenate([block.pop(name) for block in blocks])
+    return Transactions(**joined), customers.added, raw
 
 
 def _convert(
@@ -79,18 +83,24 @@ def _convert(
     """Turn one block of strings into compact columns, without its rejected rows."""
     item, proper_id = _article_rows(block["article_id"], articles)
     time, proper_time = _times(block["t_dat"])
-    channel, proper_channel = _channels(block["sales_channel_id"])
+    channels = block[CHANNEL] if CHANNEL in raw.columns else pa.array([""]).take(pa.array(np.zeros(len(block), int)))
+    channel, proper_channel = _channels(channels)
     price, proper_price = _prices(block["price"])
     proper_customer = proper_ids(block["customer_id"])
     kept = np.ones(len(block), bool)
-    for field, proper, reason in (
+    checks = (
         ("t_dat", proper_time, "t_dat is not a date (YYYY-MM-DD)"),
+        ("t_dat", ~is_too_early(time), TOO_EARLY),
+        ("t_dat", ~is_too_late(time), TOO_LATE),
         ("customer_id", proper_customer, CUSTOMER_ID_REASON),
         ("article_id", proper_id, ARTICLE_ID_REASON),
         ("article_id", item >= 0, "article_id is not in the articles file"),
         ("price", proper_price, "price is not a number of at least 0"),
-        ("sales_channel_id", proper_channel, "sales_channel_id is not a whole number from 0 to 127"),
-    ):
+        (CHANNEL, proper_channel, "sales_channel_id is not a whole number from 0 to 127"),
+    )
+    for field, proper, reason in checks:
+        if field not in raw.columns:
+            continue
         raw.reject(kept & ~proper, field, block[field], reason)
         kept &= proper
     at = np.flatnonzero(kept)
@@ -133,14 +143,15 @@ def _seconds(text: str) -> int | None:
 
 
 def _channels(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Parse sales channels, whole numbers from 0 to 127; returns `[n]` int8 and which are proper."""
+    """Parse sales channels, whole numbers from 0 to 127 or empty; returns `[n]` int8 and which are proper."""
     try:
         channel = column.cast(pa.int8()).to_numpy()
         return channel, channel >= 0
     except pa.ArrowInvalid:  # some value is none: look at each
-        number = pd.to_numeric(column.to_pandas(), errors="coerce").to_numpy(np.float64)
+        text = column.to_pandas().str.strip()
+        number = pd.to_numeric(text, errors="coerce").to_numpy(np.float64)
         proper = (number >= 0) & (number <= 127) & (number % 1 == 0)
-        return np.where(proper, number, 0).astype(np.int8), proper
+        return np.where(proper, number, UNKNOWN_CHANNEL).astype(np.int8), proper | (text == "").to_numpy()
 
 
 def _prices(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:

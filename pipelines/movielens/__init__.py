@@ -25,7 +25,7 @@ from pipelines.ratio_splits import by_pair, check_shares, random_split, random_s
 from pipelines.raw.raw_csv import RawCsv
 from pipelines.schema import TEST, TRAIN, VAL, PreparedError
 from pipelines.splits import DROPPED, leave_last_out, temporal_window
-from pipelines.summary import print_summary
+from pipelines.summary import print_summary, print_unmatched
 
 SPLITS = ("leave-last-out", "temporal", "time-ratio", "random", "random-by-user")
 DROPPED_BY = {  # the other splits drop nothing
@@ -93,6 +93,7 @@ def run(args: argparse.Namespace) -> None:
         set_aside = partial(_set_aside, field=source.ratings.item, raw=raw, writer=writer)
         user_ids, item_ids = user_ids + users.added, item_ids + items.added
         writer.notes["movies_without_metadata"] = len(items.added)
+        rated = len(np.unique(log.item))
         log = log.take(np.lexsort((log.time, log.user)))  # stable: ties stay in the order of the file
         again = duplicates(log)
         set_aside(log.take(again), item_ids, "duplicate rating")
@@ -113,6 +114,11 @@ def run(args: argparse.Namespace) -> None:
         writer.users(_users_frame(user_ids, source.users))
         writer.events(_event_frames(log, split))
     print_summary(args.out)
+    if not source.movies:
+        print(f"{source.movies_file} is missing or empty: movies have no titles, genres and years")
+    else:
+        told = {"kind": "movies", "here": raw.name, "table": source.movies_file, "without": "titles and genres"}
+        print_unmatched(items.added, rated, source.movies, **told)
 
 
 def split_log(log: Log, args: argparse.Namespace) -> tuple[np.ndarray, dict[str, Any]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.raw.csv_lines import csv_rows
-from pipelines.raw.raw_csv import CsvLayout
+from pipelines.raw.raw_csv import CsvLayout, check_text, open_bytes, or_gzipped
 from pipelines.schema import PreparedError
 
 GENRES_100K = (
@@ -59,6 +59,7 @@ class Source:
         layout: its name, for the manifest.
         ratings: where the ratings are.
         movies: movie id -> row of the movies file, in its order; empty without such a file.
+        movies_file: the name of that file.
         users: user id -> field -> value ("" = missing); empty without such a file.
         users_file: the name of that file.
         rejected: the rows of those two files that could not be used, as arguments of `PreparedWriter.reject`.
@@ -67,6 +68,7 @@ class Source:
     layout: str
     ratings: Ratings
     movies: dict[str, Movie] = field(default_factory=dict)
+    movies_file: str = ""
     users: dict[str, dict[str, str]] = field(default_factory=dict)
     users_file: str = ""
     rejected: list[dict[str, Any]] = field(default_factory=list)
@@ -100,7 +102,7 @@ def open_source(raw: Path) -> Source:
     folders = [raw, *sorted(path for path in raw.glob("*") if path.is_dir())] if raw.is_dir() else []
     for folder in folders:
         for names, reader in LAYOUTS.items():
-            if all((folder / name).is_file() for name in names):
+            if all(or_gzipped(folder / name).is_file() for name in names):
                 return reader(folder)
         if atomic := sorted(folder.glob("*.inter")):
             return _recbole(_whole_log(folder, atomic))
@@ -114,8 +116,9 @@ def _100k(folder: Path) -> Source:
     names = ("user", "item", "rating", "time")
     source = Source(
         "100k",
-        Ratings(folder / "u.data", CsvLayout("\t", names, quoted=False), "user", "item", "time", "rating"),
+        Ratings(or_gzipped(folder / "u.data"), CsvLayout("\t", names, quoted=False), "user", "item", "time", "rating"),
     )
+    source.movies_file = "u.item"
     for row, cells in _rows(folder / "u.item", "|"):
         if len(cells) < 5 + len(GENRES_100K):
             source.reject(file="u.item", row=row, value="|".join(cells), reason="malformed row")
@@ -134,8 +137,11 @@ def _dat(folder: Path) -> Source:
     names = ("user", "_1", "item", "_2", "rating", "_3", "time")
     source = Source(
         "dat",
-        Ratings(folder / "ratings.dat", CsvLayout(":", names, quoted=False), "user", "item", "time", "rating"),
+        Ratings(
+            or_gzipped(folder / "ratings.dat"), CsvLayout(":", names, quoted=False), "user", "item", "time", "rating"
+        ),
     )
+    source.movies_file = "movies.dat"
     for row, cells in _rows(folder / "movies.dat", "::"):
         _add_listed_movie(source, "movies.dat", row, cells)
     source.users_file = "users.dat"
@@ -146,10 +152,13 @@ def _dat(folder: Path) -> Source:
 
 def _csv(ratings: Path, movies: Path) -> Source:
     layout = CsvLayout()
+    ratings, movies = or_gzipped(ratings), or_gzipped(movies)
     source = Source("csv", Ratings(ratings, layout, "userId", "movieId", "timestamp", "rating"))
+    source.movies_file = movies.name
     lines = io.StringIO(_text(movies), newline="")
     rows = csv_rows(lines, file=movies.name, reject=source.reject)
     _, header = next(rows, (1, list(MOVIE_COLUMNS)))  # no rows: there need not be such a file
+    header = [name.strip() for name in header]
     for name in MOVIE_COLUMNS:
         if name not in header:
             raise PreparedError(f"{movies}: column '{name}' is missing from the header; found {header}")
@@ -196,6 +205,7 @@ def _recbole(inter: Path) -> Source:
             columns.get("rating"),
         ),
     )
+    source.movies_file = f"{inter.stem}.item"
     for row, cells in _atomic_rows(inter.with_suffix(".item")):
         title, year = _title_and_year(cells.get("movie_title", ""))
         genres = next((cells[name] for name in ("class", "genre", "genres") if name in cells), "")
@@ -268,8 +278,13 @@ def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _text(path: Path) -> str:
-    """The text of a small table, "" when the file is absent; the older sets are Latin-1, the newer ones UTF-8."""
-    data = path.read_bytes() if path.is_file() else b""
+    """The text of a small table, plain or gzipped, "" without one; the older sets are in Latin-1, newer ones in UTF-8."""
+    path = or_gzipped(path)
+    if not path.is_file():
+        return ""
+    check_text(path)
+    with open_bytes(path) as file:
+        data = file.read()
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -280,7 +295,7 @@ def _atomic_columns(path: Path) -> dict[str, str]:
     """The columns of a RecBole file: name -> the header as written (`user_id:token`)."""
     with open(path, encoding="utf-8-sig", errors="replace") as lines:  # it decodes more than the header
         header = lines.readline().rstrip("\r\n").split("\t")
-    return {column.split(":")[0]: column for column in header}
+    return {column.split(":")[0].strip(): column.strip() for column in header}
 
 
 def _atomic_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:

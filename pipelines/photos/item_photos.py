@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -28,12 +29,32 @@ def photo_folder(args: argparse.Namespace, usual: Iterable[Path] = ()) -> Path |
 def photos_by_name(folder: Path, id_of: Callable[[str], str] = str) -> dict[str, Path]:
     """The photos below a folder by the id that `id_of` makes of a file's name without its ending; the first of each counts.
 
-    Ids are looked up among these, so that none is ever used as a path.
+    Ids are looked up among these, so that none is ever used as a path. Names are in NFC, see `photo_of`.
     """
     photos: dict[str, Path] = {}
     for path in find_photos(folder):
-        photos.setdefault(id_of(path.stem), path)
+        photos.setdefault(id_of(composed(path.stem)), path)
     return photos
+
+
+def photo_of(item: str, photos: Mapping[str, Path]) -> Path | None:
+    """An item's photo among `photos_by_name`, None where there is none.
+
+    Archives from Macs write an accent as a letter of its own (NFD), tables write é as one (NFC): both are the same name.
+    """
+    return photos.get(composed(item))
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's form NFC."""
+    return unicodedata.normalize("NFC", name)
+
+
+def say_photos(image_keys: Iterable[list[str]], folder: Path | None) -> None:
+    """Say how many items have a photo, where photos were asked for."""
+    if folder is not None:
+        has_photo = [bool(keys) for keys in image_keys]
+        print(f"photos: {sum(has_photo):,} of {len(has_photo):,} items have one ({folder})")
 
 
 def store_by_id(
@@ -41,6 +62,7 @@ def store_by_id(
 ) -> list[list[str]]:
     """Store each item's photo under its id; returns the image keys of every item."""
     items = list(item_ids)
-    paths = {item: photos[item] for item in items if item in photos}
+    found = ((item, photo_of(item, photos)) for item in items)
+    paths = {item: path for item, path in found if path is not None}
     stored = store_photos(paths, writer=writer, size=args.image_size, threads=args.threads)
     return [[item] if item in stored else [] for item in items]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -17,14 +17,17 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from pipelines.prepared_writer import PreparedWriter
-from pipelines.raw.csv_lines import UNSPLIT, decode_utf8, split_record
+from pipelines.raw.csv_lines import UNSPLIT, OpenQuotes, decode_utf8, split_record
 from pipelines.raw.raw_table import BLANK, Malformed, RawTable
 from pipelines.schema import PreparedError
 
 BLOCK_BYTES = 4 << 20  # larger blocks fall out of the processor's cache
-LONGEST_RECORD = 20  # lines; where cells may hold line breaks, a quote still open after that many is a stray one
+CARELESS_LINES = 20  # a record of more must be quoted by the rules, lest a stray quote swallow the rows after it
 WRONG_COUNT = "wrong number of fields"
 GZIP = b"\x1f\x8b"  # how such a file begins
+ZIP = b"PK\x03\x04"
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+PEEK_BYTES = 1 << 16
 NEWLINE = ord("\n")
 
 
@@ -61,6 +64,7 @@ class RawCsv(RawTable):
         layout: how its rows are laid out; comma-separated with a header by default.
         quoted_newlines: whether a quoted field may hold line breaks (the file is then read as one block).
         name: what the file is called in the account of its rows; its own name where None.
+        may_be_empty: the columns that may have empty cells; the message about a missing one says so.
 
     Raises:
         PreparedError: the file or one of its columns is missing, or it is not UTF-8.
@@ -75,6 +79,7 @@ class RawCsv(RawTable):
         layout: CsvLayout = CsvLayout(),
         quoted_newlines: bool = False,
         name: str | None = None,
+        may_be_empty: Collection[str] = (),
     ):
         super().__init__(path, columns, writer=writer, first_row=layout.first_row, name=name)
         self.layout = layout
@@ -83,13 +88,26 @@ class RawCsv(RawTable):
         self._names, self._data_start = read_header(path, layout)
         for column in self.columns:
             if column not in self._names:
-                raise PreparedError(
-                    f"{path}: column {column!r} is missing (found {', '.join(self._names)}); "
-                    "restore it from the original file, or add it with empty values where they are unknown"
-                )
+                cure = "restore it from the original file"
+                if column in may_be_empty:
+                    cure += ", or add it with empty values where they are unknown"
+                elif not may_be_empty:
+                    cure = f"it is required, as are {', '.join(self.columns)}: {cure}"
+                else:
+                    cure = f"it is required: {cure}"
+                found = ", ".join(self._names) or "none"
+                raise PreparedError(f"{path}: column {column!r} is missing (found {found}); {cure}")
 
     def _size(self) -> tuple[int | None, str]:
         return (None if is_packed(self.path) else self.path.stat().st_size), "B"
+
+    def _advice(self) -> str:
+        if self._quoted_newlines or not any(row.reason == UNSPLIT for row in self._malformed):
+            return ""
+        return (
+            f". The cells of {self.name} may hold no line breaks, not even in a column that is not used: "
+            "write the file again without that column, or with blanks for the line breaks"
+        )
 
     def _blocks(self) -> Iterator[tuple[pa.RecordBatch, int]]:
         """Parse one block ahead, on a thread of our own: Arrow's own threads would lose the rows' numbers."""
@@ -156,23 +174,38 @@ class RawCsv(RawTable):
     def _parse_by_line(self, data: bytes, first_row: int) -> tuple[pa.RecordBatch, list[Malformed]]:
         """Parse a block with blank lines or an open quote: slowly, but rows keep their numbers, and a quote costs one."""
         lines = list(io.StringIO(decode_utf8(data, self.path, first_row=first_row), newline=""))
-        most = LONGEST_RECORD if self._quoted_newlines else 1
+        most = CARELESS_LINES if self._quoted_newlines else 1
+        fields = len(self._names)
+        quotes = OpenQuotes(lines, fields, self.layout.delimiter) if self._quoted_newlines else None
         kept: list[list[str]] = []
         malformed: list[Malformed] = []
         at = 0
         while at < len(lines):
             cells, used = self._split(lines[at : at + most])
-            row, text = first_row + len(kept) + len(malformed), lines[at].rstrip("\r\n")
-            if cells is None or (used > 1 and len(cells) != len(self._names)):
-                malformed.append(Malformed(row, text, UNSPLIT))
-                used = 1  # the lines after it are rows of their own
-            elif len(cells) == len(self._names):
+            reason = WRONG_COUNT if cells else BLANK
+            if cells is None or (used > 1 and (len(cells) != fields or (quotes and quotes.swallows_rows(at)))):
+                cells, used, reason = self._split_long(lines, at, quotes)
+            if cells is not None and len(cells) == fields:
                 kept.append(cells)
             else:
-                malformed.append(Malformed(row, text, WRONG_COUNT if cells else BLANK))
+                malformed.append(Malformed(first_row + len(kept) + len(malformed), lines[at].rstrip("\r\n"), reason))
             at += used
         columns = {name: pa.array([cells[at] for cells in kept], pa.string()) for at, name in enumerate(self._names)}
         return pa.RecordBatch.from_pydict({name: columns[name] for name in self.columns}), malformed
+
+    def _split_long(self, lines: list[str], at: int, quotes: OpenQuotes | None) -> tuple[list[str] | None, int, str]:
+        """Split a record that goes on in many lines, or whose quote is a stray one: the lines after it are then rows.
+
+        Returns:
+            Its cells, None where it is to be rejected; the lines it took; why it would be rejected.
+        """
+        end = quotes.end(at) if quotes else None
+        if quotes is None or end is None:
+            return None, 1, UNSPLIT
+        used, fields = end
+        if fields == len(self._names):
+            return self._split(lines[at : at + used])[0], used, UNSPLIT  # whole, unless a cell is too long
+        return (None, 1, UNSPLIT) if quotes.holds_rows(at) else (None, used, WRONG_COUNT)
 
     def _split(self, lines: list[str]) -> tuple[list[str] | None, int]:
         """See `split_record`; where nothing is quoted, a quote is a letter like any other."""
@@ -183,21 +216,52 @@ class RawCsv(RawTable):
 
 
 def read_header(path: Path, layout: CsvLayout = CsvLayout()) -> tuple[list[str], int]:
-    """Return the names of all columns of a CSV file, and the byte at which the data begin.
+    """Return the names of all columns of a CSV file, without blanks around them, and the byte at which the data begin.
 
     Raises:
-        PreparedError: there is no such file.
+        PreparedError: there is no such file, or it is no text in UTF-8.
     """
     if not path.is_file():
         packed = path.with_name(path.name + ".zip")
-        hint = f"unpack {packed} first" if packed.is_file() else "check --raw"
+        hint = f"unpack {packed} first" if packed.is_file() else f"check --raw ({path.name}.gz would do as well)"
         raise PreparedError(f"{path} is missing; {hint}")
+    check_text(path)
     if layout.names:
         return list(layout.names), 0
     with open_bytes(path) as file:
         line = file.readline()
     cells, _ = split_record([line.decode("utf-8-sig", errors="replace")], layout.delimiter)
-    return list(cells or []), len(line)
+    return [name.strip() for name in cells or []], len(line)
+
+
+def check_text(path: Path) -> None:
+    """Refuse files that are no lines of UTF-8, of which a parser would make garbage.
+
+    Raises:
+        PreparedError: what the file is, and how to convert it.
+    """
+    with open_bytes(path) as file:
+        data = file.read(PEEK_BYTES)
+    if data.startswith(ZIP):
+        raise PreparedError(
+            f"{path} is a zip archive or a spreadsheet (.xlsx); unpack the archive, or save the spreadsheet as CSV"
+        )
+    if data.startswith(UTF_16) or b"\0" in data[:2]:
+        raise PreparedError(
+            f"{path} is UTF-16; save it as CSV in UTF-8, or convert it: "
+            f"`iconv -f UTF-16 -t UTF-8 {path.name} > converted.csv`"
+        )
+    if b"\r" in data[:-1] and b"\n" not in data:
+        raise PreparedError(
+            f"{path} ends its lines as old Macs do (CR alone); convert it: "
+            f"`tr '\\r' '\\n' < {path.name} > converted.csv`"
+        )
+
+
+def or_gzipped(path: Path) -> Path:
+    """The file itself, or where there is none its gzipped copy `path.gz`; where there is neither, the file."""
+    packed = path.with_name(path.name + ".gz")
+    return packed if not path.is_file() and packed.is_file() else path
 
 
 def is_packed(path: Path) -> bool:

@@ -142,10 +142,16 @@ class RawTable(ABC):
         if self.rejected > max_rejected * self.rows:
             raise PreparedError(
                 f"{self.path}: {self.rejected:,} of {self.rows:,} rows were rejected, more than "
-                f"--max-rejected {max_rejected:g} allows; reasons so far: {self._writer.rejected}"
+                f"--max-rejected {max_rejected:g} allows; reasons so far: {self._writer.rejected}{self._advice()}"
             )
         if self.rejected == self.rows:
-            raise PreparedError(f"{self.path}: none of its {self.rows:,} rows is usable: {self._writer.rejected}")
+            raise PreparedError(
+                f"{self.path}: none of its {self.rows:,} rows is usable: {self._writer.rejected}{self._advice()}"
+            )
+
+    def _advice(self) -> str:
+        """What may help where too many rows were rejected, for the end of the message."""
+        return ""
 
     def rows_of_kept(self, positions: np.ndarray) -> np.ndarray:
         """Return the 1-based rows in the file of kept rows, given their places among the kept ones, `[n]` int64."""

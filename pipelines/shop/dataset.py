@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 
+import numpy as np
 import pandas as pd
 
+from pipelines.photos.item_photos import say_photos
 from pipelines.prepared_writer import PreparedWriter
 from pipelines.purchase_split import PurchaseSplit
 from pipelines.shop.files import ShopFiles, find_files
 from pipelines.shop.photos import shop_photo_folder, store_shop_photos
 from pipelines.shop.purchases import read_purchases
 from pipelines.shop.tables import attribute_columns, read_customers, read_items, said_once
-from pipelines.summary import print_summary
+from pipelines.summary import print_summary, print_unmatched
 
 PLACES = ("items", "purchases", "customers", "images", "out", "overwrite")  # options that say where, not how
 
@@ -50,6 +52,11 @@ def prepare(args: argparse.Namespace) -> None:
         writer.notes["users_only_in_purchases"] = len(new)
         writer.notes["items_without_image"] = sum(not keys for keys in images)
     print_summary(args.out)
+    say_photos(images, folder)
+    if files.customers:
+        bought = len(np.unique(purchases.columns["user"]))
+        told = {"kind": "customers", "here": "purchases", "table": files.customers.name, "without": "fields"}
+        print_unmatched(purchases.new_customers, bought, users["user_id"], **told)
 
 
 def _tell_unused(files: ShopFiles, attributes: list[str]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
-from pipelines.photos.images import store_photos
-from pipelines.photos.item_photos import photo_folder, photos_by_name, store_by_id
+from pipelines.photos.images import find_photos, store_photos
+from pipelines.photos.item_photos import composed, photo_folder, photos_by_name, store_by_id
 from pipelines.prepared_writer import PreparedWriter
 from pipelines.schema import PreparedError
 from pipelines.shop.files import ShopFile
@@ -45,7 +46,7 @@ def _called_like_items(
     folder: Path, item_ids: pd.Series, args: argparse.Namespace, writer: PreparedWriter
 ) -> list[list[str]]:
     photos = photos_by_name(folder)
-    writer.notes["photos_of_no_item"] = len(photos.keys() - set(item_ids))
+    writer.notes["photos_of_no_item"] = len(photos.keys() - set(map(composed, item_ids)))
     return store_by_id(photos, item_ids, args, writer)
 
 
@@ -65,10 +66,11 @@ def _named(
         keys.append(list(dict.fromkeys(names)))
         for name in keys[-1]:
             first_row.setdefault(name, row)
+    find = NamedPhotos(folder)
     paths = {}
     for name in first_row:
-        if _stays_inside(name):
-            paths[name] = folder / name
+        if _stays_inside(_with_slashes(name)):
+            paths[name] = find(name)
         else:
             reject(name, "photo is named by a path that leaves --images")
     stored = store_photos(
@@ -79,6 +81,46 @@ def _named(
         reject=lambda name, path, reason: reject(name, reason),
     )
     return [[name for name in names if name in stored] for names in keys]
+
+
+class NamedPhotos:
+    """Finds the photos that a table names: as they are written, else by what systems change about a name.
+
+    Args:
+        folder: the photos are below it.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def __call__(self, name: str) -> Path:
+        """The photo of a name that `_stays_inside`; where there is none, the path that it should have."""
+        path = self._folder / name
+        if path.is_file():
+            return path
+        slashed = self._folder / _with_slashes(name)
+        if slashed.is_file():
+            return slashed
+        return self._by_alike.get(_alike(_with_slashes(name)), slashed)
+
+    @cached_property
+    def _by_alike(self) -> dict[str, Path]:
+        """Photos by their path without what may differ: the letter case of the ending, and Unicode's form."""
+        photos: dict[str, Path] = {}
+        for path in find_photos(self._folder):
+            photos.setdefault(_alike(path.relative_to(self._folder).as_posix()), path)
+        return photos
+
+
+def _with_slashes(name: str) -> str:
+    """A path as Windows writes it, with slashes."""
+    return name.replace("\\", "/")
+
+
+def _alike(name: str) -> str:
+    """What two names have in common that mean the same photo."""
+    stem, ending = os.path.splitext(composed(os.path.normpath(name)))
+    return stem + ending.lower()
 
 
 def _stays_inside(name: str) -> bool:

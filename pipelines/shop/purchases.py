@@ -16,6 +16,7 @@ from pipelines.raw.raw_table import RawTable
 from pipelines.shop.files import ShopFile
 from pipelines.shop.tables import improper, proper_shop_ids
 from pipelines.shop.times import REASON, read_times
+from pipelines.time_bounds import TOO_EARLY, TOO_LATE, is_too_early, is_too_late
 
 
 @dataclass
@@ -97,6 +98,8 @@ def _convert(
     kept = np.ones(len(block), bool)
     for name, proper, reason in (
         ("time", proper_time, REASON),
+        ("time", ~is_too_early(time), TOO_EARLY),
+        ("time", ~is_too_late(time), TOO_LATE),
         ("customer_id", proper_shop_ids(buyers), improper("customer_id")),
         ("item_id", proper_shop_ids(bought), improper("item_id")),
         ("item_id", item >= 0, "item_id is not in the items file"),

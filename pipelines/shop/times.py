@@ -13,9 +13,14 @@ REASON = "time is neither a date nor seconds or milliseconds since 1970"
 DATE = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
 CLOCK = r"[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?"
 ZONE = "( ?(Z|UTC|[+-][0-9]{2}(:?[0-9]{2})?))?"
-EIGHT_DIGITS = "(19|20)[0-9]{6}"  # a date too: as seconds they would lie in 1970
-MOMENT = f"^({DATE}([T ]{CLOCK}{ZONE})?|{EIGHT_DIGITS})$"
+DIGITS = "(19|20)[0-9]{6}([0-9]{4}([0-9]{2})?)?"  # YYYYMMDD, YYYYMMDDHHMM, YYYYMMDDHHMMSS
+MOMENT = f"^({DATE}([T ]{CLOCK}{ZONE})?|{DIGITS})$"
+SPACED = (  # such digits, and how pandas reads them
+    ("^([0-9]{8})([0-9]{2})([0-9]{2})$", r"\1T\2\3"),
+    ("^([0-9]{8})([0-9]{2})([0-9]{2})([0-9]{2})$", r"\1T\2\3\4"),
+)
 NUMBER = r"^[0-9]+(\.[0-9]+)?$"
+FIRST_SECONDS = 1e8  # of March 1973; smaller numbers are dates such as 31122024, or no times at all
 FIRST_MILLISECONDS = 1e11  # as seconds this is the year 5138, as milliseconds 1973
 YEAR_10000 = 253_402_300_800  # seconds since 1970
 
@@ -27,7 +32,8 @@ def read_times(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         column: strings.
 
     Returns:
-        `[n]` whole seconds since 1970, and `[n]` bool: which could be read.
+        `[n]` whole seconds since 1970 (negative before; the year 10000 for all that is later), and `[n]` bool: which
+        could be read.
     """
     encoded = column.dictionary_encode()
     codes = encoded.indices.to_numpy()
@@ -36,24 +42,27 @@ def read_times(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _parse(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    seconds = np.full(len(texts), -1, np.int64)
+    seconds, proper = np.zeros(len(texts), np.int64), np.zeros(len(texts), bool)
     moments = as_mask(pc.match_substring_regex(texts, MOMENT))
     numbers = as_mask(pc.match_substring_regex(texts, NUMBER)) & ~moments
-    seconds[moments] = _of_moments(texts.filter(pa.array(moments)))
-    seconds[numbers] = _of_numbers(texts.filter(pa.array(numbers)))
-    return seconds, (seconds >= 0) & (seconds < YEAR_10000)
+    seconds[moments], proper[moments] = _of_moments(texts.filter(pa.array(moments)))
+    seconds[numbers], proper[numbers] = _of_numbers(texts.filter(pa.array(numbers)))
+    return seconds, proper
 
 
-def _of_moments(texts: pa.Array) -> np.ndarray:
-    """Seconds of dates, with or without a time; -1 for what the calendar does not have."""
+def _of_moments(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds of dates, with or without a time, and which of them the calendar has."""
     if not len(texts):
-        return np.zeros(0, np.int64)
+        return np.zeros(0, np.int64), np.zeros(0, bool)
     texts = pc.replace_substring_regex(texts, " ?UTC$", "Z")
+    for digits, spaced in SPACED:
+        texts = pc.replace_substring_regex(texts, digits, spaced)
     moments = pd.to_datetime(texts.to_pandas(), format="ISO8601", utc=True, errors="coerce")
-    return np.where(moments.notna(), moments.dt.as_unit("s").astype(np.int64), -1)
+    proper = moments.notna().to_numpy()
+    return np.where(proper, moments.dt.as_unit("s").astype(np.int64), 0), proper
 
 
-def _of_numbers(texts: pa.Array) -> np.ndarray:
+def _of_numbers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     numbers = pc.cast(texts, pa.float64()).to_numpy()
     seconds = np.floor(np.where(numbers < FIRST_MILLISECONDS, numbers, numbers / 1000))
-    return np.minimum(seconds, YEAR_10000).astype(np.int64)
+    return np.minimum(seconds, YEAR_10000).astype(np.int64), numbers >= FIRST_SECONDS
