@@ -24,6 +24,7 @@ from tfrec.features import writer as feature_writer
 from tfrec.features.blocks import PhotoBlocks, TextBlocks
 from tfrec.features.store import FeatureError, SideStore, content_keys, stored_sides
 from tfrec.features.writer import FeatureWriter, kept_and_fresh
+from tfrec.runs.lock import LOCK, FolderInUseError, only_writer
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def test_nothing_is_lost_where_one_store_takes_anothers_place(shop, sides, tmp_p
     store = FeatureWriter(sides["text"], shop, tmp_path / "store", tokens=True).write()
     assert sorted(p.name for p in store.folder.iterdir()) == sorted(p.name for p in expected.folder.iterdir())
     np.testing.assert_array_equal(store.array("tokens"), expected.array("tokens"))
-    assert [p.name for p in store.folder.parent.iterdir()] == ["text"]
+    assert {p.name for p in store.folder.parent.iterdir()} == {"text", LOCK}
 
 
 def test_a_store_that_is_broken_is_made_again(shop, sides, tmp_path, caplog):
@@ -166,6 +167,30 @@ def test_an_interrupted_store_goes_on_where_it_stopped(shop, sides, tmp_path, mo
     assert store.keys == whole.keys
     for array in ("vectors", "tokens"):
         np.testing.assert_allclose(store.array(array), whole.array(array), atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_a_second_writer_of_a_store_is_refused_and_disturbs_nothing(shop, sides, tmp_path, monkeypatch, kind):
+    """It would begin the arrays anew under the first one's hands, which would publish what it had lost as zeros."""
+    expected = FeatureWriter(sides["text"], shop, tmp_path / "alone", tokens=True, batch=8).write()
+    blocks, encode = TextBlocks, TextBlocks.__call__
+    store, refused = tmp_path / "store", []
+
+    def joined(self, start, stop):
+        for number, block in enumerate(encode(self, start, stop)):
+            yield block
+            if number == 1:
+                with pytest.raises(FolderInUseError, match="store: another process encodes into it") as told:
+                    FeatureWriter(sides[kind], shop, store, tokens=True, batch=8).write()
+                refused.append(str(told.value))
+
+    monkeypatch.setattr(blocks, "__call__", joined)
+    made = FeatureWriter(sides["text"], shop, store, tokens=True, batch=8).write()
+    assert len(refused) == 1
+    assert "\n" not in refused[0]
+    np.testing.assert_array_equal(made.vectors, expected.vectors)
+    with only_writer(store):  # a whole store is read whoever writes there
+        assert FeatureWriter(sides["text"], shop, store, tokens=True, batch=8).write().keys == expected.keys
 
 
 def test_a_disk_without_room_for_the_store_is_told_before_anything_is_encoded(shop, sides, tmp_path, monkeypatch):

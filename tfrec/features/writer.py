@@ -28,6 +28,7 @@ from tfrec.encoders.sides import Side, TextSide, save_side
 from tfrec.features.blocks import IMAGE_BATCH, TEXT_BATCH, PhotoBlocks, TextBlocks, blocks_of, checked
 from tfrec.features.store import FORMAT, MANIFEST, UNITS, FeatureError, SideStore, content_keys
 from tfrec.graphs import with_rewrites
+from tfrec.runs.lock import FolderInUseError, only_writer
 
 log = logging.getLogger("tfrec")
 
@@ -37,6 +38,8 @@ SAVE_SECONDS = 20.0
 @dataclass
 class FeatureWriter:
     """Writes one side of a feature store; a second call goes on where an interrupted one stopped.
+
+    One process at a time writes a store, of whichever side. One that finds all its contents there waits for nobody.
 
     Args:
         side: the frozen encoder.
@@ -80,14 +83,30 @@ class FeatureWriter:
 
         Raises:
             FeatureError: the dataset has no content of the side, or the encoder gave what cannot be stored.
+            FolderInUseError: another process writes the store.
         """
         clear_up(self.folder)
         wanted = sorted(self.first, key=self.first.__getitem__)
         plan = self._plan(wanted)
+        whole = self._whole(plan)
+        if whole is not None:
+            return whole
+        try:
+            with only_writer(self.store):
+                return self._write(plan, wanted, make)
+        except FolderInUseError:
+            raise FolderInUseError(
+                f"{self.store}: another process encodes into it; wait for it or end it, then give the same command again"
+            ) from None
+
+    def _write(
+        self, plan: dict, wanted: list[str], make: "Callable[[FeatureWriter, list[int]], Iterator[int]] | None"
+    ) -> SideStore:
+        """See `write`; the store is this process's."""
+        whole = self._whole(plan)
+        if whole is not None:  # whoever wrote it until now has made it whole
+            return whole
         old = self._reusable(plan)
-        if old is not None and set(wanted) <= set(old.keys):
-            log.info("%s: nothing new to encode (%d %ss)", self.folder, len(wanted), self.side.kind)
-            return old
         kept, fresh = kept_and_fresh(old.keys if old else [], wanted)
         arrays, done = self._open_work(plan, len(kept) + len(fresh), old, kept)
         items = np.array([self.first[key] for key in fresh], np.int64)
@@ -117,6 +136,17 @@ class FeatureWriter:
             "contents": hashlib.sha256("\n".join(wanted).encode()).hexdigest(),
         }
 
+    def _whole(self, plan: dict) -> SideStore | None:
+        """The store as it is, if there is nothing to encode."""
+        try:
+            old = SideStore(self.folder)
+        except FeatureError:
+            return None
+        if not self._fits(old, plan) or not set(self.first) <= set(old.keys):
+            return None
+        log.info("%s: nothing new to encode (%d %ss)", self.folder, len(self.first), self.side.kind)
+        return old
+
     def _reusable(self, plan: dict) -> SideStore | None:
         """The store as it is, if the same encoder made it in the same form."""
         if not (self.folder / MANIFEST).is_file():
@@ -126,8 +156,11 @@ class FeatureWriter:
         except FeatureError as error:
             log.warning("%s; it is encoded anew", error)
             return None
-        same = all(old.manifest.get(name) == plan[name] for name in ("digest", "stored", "pool", "precision"))
-        return old if same else None
+        return old if self._fits(old, plan) else None
+
+    def _fits(self, old: SideStore, plan: dict) -> bool:
+        """Whether the same encoder made a store in the same form."""
+        return all(old.manifest.get(name) == plan[name] for name in ("digest", "stored", "pool", "precision"))
 
     # -- arrays ------------------------------------------------------------------------------------------------
 
