@@ -169,6 +169,25 @@ def test_an_interrupted_store_goes_on_where_it_stopped(shop, sides, tmp_path, mo
         np.testing.assert_allclose(store.array(array), whole.array(array), atol=1e-3)
 
 
+def test_a_whole_store_is_taken_in_whatever_precision_it_was_computed(shop, sides, tmp_path, monkeypatch):
+    counts = encoded_items(monkeypatch)
+    with global_policy("mixed_bfloat16"):
+        store = FeatureWriter(sides["text"], shop, tmp_path).write()
+    with global_policy("float32"):
+        assert FeatureWriter(sides["text"], shop, tmp_path).write().manifest["precision"] == "mixed_bfloat16"
+        assert len(counts) == 1
+        again = FeatureWriter(sides["text"], shop, tmp_path, same_precision=True).write()
+        assert again.manifest["precision"] == "float32"
+        items = shop.items.copy()
+        items.at[0, "text"] = "a text that no item had"
+        monkeypatch.setattr(shop, "items", items)
+        assert FeatureWriter(sides["text"], shop, tmp_path).write().manifest["precision"] == "float32"
+    with global_policy("mixed_bfloat16"):
+        items.at[1, "text"] = "another that no item had"
+        FeatureWriter(sides["text"], shop, tmp_path).write()
+    assert counts == [len(store.keys), len(store.keys), 1, len(store.keys)]  # never of two precisions
+
+
 @pytest.mark.parametrize("kind", ["text", "image"])
 def test_a_second_writer_of_a_store_is_refused_and_disturbs_nothing(shop, sides, tmp_path, monkeypatch, kind):
     """It would begin the arrays anew under the first one's hands, which would publish what it had lost as zeros."""

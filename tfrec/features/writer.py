@@ -50,6 +50,8 @@ class FeatureWriter:
         batch: contents encoded at a time.
         part: contents that one of several processes encodes at a time; rounded up to whole batches.
         calls: batches that this process encodes side by side.
+        same_precision: encode everything again where the store was computed in another precision than the process's; else
+            a store that holds everything is taken as it is.
     """
 
     side: Side
@@ -60,6 +62,7 @@ class FeatureWriter:
     batch: int | None = None
     part: int = 2048
     calls: int = 1
+    same_precision: bool = False
 
     def __post_init__(self) -> None:
         self.folder = self.store / self.side.kind
@@ -142,13 +145,14 @@ class FeatureWriter:
             old = SideStore(self.folder)
         except FeatureError:
             return None
-        if not self._fits(old, plan) or not set(self.first) <= set(old.keys):
+        computed = not self.same_precision or old.manifest.get("precision") == plan["precision"]
+        if not (computed and self._fits(old, plan) and set(self.first) <= set(old.keys)):
             return None
         log.info("%s: nothing new to encode (%d %ss)", self.folder, len(self.first), self.side.kind)
         return old
 
     def _reusable(self, plan: dict) -> SideStore | None:
-        """The store as it is, if the same encoder made it in the same form."""
+        """The store as it is, if what is new can join it: the same encoder made it, in the same form and precision."""
         if not (self.folder / MANIFEST).is_file():
             return None
         try:
@@ -156,11 +160,11 @@ class FeatureWriter:
         except FeatureError as error:
             log.warning("%s; it is encoded anew", error)
             return None
-        return old if self._fits(old, plan) else None
+        return old if self._fits(old, plan) and old.manifest.get("precision") == plan["precision"] else None
 
     def _fits(self, old: SideStore, plan: dict) -> bool:
         """Whether the same encoder made a store in the same form."""
-        return all(old.manifest.get(name) == plan[name] for name in ("digest", "stored", "pool", "precision"))
+        return all(old.manifest.get(name) == plan[name] for name in ("digest", "stored", "pool"))
 
     # -- arrays ------------------------------------------------------------------------------------------------
 
