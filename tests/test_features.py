@@ -279,6 +279,21 @@ def test_a_store_that_is_not_filled_is_not_published(shop, sides, tmp_path):
     assert not (tmp_path / "text").exists()
 
 
+def test_what_is_kept_is_copied_a_block_at_a_time(monkeypatch):
+    stored, most = np.arange(600, dtype=np.float16).reshape(100, 2, 3), []
+
+    class Rows(np.ndarray):
+        def __getitem__(self, rows):
+            most.append(len(rows))
+            return np.asarray(self)[rows]
+
+    monkeypatch.setattr(feature_writer, "COPIED", 84)  # seven rows
+    rows, to = np.array([*range(50, 90), *range(5)]), np.zeros((47, 2, 3), np.float16)
+    feature_writer.copy_rows(stored.view(Rows), rows, to)
+    np.testing.assert_array_equal(to, np.concatenate([stored[rows], np.zeros((2, 2, 3))]))
+    assert most == [7] * 6 + [3]
+
+
 def test_new_contents_are_found_in_one_pass_over_the_keys():
     class Key(str):
         looked_up = 0

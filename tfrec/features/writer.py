@@ -33,6 +33,7 @@ from tfrec.runs.lock import FolderInUseError, only_writer
 log = logging.getLogger("tfrec")
 
 SAVE_SECONDS = 20.0
+COPIED = 1 << 26  # bytes of a stored array that are in memory while its rows are copied
 
 
 @dataclass
@@ -194,9 +195,9 @@ class FeatureWriter:
         arrays = self._open_arrays(count, "w+" if done is None else "r+")
         if done is None and old is not None:
             place = {key: row for row, key in enumerate(old.keys)}
-            rows = [place[key] for key in kept]
+            rows = np.array([place[key] for key in kept], np.int64)
             for name, array in arrays.items():
-                array[: len(kept)] = old.array(name)[rows]
+                copy_rows(old.array(name), rows, array)
         if done:
             log.info("%s: goes on after %d %ss", self.folder, done, self.side.kind)
         return arrays, done or 0
@@ -314,6 +315,14 @@ class FeatureWriter:
         for array in arrays.values():
             array.flush()
         write_whole(self.work / "progress.json", json.dumps({**self._header, "done": done}))
+
+
+def copy_rows(stored: np.ndarray, rows: np.ndarray, to: np.ndarray) -> None:
+    """Copy the rows `[K]` of a stored array to the first K of another, a block at a time: a store may exceed the memory."""
+    block = max(1, COPIED // max(1, stored.nbytes // max(1, len(stored))))
+    for start in range(0, len(rows), block):
+        part = rows[start : start + block]
+        to[start : start + len(part)] = stored[part]
 
 
 def kept_and_fresh(stored: Sequence[str], wanted: Sequence[str]) -> tuple[list[str], list[str]]:
