@@ -416,6 +416,22 @@ def test_customers_are_read_alike_whole_and_chosen(prepared):
     assert whole.fields[:4, 0].tolist() == [2, 1, 0, 0]  # known, unknown, missing twice
 
 
+@pytest.mark.parametrize("chosen", [np.arange(USERS), np.array([2, 3, 5, 250, 698])])
+def test_purchases_that_the_model_does_not_read_take_no_place_in_a_history(prepared, chosen):
+    """Of items that an export added. Customers who bought such ones lately would be answered as if they were new."""
+    rows, readable = np.arange(ITEMS, dtype=np.int32), ITEMS // 4
+    options = {"fields": {"club": ["member"]}, "with_seen": True}
+    every = CustomerReader(prepared, rows, length=1000, **options).read(chosen)
+    some = CustomerReader(prepared, rows, length=LENGTH, readable=readable, **options).read(chosen)
+    for history, days, short, short_days in zip(every.history, every.days_ago, some.history, some.days_ago):
+        read = (history >= 0) & (history < readable)
+        expected = np.concatenate([np.full(LENGTH, -1), history[read]])[-LENGTH:]
+        assert short.tolist() == expected.tolist()
+        assert short_days[short >= 0].tolist() == days[read][-LENGTH:].tolist()
+    assert (some.history >= 0).any()
+    assert [some.seen[i].tolist() for i in range(len(chosen))] == [every.seen[i].tolist() for i in range(len(chosen))]
+
+
 @pytest.mark.parametrize("module", ["tfrec.retrieve", "tfrec.export", "tfrec.versions"])
 def test_help_does_not_wait_for_tensorflow(module):
     code = (

@@ -335,6 +335,7 @@ def _reader(options: RetrieveOptions, data: Path, model: LoadedModel) -> Custome
         fields=model.manifest["user_fields"],
         until=None if options.until is None else int(options.until.timestamp()),
         with_seen=bool(options.exclude_seen),
+        readable=model.manifest.get("readable_items"),
     )
 
 
