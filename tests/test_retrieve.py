@@ -320,6 +320,7 @@ def test_what_a_stopped_removal_left_is_not_taken_for_parts(models, prepared, tm
     job = load_job(RetrieveOptions(models / "shop", prepared, out, batch=64, part=150))
     job.parts.write(1, pq.read_table(tmp_path / "whole.parquet").slice(0, 1))
     (job.parts.folder / "job.json").unlink()
+    job.parts.close()
     go(models, prepared, out, part=150, resume=True)
     assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
 
@@ -332,6 +333,7 @@ def test_resuming_keeps_the_parts_that_are_there(models, prepared, tmp_path):
         customers.ids, np.zeros((150, 1), np.int32), np.ones((150, 1), np.float32), pa.array(["marked"])
     )
     job.parts.write(1, marked)
+    job.parts.close()
     done = []
     load_job(RetrieveOptions(models / "shop", prepared, out, batch=64, part=150, resume=True)).run(done.append)
     assert sum(done) == USERS
@@ -347,6 +349,23 @@ def test_parts_of_another_job_are_not_mixed(models, prepared, tmp_path):
         load_job(RetrieveOptions(models / "shop", prepared, out, k=6, resume=True))
     assert go(models, prepared, out, k=6) == USERS  # without --resume it starts afresh
     assert len(pd.read_parquet(out)["item_ids"][0]) == 6
+
+
+@pytest.mark.parametrize("more", [[], ["--resume"], ["--k", "5"]])
+def test_a_second_retrieval_to_the_same_file_is_refused_and_disturbs_nothing(models, prepared, tmp_path, capsys, more):
+    """It would remove the first one's parts, or add its own to them."""
+    out = tmp_path / "recs.parquet"
+    job = load_job(RetrieveOptions(models / "shop", prepared, out, batch=64, part=150))
+    job.make(0)
+    words = ["--model", str(models / "shop"), "--data", str(prepared), "--out", str(out)]
+    assert command.main([*words, *more]) == 2
+    assert f"error: --out {out}: another process makes it" in capsys.readouterr().err.splitlines()[-1]
+    assert job.missing() == [1, 2, 3, 4]
+    assert job.run(lambda done: None) == USERS
+    go(models, prepared, tmp_path / "whole.parquet")
+    assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert go(models, prepared, out) == USERS  # it is free again
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["recs.parquet", "whole.parquet"]
 
 
 def test_a_failing_writer_ends_the_run(models, prepared, tmp_path, monkeypatch):
