@@ -24,6 +24,7 @@ from tfrec.features import writer as feature_writer
 from tfrec.features.blocks import PhotoBlocks, TextBlocks
 from tfrec.features.store import FeatureError, SideStore, content_keys, stored_sides
 from tfrec.features.writer import FeatureWriter, kept_and_fresh
+from tfrec.runs.lock import LOCK, FolderInUseError, only_writer
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def test_nothing_is_lost_where_one_store_takes_anothers_place(shop, sides, tmp_p
     store = FeatureWriter(sides["text"], shop, tmp_path / "store", tokens=True).write()
     assert sorted(p.name for p in store.folder.iterdir()) == sorted(p.name for p in expected.folder.iterdir())
     np.testing.assert_array_equal(store.array("tokens"), expected.array("tokens"))
-    assert [p.name for p in store.folder.parent.iterdir()] == ["text"]
+    assert {p.name for p in store.folder.parent.iterdir()} == {"text", LOCK}
 
 
 def test_a_store_that_is_broken_is_made_again(shop, sides, tmp_path, caplog):
@@ -166,6 +167,49 @@ def test_an_interrupted_store_goes_on_where_it_stopped(shop, sides, tmp_path, mo
     assert store.keys == whole.keys
     for array in ("vectors", "tokens"):
         np.testing.assert_allclose(store.array(array), whole.array(array), atol=1e-3)
+
+
+def test_a_whole_store_is_taken_in_whatever_precision_it_was_computed(shop, sides, tmp_path, monkeypatch):
+    counts = encoded_items(monkeypatch)
+    with global_policy("mixed_bfloat16"):
+        store = FeatureWriter(sides["text"], shop, tmp_path).write()
+    with global_policy("float32"):
+        assert FeatureWriter(sides["text"], shop, tmp_path).write().manifest["precision"] == "mixed_bfloat16"
+        assert len(counts) == 1
+        again = FeatureWriter(sides["text"], shop, tmp_path, same_precision=True).write()
+        assert again.manifest["precision"] == "float32"
+        items = shop.items.copy()
+        items.at[0, "text"] = "a text that no item had"
+        monkeypatch.setattr(shop, "items", items)
+        assert FeatureWriter(sides["text"], shop, tmp_path).write().manifest["precision"] == "float32"
+    with global_policy("mixed_bfloat16"):
+        items.at[1, "text"] = "another that no item had"
+        FeatureWriter(sides["text"], shop, tmp_path).write()
+    assert counts == [len(store.keys), len(store.keys), 1, len(store.keys)]  # never of two precisions
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_a_second_writer_of_a_store_is_refused_and_disturbs_nothing(shop, sides, tmp_path, monkeypatch, kind):
+    """It would begin the arrays anew under the first one's hands, which would publish what it had lost as zeros."""
+    expected = FeatureWriter(sides["text"], shop, tmp_path / "alone", tokens=True, batch=8).write()
+    blocks, encode = TextBlocks, TextBlocks.__call__
+    store, refused = tmp_path / "store", []
+
+    def joined(self, start, stop):
+        for number, block in enumerate(encode(self, start, stop)):
+            yield block
+            if number == 1:
+                with pytest.raises(FolderInUseError, match="store: another process encodes into it") as told:
+                    FeatureWriter(sides[kind], shop, store, tokens=True, batch=8).write()
+                refused.append(str(told.value))
+
+    monkeypatch.setattr(blocks, "__call__", joined)
+    made = FeatureWriter(sides["text"], shop, store, tokens=True, batch=8).write()
+    assert len(refused) == 1
+    assert "\n" not in refused[0]
+    np.testing.assert_array_equal(made.vectors, expected.vectors)
+    with only_writer(store):  # a whole store is read whoever writes there
+        assert FeatureWriter(sides["text"], shop, store, tokens=True, batch=8).write().keys == expected.keys
 
 
 def test_a_disk_without_room_for_the_store_is_told_before_anything_is_encoded(shop, sides, tmp_path, monkeypatch):
@@ -233,6 +277,21 @@ def test_a_store_that_is_not_filled_is_not_published(shop, sides, tmp_path):
     with pytest.raises(FeatureError, match=r"0 of \d+ texts were encoded"):
         FeatureWriter(sides["text"], shop, tmp_path, batch=-1).write()
     assert not (tmp_path / "text").exists()
+
+
+def test_what_is_kept_is_copied_a_block_at_a_time(monkeypatch):
+    stored, most = np.arange(600, dtype=np.float16).reshape(100, 2, 3), []
+
+    class Rows(np.ndarray):
+        def __getitem__(self, rows):
+            most.append(len(rows))
+            return np.asarray(self)[rows]
+
+    monkeypatch.setattr(feature_writer, "COPIED", 84)  # seven rows
+    rows, to = np.array([*range(50, 90), *range(5)]), np.zeros((47, 2, 3), np.float16)
+    feature_writer.copy_rows(stored.view(Rows), rows, to)
+    np.testing.assert_array_equal(to, np.concatenate([stored[rows], np.zeros((2, 2, 3))]))
+    assert most == [7] * 6 + [3]
 
 
 def test_new_contents_are_found_in_one_pass_over_the_keys():

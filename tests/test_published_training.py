@@ -121,6 +121,26 @@ def test_a_frozen_run_needs_its_weights_folder_once_and_serves_raw_content(shop,
     np.testing.assert_allclose(again.model.all_vectors(), assembly.model.all_vectors(), atol=1e-4)
 
 
+def test_what_a_run_stored_is_read_again_in_whatever_precision_it_was_computed(shop, weights, tmp_path):
+    """A run is judged and exported in float32; its features were computed in the precision of its training."""
+    config = configured(
+        shop, f"--model.text.weights={weights}", "--model.image.enabled=false", "--training.precision=mixed_bfloat16"
+    )
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    save_config(config, run_dir / "config.yaml")
+    with global_policy("float32"):
+        retrieval.train(config, run_dir)
+        files = {file: file.stat() for file in (run_dir / "features" / "text").rglob("*")}
+        assert "mixed_bfloat16" in (run_dir / "features" / "text" / "manifest.json").read_text()
+        retrieval.evaluate(run_dir)
+        load_run(run_dir)  # as the export does
+    now = {file: file.stat() for file in (run_dir / "features" / "text").rglob("*")}
+    assert {file: (stat.st_ino, stat.st_mtime_ns) for file, stat in now.items()} == {
+        file: (stat.st_ino, stat.st_mtime_ns) for file, stat in files.items()
+    }
+
+
 def test_a_store_brings_its_encoder_along(shop, weights, tmp_path):
     config = configured(shop, f"--model.text.weights={weights}", "--model.image.enabled=false")
     FeatureWriter(Assets.learn(config, shop).text, shop, tmp_path / "store", tokens=True).write()

@@ -320,6 +320,7 @@ def test_what_a_stopped_removal_left_is_not_taken_for_parts(models, prepared, tm
     job = load_job(RetrieveOptions(models / "shop", prepared, out, batch=64, part=150))
     job.parts.write(1, pq.read_table(tmp_path / "whole.parquet").slice(0, 1))
     (job.parts.folder / "job.json").unlink()
+    job.parts.close()
     go(models, prepared, out, part=150, resume=True)
     assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
 
@@ -332,6 +333,7 @@ def test_resuming_keeps_the_parts_that_are_there(models, prepared, tmp_path):
         customers.ids, np.zeros((150, 1), np.int32), np.ones((150, 1), np.float32), pa.array(["marked"])
     )
     job.parts.write(1, marked)
+    job.parts.close()
     done = []
     load_job(RetrieveOptions(models / "shop", prepared, out, batch=64, part=150, resume=True)).run(done.append)
     assert sum(done) == USERS
@@ -347,6 +349,23 @@ def test_parts_of_another_job_are_not_mixed(models, prepared, tmp_path):
         load_job(RetrieveOptions(models / "shop", prepared, out, k=6, resume=True))
     assert go(models, prepared, out, k=6) == USERS  # without --resume it starts afresh
     assert len(pd.read_parquet(out)["item_ids"][0]) == 6
+
+
+@pytest.mark.parametrize("more", [[], ["--resume"], ["--k", "5"]])
+def test_a_second_retrieval_to_the_same_file_is_refused_and_disturbs_nothing(models, prepared, tmp_path, capsys, more):
+    """It would remove the first one's parts, or add its own to them."""
+    out = tmp_path / "recs.parquet"
+    job = load_job(RetrieveOptions(models / "shop", prepared, out, batch=64, part=150))
+    job.make(0)
+    words = ["--model", str(models / "shop"), "--data", str(prepared), "--out", str(out)]
+    assert command.main([*words, *more]) == 2
+    assert f"error: --out {out}: another process makes it" in capsys.readouterr().err.splitlines()[-1]
+    assert job.missing() == [1, 2, 3, 4]
+    assert job.run(lambda done: None) == USERS
+    go(models, prepared, tmp_path / "whole.parquet")
+    assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert go(models, prepared, out) == USERS  # it is free again
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["recs.parquet", "whole.parquet"]
 
 
 def test_a_failing_writer_ends_the_run(models, prepared, tmp_path, monkeypatch):
@@ -414,6 +433,22 @@ def test_customers_are_read_alike_whole_and_chosen(prepared):
     assert [part.seen[i].tolist() for i in range(5)] == [whole.seen[row].tolist() for row in chosen]
     assert part.excluded(0, 3).shape == (3, ITEMS)
     assert whole.fields[:4, 0].tolist() == [2, 1, 0, 0]  # known, unknown, missing twice
+
+
+@pytest.mark.parametrize("chosen", [np.arange(USERS), np.array([2, 3, 5, 250, 698])])
+def test_purchases_that_the_model_does_not_read_take_no_place_in_a_history(prepared, chosen):
+    """Of items that an export added. Customers who bought such ones lately would be answered as if they were new."""
+    rows, readable = np.arange(ITEMS, dtype=np.int32), ITEMS // 4
+    options = {"fields": {"club": ["member"]}, "with_seen": True}
+    every = CustomerReader(prepared, rows, length=1000, **options).read(chosen)
+    some = CustomerReader(prepared, rows, length=LENGTH, readable=readable, **options).read(chosen)
+    for history, days, short, short_days in zip(every.history, every.days_ago, some.history, some.days_ago):
+        read = (history >= 0) & (history < readable)
+        expected = np.concatenate([np.full(LENGTH, -1), history[read]])[-LENGTH:]
+        assert short.tolist() == expected.tolist()
+        assert short_days[short >= 0].tolist() == days[read][-LENGTH:].tolist()
+    assert (some.history >= 0).any()
+    assert [some.seen[i].tolist() for i in range(len(chosen))] == [every.seen[i].tolist() for i in range(len(chosen))]
 
 
 @pytest.mark.parametrize("module", ["tfrec.retrieve", "tfrec.export", "tfrec.versions"])

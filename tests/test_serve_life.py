@@ -4,6 +4,7 @@ import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 
 # isort: split
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ import psutil
 import pytest
 
 from tests.serving_server import ask, plain_shop, republish, running, until
+from tfrec import publish
 from tfrec.publish import MANIFEST, keep_last, restore, withdraw
 from tfrec.serve.batching import Batcher
 from tfrec.serve.model_config import models_of_folders
@@ -193,6 +195,61 @@ def test_a_version_that_is_mended_in_place_is_tried_again(exported, model, tmp_p
         until(lambda: server.ask("GET", "/v1/models/shop")[1]["model_version_status"][0]["state"] == "END")
         (model / "2" / "variables" / variables.name).write_bytes(whole)
         until_served(server, 2)
+
+
+def looks(model, monkeypatch, sha256, count):
+    """Whether version 1 serves after each of so many looks at the folder, and what was told of it."""
+    told = []
+    repository = Repository(lambda: models_of_folders([model], 1), lambda name, version, what: told.append(what))
+    real = publish._sha256
+    monkeypatch.setattr(publish, "_sha256", lambda file: sha256(file, real))
+    served = []
+    for _ in range(count):
+        repository.poll()
+        served.append(1 in repository.model("shop").servables)
+    repository.close()
+    return served, told
+
+
+def test_a_version_that_the_file_system_did_not_give_is_tried_again(model, monkeypatch):
+    fails = [1, 2]
+
+    def stale(file, real):
+        if fails:
+            fails.pop()
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return real(file)
+
+    assert looks(model, monkeypatch, stale, 3) == ([False, False, True], ["failed", "loaded"])
+
+
+def test_a_version_that_is_withdrawn_while_it_is_read_is_tried_again_once_restored(model, monkeypatch):
+    calls = []
+
+    def withdrawn(file, real):
+        calls.append(file)
+        if len(calls) > 1:
+            return real(file)
+        republish(model / "1", model, 2)
+        withdraw(model, 1)
+        return "another"
+
+    repository = Repository(lambda: models_of_folders([model], 2))
+    real = publish._sha256
+    monkeypatch.setattr(publish, "_sha256", lambda file: withdrawn(file, real))
+    repository.poll()
+    assert not repository.model("shop").servables
+    assert not repository.model("shop").failed
+    restore(model, 1)
+    repository.poll()
+    assert sorted(repository.model("shop").servables) == [1, 2]
+    repository.close()
+
+
+def test_a_version_whose_bytes_are_not_its_manifests_is_not_read_at_every_look(model, monkeypatch):
+    read = []
+    assert looks(model, monkeypatch, lambda file, real: read.append(file) or "another", 3) == ([False] * 3, ["failed"])
+    assert len(read) == 1
 
 
 @pytest.mark.parametrize("token", [None, "secret"])

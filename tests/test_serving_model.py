@@ -14,11 +14,12 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.serving_fakes import make_run
-from tests.serving_server import large_shop
+from tests.serving_server import large_shop, publish_exact
 from tfrec.evaluation.scores import LOWEST
 from tfrec.export import export_run
 from tfrec.index.indexes import ExactIndex, RetrievalIndexError
 from tfrec.publish import PublishError
+from tfrec.serve.servable import Servable
 from tfrec.serving.loading import load_model
 from tfrec.serving.model import ServingModel
 from tfrec.serving.ops import ForeignOpError, check_ops, used_ops
@@ -357,6 +358,19 @@ answer = model.signatures["recommend"](history=tf.constant([["001", "002"]]), da
 assert "tfrec" not in sys.modules and "scann" not in sys.modules
 print(json.dumps([item.decode() for item in answer["item_id"][0].numpy()]))
 """
+
+
+def test_a_model_that_answers_few_items_is_served_and_asked_for_no_more_by_default(tmp_path):
+    run = make_run(60, modalities=frozenset(), attributes=None)
+    path = publish_exact(run, tmp_path, max_k=5)
+    loaded = load_model(path)
+    for signature, query in (("recommend", {"history": [["001"]]}), ("similar", {"item_id": ["001"]})):
+        assert loaded(signature, **query)["item_id"].shape == (1, 5)
+    loaded.close()
+    servable = Servable("shop", 1, path)  # answers the version's own warm-up requests
+    given, *_ = servable.signatures["recommend"].complete({"history": np.array([["001"]], object)})
+    assert servable.run("recommend", given)["item_id"].shape == (1, 5)
+    servable.retire()
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from pipelines.prepared import PreparedWriter
 from tests.serving_fakes import make_run
 from tests.serving_server import ask, publish_exact, republish, running, small_shop
 from tests.test_serving_model import best, mean_of
+from tfrec.serve.shop_data import ShopData
 
 ITEMS = 60
 HOSTILE = "<img src=x onerror=document.title='broken'>"
@@ -79,6 +80,27 @@ def models(shared, tmp_path_factory):
 def server(models, data):
     with running(models / "shop", latest=2, data=data) as started:
         yield started
+
+
+def test_customers_are_found_by_the_beginning_of_their_id(run, tmp_path):
+    random = np.random.default_rng(0)
+    letters = list("ab\u00e9\uffee\U0001f600")
+    users = sorted({"".join(random.choice(letters, random.integers(1, 6))) for _ in range(300)})
+    random.shuffle(users)
+    bought = np.sort(random.integers(0, len(users), 500)).astype(np.int32)
+    with PreparedWriter(tmp_path / "data", dataset="demo") as writer:
+        writer.items(pd.DataFrame({"item_id": run.item_ids}))
+        writer.users(pd.DataFrame({"user_id": users}))
+        none = np.zeros(len(bought))
+        columns = {"item": none.astype(np.int32), "time": none.astype(np.int64), "split": none.astype(np.int8)}
+        writer.events([pd.DataFrame({"user": bought, **columns})])
+    data, counts = ShopData(tmp_path / "data"), np.bincount(bought, minlength=len(users))
+    for beginning in ["", *letters, "ab", "b\u00e9", users[7], users[7] + "a", "nobody", "\U0010ffff"]:
+        rows = [row for row, user in enumerate(users) if user.startswith(beginning)]
+        rows.sort(key=lambda row: (-counts[row], row))
+        for limit in (1, 20, 1000):
+            expected = [{"user_id": users[row], "purchases": counts[row]} for row in rows[:limit]]
+            assert data.customers(beginning, limit) == expected
 
 
 # -- the interface -------------------------------------------------------------------------------------------

@@ -63,6 +63,7 @@ class CustomerReader:
         fields: the known values of each customer field that the model reads.
         until: only purchases before this time count (seconds since 1970); all where None.
         with_seen: also collect what each customer has bought.
+        readable: the query tower reads items of rows below it, and none of those added later; all where None.
     """
 
     def __init__(
@@ -74,11 +75,12 @@ class CustomerReader:
         fields: dict[str, list[str]],
         until: int | None = None,
         with_seen: bool = False,
+        readable: int | None = None,
     ):
         self._users = pq.ParquetFile(path / "users.parquet", memory_map=True)
         self._events = pq.ParquetFile(path / "events.parquet", memory_map=True)
         self._item_rows, self._length, self._fields, self._until = item_rows, length, fields, until
-        self._with_seen = with_seen
+        self._with_seen, self._readable = with_seen, readable
         self._user_starts = _group_starts(self._users)
         self._event_ranges = _user_ranges(self._events)
         self.now = until if until is not None else _last_time(self._events)
@@ -118,12 +120,20 @@ class CustomerReader:
             kept = rows[place] == user
             user, item, time = place[kept], item[kept], time[kept]
             offsets = np.searchsorted(user, np.arange(len(rows) + 1))
-        history, days_ago = last_purchases(item, time, offsets, length=self._length, now=self.now)
+        history, days_ago = self._last_read(item, time, offsets)
         seen = None
         if self._with_seen:
             seen = Csr(offsets - offsets[0], item[offsets[0] : offsets[-1]]).distinct()
         ids = table["user_id"].combine_chunks()
         return Customers(ids, history, days_ago, self._encode_fields(table), seen)
+
+    def _last_read(self, item: np.ndarray, time: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The last L purchases that the query tower reads: what it does not takes no place among them, as when served."""
+        if self._readable is not None:
+            read = item < self._readable
+            offsets = np.concatenate([[0], np.cumsum(read)])[offsets]
+            item, time = item[read], time[read]
+        return last_purchases(item, time, offsets, length=self._length, now=self.now)
 
     def _read_users(self, rows: np.ndarray) -> pa.Table:
         columns = ["user_id", *(f"attr.{field}" for field in self._fields)]

@@ -102,7 +102,7 @@ def _writer(
             "modalities": sorted(run.modalities),
             "signatures": sorted(signatures),
             "op_libraries": sorted(name for name, needed in libraries.items() if needed),
-            "warmup_requests": write_warmup(path, name, signatures, run),
+            "warmup_requests": write_warmup(path, name, signatures, run, max_k=max_k),
         }
 
     return write

@@ -5,9 +5,11 @@ What has its name is whole, here (`pipelines/publish.py`) or at an address (`pip
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,7 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from pipelines.remote import remove_folder, written_or_sent
+from pipelines.remote import is_remote, remove_folder, written_or_sent
+from tfrec.runs.lock import LOCK, FolderInUseError, only_writer
 
 SCHEMA = pa.schema({"user_id": pa.string(), "item_ids": pa.list_(pa.string()), "scores": pa.list_(pa.float32())})
 FORMATS = ("parquet", "csv", "submission")
@@ -60,13 +63,15 @@ def recommendation_table(ids: pa.Array, rows: np.ndarray, scores: np.ndarray, it
 class Parts:
     """Finished parts of a long job in a folder beside its output; a killed job goes on from them.
 
-    A job begins with `start_afresh` or `resume`.
+    A job begins with `start_afresh` or `resume`, and has the folder to itself until it is `close`d; at an address, where
+    there are no locks, that is left to those who start jobs.
 
     Args:
         out: the output that they will become.
     """
 
     def __init__(self, out: Path):
+        self._out, self._held = out, ExitStack()
         self.folder = out.with_name(out.name + ".parts")
         self._job = self.folder / "job.json"  # written before any part: parts without it are what a removal left
 
@@ -77,37 +82,76 @@ class Parts:
         Args:
             out: the output that they will become.
             job: what they are parts of, as JSON can hold it.
+
+        Raises:
+            FolderInUseError: another process makes them.
         """
         parts = cls(out)
-        if parts.folder.exists():
-            remove_folder(parts.folder)
-        parts.folder.mkdir(parents=True, exist_ok=True)
-        with written_or_sent(parts._job) as stream:
-            stream.write((json.dumps(job, indent=1, sort_keys=True) + "\n").encode())
+        parts._hold()
+        parts._begin(job)
         return parts
 
     @classmethod
-    def resume(cls, out: Path, job: dict[str, Any]) -> Parts:
+    def resume(cls, out: Path, job: dict[str, Any], *, joins: bool = False) -> Parts:
         """The parts that a stopped run of the same job left; afresh where there are none.
 
         Args:
             out: the output that they will become.
             job: as it was given to `start_afresh`. Parts of other jobs are not mixed with them.
+            joins: make some of the parts for the process that has the folder.
 
         Raises:
             RecommendationFileError: the parts that are there belong to another job.
+            FolderInUseError: another process makes them.
         """
         parts = cls(out)
-        if not parts._job.exists():
-            return cls.start_afresh(out, job)
-        before = json.loads(parts._job.read_text(encoding="utf-8"))
+        if not joins:
+            parts._hold()
+        try:
+            parts._take_up(job)
+        except BaseException:
+            parts.close()
+            raise
+        return parts
+
+    def close(self) -> None:
+        """Leave the folder to others."""
+        self._held.close()
+
+    def _hold(self) -> None:
+        if is_remote(self.folder):
+            return
+        try:
+            self._held.enter_context(only_writer(self.folder))
+        except FolderInUseError:
+            raise FolderInUseError(
+                f"--out {self._out}: another process makes it, in {self.folder}; wait for it or end it, or name another "
+                "file"
+            ) from None
+
+    def _begin(self, job: dict[str, Any]) -> None:
+        if not is_remote(self.folder):
+            self._job.unlink(missing_ok=True)  # first: what is left without it are no parts
+            for file in self.folder.iterdir():
+                if file.name != LOCK:
+                    file.unlink()
+        elif self.folder.exists():
+            remove_folder(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with written_or_sent(self._job) as stream:
+            stream.write((json.dumps(job, indent=1, sort_keys=True) + "\n").encode())
+
+    def _take_up(self, job: dict[str, Any]) -> None:
+        if not self._job.exists():
+            self._begin(job)
+            return
+        before = json.loads(self._job.read_text(encoding="utf-8"))
         differs = sorted(key for key in job.keys() | before.keys() if job.get(key) != before.get(key))
         if differs:
             raise RecommendationFileError(
-                f"{parts.folder} holds parts made with another {', '.join(differs)}; "
+                f"{self.folder} holds parts made with another {', '.join(differs)}; "
                 "run with the same options, or without --resume to start afresh"
             )
-        return parts
 
     def path(self, number: int) -> Path:
         """Where a part is, or will be."""
@@ -136,7 +180,12 @@ class Parts:
         tables = map(self._table, range(count))
         with written_or_sent(out) as stream:
             WRITERS[kind](tables, stream)
-        remove_folder(self.folder)
+        try:
+            remove_folder(self.folder)
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:  # else another process begins there: the lock went with the rest
+                raise
+        self.close()
 
     def _table(self, number: int) -> pa.Table:
         with self.path(number).open("rb") as stream:

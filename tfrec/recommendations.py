@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,15 +84,18 @@ class RetrieveOptions:
         return self.out.with_suffix(".explained.jsonl") if self.explain else None
 
 
-def load_job(options: RetrieveOptions, own_cores: float | None = None) -> Job:
+def load_job(options: RetrieveOptions, own_cores: float | None = None, *, joins: bool = False) -> Job:
     """Check the options and the data, load the model, and take up the parts of a stopped run: with `options.resume` they
     are kept, without it they are removed.
 
     Args:
         options: what to do.
         own_cores: the cores that this process has to itself; all that it may use where None.
+        joins: make parts for another process, which has the job; else no other process may make parts of the same output
+            until the job has run.
 
     Raises:
+        FolderInUseError: another process makes the output.
         RetrieveError, PublishError, PreparedError, RecommendationFileError: an option, the model, the data or
             the parts of a stopped run are not as they should be.
     """
@@ -106,7 +109,7 @@ def load_job(options: RetrieveOptions, own_cores: float | None = None) -> Job:
     model = load_model(version)
     reader = _reader(options, prepared.path, model)
     rows = np.arange(reader.count) if options.users is None else reader.rows_of(_listed(options.users))
-    begin = Parts.resume if options.resume else Parts.start_afresh
+    begin = partial(Parts.resume, joins=joins) if options.resume else Parts.start_afresh
     parts = begin(options.out, _identity(options, version, prepared.path))
     return Job(options, kind, model, prepared, reader, parts, rows, calls_at_a_time(own_cores))
 
@@ -163,6 +166,12 @@ class Job:
 
         Reading the next part, the model and writing the part before run side by side.
         """
+        try:
+            return self._run(progress)
+        finally:
+            self.parts.close()
+
+    def _run(self, progress: Callable[[int], object]) -> int:
         cuts, missing = self.cuts(), self.missing()
         progress(len(self.rows) - sum(len(cuts[number]) for number in missing))
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
@@ -335,6 +344,7 @@ def _reader(options: RetrieveOptions, data: Path, model: LoadedModel) -> Custome
         fields=model.manifest["user_fields"],
         until=None if options.until is None else int(options.until.timestamp()),
         with_seen=bool(options.exclude_seen),
+        readable=model.manifest.get("readable_items"),
     )
 
 

@@ -24,7 +24,7 @@ class PartMaker:
     """
 
     def __init__(self, options: RetrieveOptions):
-        self.job = load_job(options, own_cores())
+        self.job = load_job(options, own_cores(), joins=True)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """`part`, numbers of parts int64 `[P]`; adds `customers`, how many each holds."""

@@ -28,15 +28,19 @@ from tfrec.encoders.sides import Side, TextSide, save_side
 from tfrec.features.blocks import IMAGE_BATCH, TEXT_BATCH, PhotoBlocks, TextBlocks, blocks_of, checked
 from tfrec.features.store import FORMAT, MANIFEST, UNITS, FeatureError, SideStore, content_keys
 from tfrec.graphs import with_rewrites
+from tfrec.runs.lock import FolderInUseError, only_writer
 
 log = logging.getLogger("tfrec")
 
 SAVE_SECONDS = 20.0
+COPIED = 1 << 26  # bytes of a stored array that are in memory while its rows are copied
 
 
 @dataclass
 class FeatureWriter:
     """Writes one side of a feature store; a second call goes on where an interrupted one stopped.
+
+    One process at a time writes a store, of whichever side. One that finds all its contents there waits for nobody.
 
     Args:
         side: the frozen encoder.
@@ -47,6 +51,8 @@ class FeatureWriter:
         batch: contents encoded at a time.
         part: contents that one of several processes encodes at a time; rounded up to whole batches.
         calls: batches that this process encodes side by side.
+        same_precision: encode everything again where the store was computed in another precision than the process's; else
+            a store that holds everything is taken as it is.
     """
 
     side: Side
@@ -57,6 +63,7 @@ class FeatureWriter:
     batch: int | None = None
     part: int = 2048
     calls: int = 1
+    same_precision: bool = False
 
     def __post_init__(self) -> None:
         self.folder = self.store / self.side.kind
@@ -80,14 +87,30 @@ class FeatureWriter:
 
         Raises:
             FeatureError: the dataset has no content of the side, or the encoder gave what cannot be stored.
+            FolderInUseError: another process writes the store.
         """
         clear_up(self.folder)
         wanted = sorted(self.first, key=self.first.__getitem__)
         plan = self._plan(wanted)
+        whole = self._whole(plan)
+        if whole is not None:
+            return whole
+        try:
+            with only_writer(self.store):
+                return self._write(plan, wanted, make)
+        except FolderInUseError:
+            raise FolderInUseError(
+                f"{self.store}: another process encodes into it; wait for it or end it, then give the same command again"
+            ) from None
+
+    def _write(
+        self, plan: dict, wanted: list[str], make: "Callable[[FeatureWriter, list[int]], Iterator[int]] | None"
+    ) -> SideStore:
+        """See `write`; the store is this process's."""
+        whole = self._whole(plan)
+        if whole is not None:  # whoever wrote it until now has made it whole
+            return whole
         old = self._reusable(plan)
-        if old is not None and set(wanted) <= set(old.keys):
-            log.info("%s: nothing new to encode (%d %ss)", self.folder, len(wanted), self.side.kind)
-            return old
         kept, fresh = kept_and_fresh(old.keys if old else [], wanted)
         arrays, done = self._open_work(plan, len(kept) + len(fresh), old, kept)
         items = np.array([self.first[key] for key in fresh], np.int64)
@@ -117,8 +140,20 @@ class FeatureWriter:
             "contents": hashlib.sha256("\n".join(wanted).encode()).hexdigest(),
         }
 
+    def _whole(self, plan: dict) -> SideStore | None:
+        """The store as it is, if there is nothing to encode."""
+        try:
+            old = SideStore(self.folder)
+        except FeatureError:
+            return None
+        computed = not self.same_precision or old.manifest.get("precision") == plan["precision"]
+        if not (computed and self._fits(old, plan) and set(self.first) <= set(old.keys)):
+            return None
+        log.info("%s: nothing new to encode (%d %ss)", self.folder, len(self.first), self.side.kind)
+        return old
+
     def _reusable(self, plan: dict) -> SideStore | None:
-        """The store as it is, if the same encoder made it in the same form."""
+        """The store as it is, if what is new can join it: the same encoder made it, in the same form and precision."""
         if not (self.folder / MANIFEST).is_file():
             return None
         try:
@@ -126,8 +161,11 @@ class FeatureWriter:
         except FeatureError as error:
             log.warning("%s; it is encoded anew", error)
             return None
-        same = all(old.manifest.get(name) == plan[name] for name in ("digest", "stored", "pool", "precision"))
-        return old if same else None
+        return old if self._fits(old, plan) and old.manifest.get("precision") == plan["precision"] else None
+
+    def _fits(self, old: SideStore, plan: dict) -> bool:
+        """Whether the same encoder made a store in the same form."""
+        return all(old.manifest.get(name) == plan[name] for name in ("digest", "stored", "pool"))
 
     # -- arrays ------------------------------------------------------------------------------------------------
 
@@ -157,9 +195,9 @@ class FeatureWriter:
         arrays = self._open_arrays(count, "w+" if done is None else "r+")
         if done is None and old is not None:
             place = {key: row for row, key in enumerate(old.keys)}
-            rows = [place[key] for key in kept]
+            rows = np.array([place[key] for key in kept], np.int64)
             for name, array in arrays.items():
-                array[: len(kept)] = old.array(name)[rows]
+                copy_rows(old.array(name), rows, array)
         if done:
             log.info("%s: goes on after %d %ss", self.folder, done, self.side.kind)
         return arrays, done or 0
@@ -277,6 +315,14 @@ class FeatureWriter:
         for array in arrays.values():
             array.flush()
         write_whole(self.work / "progress.json", json.dumps({**self._header, "done": done}))
+
+
+def copy_rows(stored: np.ndarray, rows: np.ndarray, to: np.ndarray) -> None:
+    """Copy the rows `[K]` of a stored array to the first K of another, a block at a time: a store may exceed the memory."""
+    block = max(1, COPIED // max(1, stored.nbytes // max(1, len(stored))))
+    for start in range(0, len(rows), block):
+        part = rows[start : start + block]
+        to[start : start + len(part)] = stored[part]
 
 
 def kept_and_fresh(stored: Sequence[str], wanted: Sequence[str]) -> tuple[list[str], list[str]]:

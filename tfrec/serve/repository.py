@@ -34,7 +34,7 @@ class Model:
         config: where its versions are.
         servables: the loaded versions by number.
         status: of every version that was looked at.
-        failed: what identifies the folders that failed, so that they are not tried again until changed.
+        failed: what identifies the folders that failed by what is in them, so that they are not tried again until changed.
     """
 
     config: ModelConfig
@@ -147,16 +147,18 @@ class Repository:
             return  # withdrawn since it was listed
         if self._models[config.name].failed.get(version) == identity:
             return
-        self._report(config.name, version, VersionStatus("LOADING"))
+        before = self._models[config.name].status.get(version)
+        if before is None or not before.error:  # one that failed keeps its error until it serves
+            self._report(config.name, version, VersionStatus("LOADING"))
         try:
             servable = Servable(config.name, version, path)
         except Exception as error:  # whatever it is, the other models are looked at
-            if not isinstance(error, OSError):  # else the file system may answer at the next look
+            if not (_may_pass(error) or _has_changed(path, identity)):  # else it may be in order at the next look
                 self._put(config.name, failed={**self._models[config.name].failed, version: identity})
             if not isinstance(error, (ValueError, OSError)) or isinstance(error.__cause__, (RuntimeError, KeyError)):
                 LOG.exception("a version could not be loaded")
-            message = str(error) or type(error).__name__
-            self._report(config.name, version, VersionStatus("END", message), "failed")
+            status = VersionStatus("END", str(error) or type(error).__name__)
+            self._report(config.name, version, status, "failed" if status != before else "")  # not at every look
             return
         self._put(config.name, servables={**self._models[config.name].servables, version: servable})
         self._report(config.name, version, VersionStatus("AVAILABLE"), "loaded")
@@ -193,3 +195,22 @@ def _identity(path: Path) -> str:
     """What changes when anything in a version's folder does: one that was refused is tried again once it was mended."""
     found = [(str(file.relative_to(path)), file.stat()) for file in sorted(path.rglob("*"))]
     return repr((path.stat().st_ino, [(name, stat.st_size, stat.st_ino, stat.st_ctime_ns) for name, stat in found]))
+
+
+def _has_changed(path: Path, identity: str) -> bool:
+    """Whether a version's folder is no longer what it was, as one that is still being copied."""
+    try:
+        return _identity(path) != identity
+    except OSError:
+        return True
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    """Whether the file system's answer is among the causes of an error: it may give another one at the next look."""
+    from tensorflow.errors import NotFoundError
+
+    while error is not None:
+        if isinstance(error, (OSError, NotFoundError)):
+            return True
+        error = error.__cause__
+    return False

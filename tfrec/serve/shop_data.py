@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import bisect
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.prepared import open_prepared
 from tfrec.serve.errors import Code, ServeError, shown
@@ -36,6 +39,8 @@ class ShopData:
         events = self._prepared.events(columns=["user", "item", "time"])
         counts = np.bincount(events["user"], minlength=len(users))
         self._offsets = np.concatenate([[0], np.cumsum(counts)])
+        by_id = pc.sort_indices(pa.array(users["user_id"], pa.string())).to_numpy()
+        self._sorted_users, self._sorted_rows = users["user_id"].to_numpy()[by_id], by_id.astype(np.int64)
         self._event_items, self._event_times = events["item"].to_numpy(), events["time"].to_numpy()
         self._now = int(self._event_times.max(initial=0))
 
@@ -50,10 +55,17 @@ class ShopData:
         }
 
     def customers(self, beginning: str, limit: int) -> list[dict[str, Any]]:
-        """Customers whose id begins so: those with the most purchases among the first found."""
-        rows = [row for user, row in self._user_row.items() if user.startswith(beginning)]
-        rows.sort(key=lambda row: (-self._count(row), row))
-        return [{"user_id": self._users["user_id"][row], "purchases": self._count(row)} for row in rows[:limit]]
+        """Customers whose id begins so, those with the most purchases first."""
+        start = bisect.bisect_left(self._sorted_users, beginning)
+        stop = bisect.bisect_right(self._sorted_users, beginning, start, key=lambda user: user[: len(beginning)])
+        rows = self._sorted_rows[start:stop]
+        # One number a customer, the larger the earlier: more purchases first, then the dataset's order.
+        rank = (self._offsets[rows + 1] - self._offsets[rows]) * len(self._user_row) - rows
+        if len(rows) > limit:
+            kept = np.argpartition(-rank, limit)[:limit]
+            rows, rank = rows[kept], rank[kept]
+        rows = rows[np.argsort(-rank)]
+        return [{"user_id": self._users["user_id"][row], "purchases": self._count(row)} for row in rows]
 
     def customer(self, user_id: str) -> dict[str, Any]:
         """A customer's fields and latest purchases, most recent last; NOT_FOUND where there is none."""

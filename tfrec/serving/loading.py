@@ -14,7 +14,6 @@ from tfrec.publish import PublishError, find_version, read_manifest, verify_vers
 # What TensorFlow Serving fills in from the signatures' defaults, and Python's loader does not.
 DEFAULTS: dict[str, Any] = {
     "days_ago": [[0.0]],
-    "k": [12],
     "exclude": [[""]],
     "allow": [[""]],
     "allow_items": [[""]],
@@ -22,6 +21,11 @@ DEFAULTS: dict[str, Any] = {
     "text": [""],
     "attributes": [[""]],
 }
+
+
+def default_k(max_k: int) -> int:
+    """How many items a model answers with that answers at most `max_k`, where a request does not say."""
+    return min(12, max_k)
 
 
 class LoadedModel:
@@ -50,7 +54,8 @@ class LoadedModel:
         unknown = sorted(set(inputs) - set(specs))
         if unknown:
             raise KeyError(f"signature {signature!r} has no inputs {unknown}; it has {sorted(specs)}")
-        given = {name: inputs.get(name, DEFAULTS.get(name)) for name in specs}
+        defaults = DEFAULTS | {"k": [default_k(self.manifest["max_k"])]}
+        given = {name: inputs.get(name, defaults.get(name)) for name in specs}
         return function(**{name: tf.convert_to_tensor(given[name], specs[name].dtype) for name in specs})
 
     def close(self) -> None:

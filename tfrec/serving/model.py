@@ -29,6 +29,7 @@ from tfrec.neighbours import Neighbours
 from tfrec.repeats import rescore, totals, whole_scores
 from tfrec.runs.run import Run
 from tfrec.serving.attribute_terms import AttributeInput, lookup
+from tfrec.serving.loading import default_k
 
 Tensors = dict[str, tf.Tensor]
 Signature = Callable[..., Tensors]
@@ -39,8 +40,7 @@ ROWS = tf.TensorSpec([None, None], tf.int32)
 DAYS = tf.TensorSpec([None, None], tf.float32)
 COUNT = tf.TensorSpec(None, tf.int32)  # of any rank: a scalar alone, one a row when a server merges requests
 
-# Defaults of the inputs; TF Serving fills them in where a request leaves them out.
-K = tf.constant([12])
+# Defaults of the inputs but `k`; TF Serving fills them in where a request leaves them out.
 NONE = tf.constant([[""]])
 NOW = tf.constant([[0.0]])
 MISSING = tf.constant([""])
@@ -114,6 +114,10 @@ class ServingModel(tf.Module):
 
     # -- signatures ------------------------------------------------------------------------------------------
 
+    @property
+    def _default_k(self) -> tf.Tensor:
+        return tf.constant([default_k(self._max_k)])
+
     def signatures(self) -> dict[str, Signature]:
         """The signatures that this run's towers can answer, by name."""
         run = self._run
@@ -145,7 +149,7 @@ class ServingModel(tf.Module):
         def recommend(
             history: tf.Tensor,
             days_ago: tf.Tensor = NOW,
-            k: tf.Tensor = K,
+            k: tf.Tensor = self._default_k,
             exclude: tf.Tensor = NONE,
             allow: tf.Tensor = NONE,
             allow_items: tf.Tensor = NONE,
@@ -158,7 +162,7 @@ class ServingModel(tf.Module):
         @_answers(user_id=STRINGS)
         def recommend_user(
             user_id: tf.Tensor,
-            k: tf.Tensor = K,
+            k: tf.Tensor = self._default_k,
             exclude: tf.Tensor = NONE,
             allow: tf.Tensor = NONE,
             allow_items: tf.Tensor = NONE,
@@ -175,7 +179,7 @@ class ServingModel(tf.Module):
         @_answers(item_id=STRINGS)
         def similar(
             item_id: tf.Tensor,
-            k: tf.Tensor = K,
+            k: tf.Tensor = self._default_k,
             exclude: tf.Tensor = NONE,
             allow: tf.Tensor = NONE,
             allow_items: tf.Tensor = NONE,
@@ -193,7 +197,7 @@ class ServingModel(tf.Module):
         @_answers(text=STRINGS)
         def search_text(
             text: tf.Tensor,
-            k: tf.Tensor = K,
+            k: tf.Tensor = self._default_k,
             exclude: tf.Tensor = NONE,
             allow: tf.Tensor = NONE,
             allow_items: tf.Tensor = NONE,
@@ -208,7 +212,7 @@ class ServingModel(tf.Module):
         @_answers(photo=STRINGS)
         def search_photo(
             photo: tf.Tensor,
-            k: tf.Tensor = K,
+            k: tf.Tensor = self._default_k,
             exclude: tf.Tensor = NONE,
             allow: tf.Tensor = NONE,
             allow_items: tf.Tensor = NONE,

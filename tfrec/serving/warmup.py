@@ -14,12 +14,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfrec.runs.run import Run
+from tfrec.serving.loading import default_k
 
 RECORDS = Path("assets.extra") / "tf_serving_warmup_requests"  # the one name that the server looks for
 BATCHES = (1, 32)
 
 
-def write_warmup(path: Path, name: str, signatures: Iterable[str], run: Run) -> int:
+def write_warmup(path: Path, name: str, signatures: Iterable[str], run: Run, *, max_k: int) -> int:
     """Write warm-up requests into a SavedModel's folder.
 
     Args:
@@ -27,6 +28,7 @@ def write_warmup(path: Path, name: str, signatures: Iterable[str], run: Run) -> 
         name: of the model.
         signatures: the names of its signatures.
         run: whose items and users are asked for.
+        max_k: the most items that the model answers.
 
     Returns:
         How many requests were written.
@@ -37,7 +39,7 @@ def write_warmup(path: Path, name: str, signatures: Iterable[str], run: Run) -> 
         (signature, inputs)
         for signature in sorted(signatures)
         for batch in BATCHES
-        for inputs in [example_inputs(signature, run, batch)]
+        for inputs in [example_inputs(signature, run, batch, default_k(max_k))]
     ]
     (path / RECORDS).parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path / RECORDS)) as writer:
@@ -51,8 +53,8 @@ def write_warmup(path: Path, name: str, signatures: Iterable[str], run: Run) -> 
     return len(requests)
 
 
-def example_inputs(signature: str, run: Run, batch: int) -> dict[str, np.ndarray]:
-    """A request of `batch` rows with every input of a signature."""
+def example_inputs(signature: str, run: Run, batch: int, k: int) -> dict[str, np.ndarray]:
+    """A request of `batch` rows, for `k` items each, with every input of a signature."""
     items = np.resize(np.asarray(run.item_ids[:100], object), batch)
     history = np.resize(np.asarray(run.item_ids[:100], object), (batch, max(1, run.history_length)))
     none = np.full((batch, 1), "", object)
@@ -70,7 +72,7 @@ def example_inputs(signature: str, run: Run, batch: int) -> dict[str, np.ndarray
     }
     queries["serving_default"] = queries["recommend"]  # a graph of its own to a server, and the one that most ask
     if signature in queries:
-        answer = {"k": np.full(batch, 12, np.int32), "exclude": none, "allow": none, "allow_items": none}
+        answer = {"k": np.full(batch, k, np.int32), "exclude": none, "allow": none, "allow_items": none}
         return {**queries[signature], **answer}
     others = {
         "embed_query": {"history": history, "days_ago": days},
@@ -95,7 +97,7 @@ def example_inputs(signature: str, run: Run, batch: int) -> dict[str, np.ndarray
             "user": np.zeros(batch, np.int32),
             "user_fields": np.zeros((batch, run.user_fields), np.int32),
             "exclude": np.full((batch, 1), -1, np.int32),
-            "k": np.full(batch, 12, np.int32),
+            "k": np.full(batch, k, np.int32),
         },
     }
     return others[signature]
