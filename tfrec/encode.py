@@ -53,8 +53,9 @@ def run(options: argparse.Namespace) -> int:
         tokens = getattr(options, f"{side.kind}_store") == "tokens"
         log.info("%s encoder of %s: %s", side.kind, side.source, "tokens and vectors" if tokens else "vectors")
         shape = {"tokens": tokens, "pool": options.pool, "batch": options.batch, "part": options.part}
-        how = {"calls": calls_at_a_time(), "same_precision": True}
-        store = FeatureWriter(side, prepared, options.out, **shape, **how).write(make)
+        calls = calls_at_a_time()
+        writer = FeatureWriter(side, prepared, options.out, **shape, calls=calls, same_precision=True)
+        store = writer.write(make)
         log.info("%s: %d distinct contents of %d items", store.folder, len(store.keys), len(prepared.items))
     return 0
 
