@@ -137,7 +137,13 @@ def imported(folder):
             for line in node.body
             for inner in ast.walk(line)
         }
-        for node in set(ast.walk(tree)) - optional:
+        for_types = {
+            inner
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+            for inner in ast.walk(node)
+        }
+        for node in set(ast.walk(tree)) - optional - for_types:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
             for top in {name.split(".")[0] for name in names} - OWN - set(sys.stdlib_module_names):
