@@ -305,6 +305,7 @@ def make_dataset(
     flat, names = tf.nest.flatten(example), example
     types = [tf.string if part.dtype == object else tf.as_dtype(part.dtype) for part in flat]
 
+    @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and looking for it takes a second
     def make(step: tf.Tensor) -> Batch:
         # Said to be stateful, as is the default, it would be called batch by batch and never ahead where ops are to be
         # deterministic, as trainings ask for.

@@ -106,6 +106,7 @@ def decode_all(
     pixels = np.empty((items, *size, 3), np.uint8)
     starts = tf.data.Dataset.range(0, items, batch)
 
+    @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and looking for it takes two seconds
     def read(start: tf.Tensor) -> tf.Tensor:
         read_rows = lambda s: photos.read(np.arange(s, min(s + batch, items)))  # noqa: E731
         data = tf.numpy_function(read_rows, [start], tf.string, stateful=False)
