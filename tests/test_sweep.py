@@ -156,10 +156,10 @@ def test_a_stopped_sweep_ends_its_runs_and_what_they_started(tmp_path, how):
     sweep = start_sweep(file, out)
     pids = wait_for(lambda: list(out.glob("runs/*/pids")))[0].read_text().split()
     second = start_sweep(file, out)
-    assert "another process writes there" in second.communicate(timeout=60)[1]
+    assert "another process writes there" in second.communicate(timeout=300)[1]
     assert second.returncode == 2
     sweep.send_signal(how)
-    assert sweep.communicate(timeout=60)[1] == "interrupted\n"
+    assert sweep.communicate(timeout=300)[1] == "interrupted\n"
     assert sweep.returncode == 130
     wait_for(lambda: not any(map(is_alive, pids)), 5)
     assert len(list(out.glob("runs/*"))) == 1

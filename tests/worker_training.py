@@ -121,13 +121,18 @@ def fit(workers: Workers, run_dir: Path, *, kill: int | None = None) -> Trainer:
         fill_bank(model, CONTENT, workers, progress=False)
         return {"recall@20": float(tf.reduce_sum(model.vectors.bank**2)) + 1000.0 * workers.place.index}
 
-    def dataset(start, stop):
-        for step, batch in enumerate(make_dataset(batches, start, stop), start):
-            if step == kill and not workers.chief:
-                os.kill(os.getpid(), signal.SIGKILL)
-            yield batch
+    class Batches:
+        def __init__(self, start, stop):
+            self.start, self.dataset = start, make_dataset(batches, start, stop)
+            self.element_spec = self.dataset.element_spec
 
-    trainer.fit(dataset, evaluate)
+        def __iter__(self):
+            for step, batch in enumerate(self.dataset, self.start):
+                if step == kill and not workers.chief:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield batch
+
+    trainer.fit(Batches, evaluate)
     return trainer
 
 
