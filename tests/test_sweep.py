@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +128,11 @@ time.sleep(600)
 
 def start_sweep(file, out):
     words = [sys.executable, "-m", "tfrec.sweep", "--config", str(file), "--out", str(out)]
-    hear = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a suite that runs in the background ignores it
+
+    def hear():  # what a suite that runs in the background, or under nohup, ignores
+        for ignored in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(ignored, signal.SIG_DFL)
+
     return subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=hear)
 
 
