@@ -16,13 +16,12 @@ from pipelines.content import ItemContent
 from pipelines.epochs import ShuffledRows
 from pipelines.equal_rows import repeated
 from pipelines.schema import PreparedError
+from pipelines.time_bounds import DAY
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 Batch = dict[str, Any]  # arrays or tensors by name; those of its `items` are a dict of their own
-
-DAY = 86_400
 
 
 @dataclass(frozen=True)

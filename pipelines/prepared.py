@@ -20,6 +20,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.photos.image_store import BYTES_FILE, ImageStore, ImageWriter
@@ -91,6 +92,16 @@ class Prepared:
         """Whether each customer's last *new* item is held out, so that no target was bought before."""
         split = self.manifest["split"]
         return split.get("kind") == "leave-last-out" and split.get("held_out") != "last interaction"
+
+    @cached_property
+    def content(self) -> frozenset[str]:
+        """Of `photos` and `texts`, what at least one item has; two columns are read, not the whole table."""
+        columns = pq.read_table(self.path / "items.parquet", columns=["images", "text"])
+        has = {
+            "photos": pc.greater(pc.list_value_length(columns["images"]), 0),
+            "texts": pc.not_equal(columns["text"], ""),
+        }
+        return frozenset(name for name, rows in has.items() if pc.any(rows).as_py())
 
     @cached_property
     def images(self) -> ImageStore | None:

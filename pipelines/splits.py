@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from pipelines.schema import TEST, TRAIN, VAL, PreparedError
+from pipelines.time_bounds import DAY
 
 DROPPED = -1
-DAY = 86_400  # seconds
 
 
 def leave_last_out(user: np.ndarray, item: np.ndarray, *, min_items: int = 3) -> np.ndarray:

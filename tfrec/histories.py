@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-DAY = 86_400
+from pipelines.time_bounds import DAY
 
 
 def last_purchases(

@@ -20,7 +20,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from pipelines.remote import is_remote, remove_folder, written_or_sent
-from tfrec.runs.lock import LOCK, FolderInUseError, only_writer
+from tfrec.runs.lock import LOCK, only_writer
 
 SCHEMA = pa.schema({"user_id": pa.string(), "item_ids": pa.list_(pa.string()), "scores": pa.list_(pa.float32())})
 FORMATS = ("parquet", "csv", "submission")
@@ -121,13 +121,8 @@ class Parts:
     def _hold(self) -> None:
         if is_remote(self.folder):
             return
-        try:
-            self._held.enter_context(only_writer(self.folder))
-        except FolderInUseError:
-            raise FolderInUseError(
-                f"--out {self._out}: another process makes it, in {self.folder}; wait for it or end it, or name another "
-                "file"
-            ) from None
+        told = f"--out {self._out}: another process makes it, in {self.folder}; wait for it or end it, or name another file"
+        self._held.enter_context(only_writer(self.folder, told=told))
 
     def _begin(self, job: dict[str, Any]) -> None:
         if not is_remote(self.folder):

@@ -83,12 +83,11 @@ def _convert(
     """Turn one block of strings into compact columns, without its rejected rows."""
     item, proper_id = _article_rows(block["article_id"], articles)
     time, proper_time = _times(block["t_dat"])
-    channels = block[CHANNEL] if CHANNEL in raw.columns else pa.array([""]).take(pa.array(np.zeros(len(block), int)))
-    channel, proper_channel = _channels(channels)
     price, proper_price = _prices(block["price"])
     proper_customer = proper_ids(block["customer_id"])
     kept = np.ones(len(block), bool)
-    checks = (
+    channel = np.full(len(block), UNKNOWN_CHANNEL, np.int8)
+    checks = [
         ("t_dat", proper_time, "t_dat is not a date (YYYY-MM-DD)"),
         ("t_dat", ~is_too_early(time), TOO_EARLY),
         ("t_dat", ~is_too_late(time), TOO_LATE),
@@ -96,11 +95,11 @@ def _convert(
         ("article_id", proper_id, ARTICLE_ID_REASON),
         ("article_id", item >= 0, "article_id is not in the articles file"),
         ("price", proper_price, "price is not a number of at least 0"),
-        (CHANNEL, proper_channel, "sales_channel_id is not a whole number from 0 to 127"),
-    )
+    ]
+    if CHANNEL in raw.columns:
+        channel, proper_channel = _channels(block[CHANNEL])
+        checks.append((CHANNEL, proper_channel, "sales_channel_id is not a whole number from 0 to 127"))
     for field, proper, reason in checks:
-        if field not in raw.columns:
-            continue
         raw.reject(kept & ~proper, field, block[field], reason)
         kept &= proper
     at = np.flatnonzero(kept)

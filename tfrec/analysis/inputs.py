@@ -175,14 +175,15 @@ def labels_of(catalogue: Catalogue, by: str | None) -> tuple[str | None, np.ndar
         ConfigError: no such column.
         AnalysisError: fewer than two values.
     """
+    if by is None and "label" not in catalogue.items:
+        return None, None
+    name = by or "label"
+    values = item_labels(catalogue.items, name, option="--by")
+    if len(set(values) - {""}) >= 2:
+        return name, values
     if by is None:
-        if "label" not in catalogue.items or len({*catalogue.items["label"].dropna()} - {""}) < 2:
-            return None, None
-        by = "label"
-    values = item_labels(catalogue.items, by, option="--by")
-    if len(set(values) - {""}) < 2:
-        raise AnalysisError(f"--by {by} has fewer than two different values among the items; choose another one")
-    return by, values
+        return None, None
+    raise AnalysisError(f"--by {by} has fewer than two different values among the items; choose another one")
 
 
 def _data_of(run: Path) -> str:

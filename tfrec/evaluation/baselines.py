@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipelines.time_bounds import DAY
 from tfrec.csr import Csr
-from tfrec.evaluation.protocol import DAY, Protocol
+from tfrec.evaluation.protocol import Protocol
 from tfrec.index.search import ScoreBoard
 from tfrec.processor import cores
 

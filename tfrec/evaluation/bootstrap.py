@@ -41,7 +41,7 @@ def bootstrap_means(values: dict[str, np.ndarray], *, resamples: int = 1000, see
         means = _resampled_means(rows, defined, counts, resamples, np.random.default_rng(seed))
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.nanpercentile(means, [tail, 100 - tail], axis=0)
-    return {name: _interval(point[i], low[i], high[i]) for i, name in enumerate(names)}
+    return {name: interval(point[i], low[i], high[i]) for i, name in enumerate(names)}
 
 
 def _resampled_means(
@@ -91,13 +91,14 @@ def jackknife_distinct(ranked: np.ndarray, n_items: int) -> Interval:
     value = np.count_nonzero(lists) / n_items
     own = np.where(ranked >= 0, lists[ranked] == 1, False).sum(axis=1)  # items in this user's list alone
     error = np.sqrt(len(ranked) - 1) * own.std() / n_items
-    return _interval(value, max(value - 1.96 * error, 0.0), min(value + 1.96 * error, 1.0))
+    return interval(value, max(value - 1.96 * error, 0.0), min(value + 1.96 * error, 1.0))
 
 
 def exact(value: float) -> Interval:
     """A value that no sample stands behind, in the form of an interval."""
-    return _interval(value, value, value)
+    return interval(value, value, value)
 
 
-def _interval(value: float, low: float, high: float) -> Interval:
+def interval(value: float, low: float, high: float) -> Interval:
+    """A value with its bounds, as metrics.json has it."""
     return {"value": float(value), "low": float(low), "high": float(high)}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tfrec.evaluation.bootstrap import LEVEL, Interval, bootstrap_means
+from tfrec.evaluation.bootstrap import LEVEL, Interval, bootstrap_means, interval
 from tfrec.evaluation.embedding_metrics import clustering_metrics, knn_hits, retrieval_values, unit_rows
 from tfrec.sampling import sample_rows
 
@@ -74,7 +74,7 @@ class EmbeddingSummary:
             # An item drawn twice agrees with itself, which raises these metrics: only the spread of the draws is used.
             values = np.array([one[name] for one in drawn])
             low, high = point[name] + np.percentile(values - values.mean(), [tail, 100 - tail])
-            summary[name] = {"value": point[name], "low": float(low), "high": min(1.0, float(high))}
+            summary[name] = interval(point[name], low, min(1.0, high))
         return summary
 
 

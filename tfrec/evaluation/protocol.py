@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.schema import SPLIT_CODES
+from pipelines.time_bounds import DAY
 from tfrec.csr import Csr
 from tfrec.sampling import sample_rows
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from pipelines.prepared import Prepared
 
 HISTORY_BUCKETS = {"1": (1, 1), "2-4": (2, 4), "5-9": (5, 9), "10-19": (10, 19), "20+": (20, None)}
-DAY = 86_400
 
 
 class ProtocolError(ValueError):

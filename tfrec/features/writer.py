@@ -28,7 +28,7 @@ from tfrec.encoders.sides import Side, TextSide, save_side
 from tfrec.features.blocks import IMAGE_BATCH, TEXT_BATCH, PhotoBlocks, TextBlocks, blocks_of, checked
 from tfrec.features.store import FORMAT, MANIFEST, UNITS, FeatureError, SideStore, content_keys
 from tfrec.graphs import with_rewrites
-from tfrec.runs.lock import FolderInUseError, only_writer
+from tfrec.runs.lock import only_writer
 
 log = logging.getLogger("tfrec")
 
@@ -95,13 +95,9 @@ class FeatureWriter:
         whole = self._whole(plan)
         if whole is not None:
             return whole
-        try:
-            with only_writer(self.store):
-                return self._write(plan, wanted, make)
-        except FolderInUseError:
-            raise FolderInUseError(
-                f"{self.store}: another process encodes into it; wait for it or end it, then give the same command again"
-            ) from None
+        told = f"{self.store}: another process encodes into it; wait for it or end it, then give the same command again"
+        with only_writer(self.store, told=told):
+            return self._write(plan, wanted, make)
 
     def _write(
         self, plan: dict, wanted: list[str], make: "Callable[[FeatureWriter, list[int]], Iterator[int]] | None"

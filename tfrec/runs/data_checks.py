@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pipelines.schema import SPLIT_CODES
 from tfrec.config import ConfigError, ModelConfig, RetrievalConfig
 from tfrec.ratings.config import RatingsConfig
@@ -34,14 +36,10 @@ def leave_out_what_is_missing(config: RetrievalConfig, prepared: Prepared) -> li
     Raises:
         ConfigError: weights are named for an encoder that has nothing to read.
     """
-    has = {
-        "image": prepared.images is not None and bool(prepared.items["images"].map(len).any()),
-        "text": bool((prepared.items["text"] != "").any()),
-    }
     told = []
     for name, what in (("image", "photos"), ("text", "texts")):
         options = getattr(config.model, name)
-        if not options.enabled or has[name] or not config.model.item.deep:
+        if not options.enabled or what in prepared.content or not config.model.item.deep:
             continue
         if options.weights is not None:
             raise ConfigError(
@@ -70,8 +68,8 @@ def _items(model: ModelConfig, prepared: Prepared) -> Iterator[str]:
         return
     fields = model.attributes.fields or prepared.fields
     lacking = {
-        "photos": model.image.enabled and prepared.images is None,
-        "texts": model.text.enabled and not (prepared.items["text"] != "").any(),
+        "photos": model.image.enabled and "photos" not in prepared.content,
+        "texts": model.text.enabled and "texts" not in prepared.content,
         "attributes": model.attributes.enabled
         and not (fields or (model.attributes.group and "group" in prepared.items)),
     }
@@ -88,16 +86,17 @@ def _items(model: ModelConfig, prepared: Prepared) -> Iterator[str]:
 
 def _scale(config: RetrievalConfig, prepared: Prepared) -> Iterator[str]:
     """Missing ratings, and thresholds that no rating reaches, as where ratings go from 0 to 1."""
-    if isinstance(config, RatingsConfig) and "rating" in prepared.event_columns:
-        missing = int(prepared.events(columns=["rating"])["rating"].isna().sum())
-        if missing:
-            yield f"{prepared.path}: {missing:,} of its events have no rating; leave them out when the data are prepared"
-            return
-    liked = config.rating.liked if isinstance(config, RatingsConfig) and config.rating.retrieval_weight else 0.0
-    if "rating" not in prepared.event_columns or not (liked or config.evaluation.min_rating):
+    if "rating" not in prepared.event_columns or not (
+        isinstance(config, RatingsConfig) or config.evaluation.min_rating
+    ):
         return
     events = prepared.events(columns=["rating", "split"])
     rating, split = events["rating"].to_numpy(), events["split"].to_numpy()
+    missing = int(np.isnan(rating).sum()) if isinstance(config, RatingsConfig) else 0
+    if missing:
+        yield f"{prepared.path}: {missing:,} of its events have no rating; leave them out when the data are prepared"
+        return
+    liked = config.rating.liked if isinstance(config, RatingsConfig) and config.rating.retrieval_weight else 0.0
     trained = rating[split <= (SPLIT_CODES["val"] if config.training.final else SPLIT_CODES["train"])]
     held = rating[split == SPLIT_CODES["test"]]
     for name, least, part, what in (

@@ -15,10 +15,14 @@ class FolderInUseError(ValueError):
 
 
 @contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
+def only_writer(folder: Path, *, told: str = "") -> Iterator[None]:
     """Keep other processes from `folder`, which is made where it is absent, and removed again where nothing came into it.
 
     The lock ends with this process at the latest.
+
+    Args:
+        folder: to write into.
+        told: what to say where another process has it; that `--out` names a folder in use where "".
 
     Raises:
         FolderInUseError: another process has it.
@@ -31,9 +35,8 @@ def only_writer(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        raise FolderInUseError(
-            f"--out {folder}: another process writes there; wait for it or end it, or name another folder"
-        ) from None
+        usual = f"--out {folder}: another process writes there; wait for it or end it, or name another folder"
+        raise FolderInUseError(told or usual) from None
     try:
         yield
     finally:

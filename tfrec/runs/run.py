@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import pandas as pd
 
+from pipelines.time_bounds import DAY
 from tfrec.neighbours import Neighbours, product_neighbours, products_of
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ def recent_sales(prepared: Prepared) -> np.ndarray:
     events = prepared.events(columns=["item", "time"])
     items, times = events["item"].to_numpy(), events["time"].to_numpy()
     count = len(prepared.items)
-    recent = items[times > times.max() - POPULAR_DAYS * 86_400] if len(times) else items
+    recent = items[times > times.max() - POPULAR_DAYS * DAY] if len(times) else items
     return (np.bincount(recent, minlength=count) + 1e-3 * np.bincount(items, minlength=count)).astype(np.float32)
 
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.prepared import open_prepared
+from pipelines.time_bounds import DAY
 from tfrec.serve.errors import Code, ServeError, shown
 
-DAY = 86_400
 MAX_CHOICES = 60  # a field with more values is no filter that a person could choose from
 LATEST = 24  # purchases shown of a customer
 
