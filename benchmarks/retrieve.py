@@ -118,13 +118,13 @@ def tower_alone(work: Work) -> Callable[[], None]:
 
     job = load_job(work.options())
     customers = job.reader.read(job.cuts()[0])
-    towers = make_towers(work.items)
+    query, vectors = make_towers().query, tf.constant(item_vectors(work.items))
     shapes = [
         tf.TensorSpec([None, LENGTH], tf.int32),
         tf.TensorSpec([None, LENGTH]),
         tf.TensorSpec([None, 0], tf.int32),
     ]
-    encode = tf.function(towers.query, input_signature=shapes)
+    encode = tf.function(lambda *given: query(*given, vectors), input_signature=shapes)
 
     def run() -> None:
         for rows in batches(work, len(customers)):
@@ -231,8 +231,8 @@ def item_names(items: int) -> list[str]:
     return [f"{row:010d}" for row in range(items)]
 
 
-def make_towers(items: int, length: int = LENGTH):
-    """A tower of histories of `length` over a table of item vectors, with random weights, as export wants it."""
+def make_towers(length: int = LENGTH):
+    """A tower of histories of `length` with random weights, as export wants it."""
     import tensorflow as tf
 
     from tfrec.towers import HistoryTower
@@ -242,14 +242,13 @@ def make_towers(items: int, length: int = LENGTH):
     class Towers(tf.Module):
         def __init__(self):
             super().__init__()
-            self.table = tf.Variable(item_vectors(items), trainable=False)
             self.tower = HistoryTower(DIM, length, layers=LAYERS, heads=4)
 
-        def query(self, history, days_ago, user_fields):
+        def query(self, history, days_ago, user_fields, vectors):
             del user_fields
             following = tf.concat([days_ago[:, 1:], tf.zeros_like(days_ago[:, :1])], 1)
-            vectors = tf.gather(self.table, tf.maximum(history, 0))
-            states = self.tower(vectors, history >= 0, tf.maximum(days_ago - following, 0.0))
+            bought = tf.gather(vectors, tf.maximum(history, 0))
+            states = self.tower(bought, history >= 0, tf.maximum(days_ago - following, 0.0))
             return tf.math.l2_normalize(states[:, -1], -1)
 
         def similar_query(self, vectors):
@@ -282,7 +281,7 @@ def publish_model(items: int, length: int = LENGTH) -> None:
 
     run = Run(
         name="benchmark",
-        towers=make_towers(items, length),
+        towers=make_towers(length),
         item_ids=item_names(items),
         item_vectors=item_vectors(items),
         popularity=np.arange(items, 0, -1, dtype=np.float32),

@@ -86,6 +86,11 @@ def test_ratings_on_another_scale_are_told_with_the_options(tmp_path):
     check_data(RatingsConfig(), dataset(tmp_path / "without", ratings=None))  # told by the model, which needs them
 
 
+def test_a_dataset_with_nothing_held_out_is_refused_before_it_is_trained_on(tmp_path):
+    with pytest.raises(ConfigError, match="none of its 3 events is held out to be evaluated on"):
+        check_data(RetrievalConfig(), dataset(tmp_path / "data", splits=(0, 0, 1)))
+
+
 def test_a_dataset_without_a_training_part_is_refused(tmp_path):
     data = dataset(tmp_path / "data", splits=(1, 1, 2))
     with pytest.raises(ConfigError, match="none of its 3 events is there to train on"):

@@ -80,12 +80,16 @@ def test_equal_scores_are_ordered_by_row():
     np.testing.assert_array_equal(rows, [[0, 1, 2, 3, 4]] * 2)
 
 
-def test_allowed_items_alone_are_found_and_the_rest_scores_lowest(vectors, queries):
+def test_the_best_by_other_scores_are_found_and_the_rest_scores_lowest(vectors, queries):
     index = ExactIndex(vectors)
     masks = np.zeros((2, ITEMS), bool)
     masks[0, ::3], masks[1, 5:8] = True, True
     mask_of = np.arange(20) % 2
-    scores, rows = index.search_allowed(tf.constant(queries[:20]), 12, tf.constant(masks), tf.constant(mask_of))
+
+    def allowed(part):
+        return tf.where(masks[mask_of[part.numpy()]], index.scores(queries[part.numpy()]), LOWEST)
+
+    scores, rows = index.top_k(allowed, 20, 12)
     for query in range(20):
         allowed = np.flatnonzero(masks[mask_of[query]])
         expected = allowed[oracle(queries[query : query + 1], vectors[allowed], 12)[0]]

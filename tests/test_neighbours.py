@@ -143,7 +143,9 @@ BONUSES = {
 
 def plain_scores(run, towers, history: list[int], days: list[float]) -> tuple[np.ndarray, np.ndarray]:
     """The products with all items' vectors, and the whole scores, of one customer, by a loop."""
-    query = towers.query(tf.constant([history]), tf.constant([days]), tf.zeros([1, 1], tf.int32)).numpy()
+    query = towers.query(
+        tf.constant([history]), tf.constant([days]), tf.zeros([1, 1], tf.int32), run.item_vectors
+    ).numpy()
     product = (query @ run.item_vectors.T)[0]
     scores = product.copy()
     for item, ago in zip(history, days, strict=True):
@@ -198,6 +200,34 @@ def test_explanations_are_differences_of_whole_scores(name):
             less = [-1, *(history[row][other] for other in others)], [0.0, *(days[row][other] for other in others)]
             without = plain_scores(run, towers, *less)[1][items[row]]
             np.testing.assert_allclose(explained["without"][row, :, place], without, rtol=1e-4, atol=1e-5)
+
+
+def test_explanations_of_long_histories_are_those_of_what_is_read():
+    run = make_run(ITEMS, query_kind="history", **BONUSES["all"])  # which reads four purchases
+    run.towers = RepeatingTowers(run.item_vectors)
+    explain = ServingModel(run, ExactIndex(run.item_vectors)).signatures()["explain_rows"]
+    history, days = np.array([[3, 5, -1, 7, 8, 3, 2]]), np.array([[9.0, 8.0, 0.0, 5.0, 4.0, 2.0, 1.0]], np.float32)
+    fields, items = tf.zeros([1, 1], tf.int32), tf.constant([[4, 3, 8]])
+    explained = explain(tf.constant(history, tf.int32), tf.constant(days), fields, items)
+    for column in range(history.shape[1]):
+        less = np.where(np.arange(history.shape[1]) == column, -1, history)
+        without = explain(tf.constant(less, tf.int32), tf.constant(days), fields, items)["score"]
+        np.testing.assert_allclose(explained["without"][:, :, column], without, rtol=1e-4, atol=1e-5)
+
+
+def test_an_explanation_that_would_take_the_memory_is_refused():
+    run = make_run(ITEMS, query_kind="history")
+    explain = ServingModel(run, ExactIndex(run.item_vectors)).signatures()["explain_rows"]
+    for customers, purchases, items in ((1, 30_000, 12), (1200, 4, 1)):
+        history = tf.zeros([customers, purchases], tf.int32)
+        given = (
+            history,
+            tf.zeros(history.shape),
+            tf.zeros([customers, 1], tf.int32),
+            tf.zeros([customers, items], tf.int32),
+        )
+        with pytest.raises(tf.errors.InvalidArgumentError, match="fewer customers, purchases or items"):
+            explain(*given)
 
 
 def test_the_bonus_in_evaluation_adds_up_purchases_and_neighbours():

@@ -95,7 +95,7 @@ def test_cold_users_are_a_cohort_of_their_own(temporal):
     assert targets["new items"].tolist() == [False, True, True, False]  # not the cold user's
     assert targets["cold items"].tolist() == [False, True, False, False]
     said = protocol.describe()
-    assert (said["users"], said["cold_users"], said["targets"], said["candidates"]) == (2, 1, 4, 6)
+    assert (said["users"], said["cold_users"], said["targets"], said["candidates"]) == (2, 1, 3, 6)
     assert (said["split_kind"], said["cutoff"], said["seen_filter"]) == ("temporal", "2020-09-16", False)
 
 

@@ -129,7 +129,7 @@ def rated_run(movies, tmp_path_factory):
 
 
 def test_served_ratings_are_those_that_are_evaluated(rated_run):
-    from tfrec.retrieval import load_assembly, protocol_queries
+    from tfrec.retrieval import candidate_vectors, load_assembly, protocol_queries
     from tfrec.serving.towers import ServedTowers
 
     assembly = load_assembly(rated_run)
@@ -141,7 +141,8 @@ def test_served_ratings_are_those_that_are_evaluated(rated_run):
     judged = assembly.predict_ratings(users, items, "test", lambda protocol: protocol_queries(assembly, protocol)[0])
     protocol = build_protocol(assembly.prepared, "test", cold_users=True)
     queries = protocol_queries(assembly, protocol)[0][np.searchsorted(protocol.users, users)]
-    served = ServedTowers(assembly).rate(queries, users, items[:, None].astype(np.int32)).numpy()[:, 0]
+    rows, vectors = items[:, None].astype(np.int32), candidate_vectors(assembly)
+    served = ServedTowers(assembly).rate(queries, users, rows, vectors).numpy()[:, 0]
     np.testing.assert_allclose(served, judged, rtol=1e-5)
     assert (served.min(), served.max()) == (1.0, 5.0)
 

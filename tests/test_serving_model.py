@@ -196,6 +196,11 @@ def test_filters_are_and_across_fields_and_or_within_one(run, model):
     assert ids_of(answer) == [expected, [run.item_ids[row] for row in rows[:12]]]
 
 
+def test_a_value_named_again_allows_no_more(run, exact):
+    once, often = (exact("recommend", history=[["001"]], allow=[["kind=dress"] * times], k=5) for times in (1, 3000))
+    assert ids_of(once) == ids_of(often)
+
+
 def test_each_row_has_its_own_filter(run, exact):
     answer = exact("recommend", history=[["001"]] * 3, allow=[["kind=dress"], ["kind=shirt"], [""]], k=4)
     query = mean_of(run, "001")

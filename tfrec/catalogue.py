@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfrec.evaluation.scores import LOWEST
-from tfrec.serving.attribute_terms import AttributeFilter, lookup
+from tfrec.repeats import among
+from tfrec.serving.attribute_terms import AttributeFilter, lookup, marked
 
 
 class Catalogue(tf.Module):
@@ -57,21 +58,14 @@ class Catalogue(tf.Module):
         rows = self.popular_rows[:k]
         return tf.gather(self.popularity, rows), rows
 
-    def popular_allowed(self, k: tf.Tensor, masks: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The k most popular items of each set of allowed items, bool `[M, N]`: scores and rows `[M, k]`."""
-        return tf.math.top_k(tf.where(masks, self.popularity[None], LOWEST), k)
-
-    def masks(self, allow: tf.Tensor, allow_rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Sets of allowed items.
+    def allowed(self, allow: tf.Tensor, allow_rows: tf.Tensor) -> tf.Tensor:
+        """Which items each row's filters allow, bool `[B, N]`.
 
         Args:
             allow: attribute terms "field=value" string `[B, A]`, "" = padding. An item must match every field
                 that is named, by any of the values named for it.
             allow_rows: int32 `[B, M]` item rows, -1 = padding, -2 = an id that is not known. An item must be
                 one of them; all padding allows all.
-
-        Returns:
-            The distinct sets bool `[S, N]`, and the set of each row int32 `[B]`.
         """
         terms, fields = self.filter.parse(allow)
         request = tf.concat([terms, fields, allow_rows], 1)
@@ -83,13 +77,11 @@ class Catalogue(tf.Module):
             distinct,
             fn_output_signature=tf.TensorSpec([self.size], tf.bool),
         )
-        return sets, set_of
+        return tf.gather(sets, set_of)
 
     def _listed(self, rows: tf.Tensor) -> tf.Tensor:
         """Items that a list of rows `[M]` names, bool `[N]`; all of them when the list is padding."""
-        listed = tf.boolean_mask(rows, rows >= 0)[:, None]
-        named = tf.tensor_scatter_nd_update(tf.zeros([self.size], tf.bool), listed, tf.ones_like(listed[:, 0], tf.bool))
-        return named | tf.reduce_all(rows == -1)
+        return marked(tf.boolean_mask(rows, rows >= 0), self.size) | tf.reduce_all(rows == -1)
 
 
 def drop_excluded(scores: tf.Tensor, rows: tf.Tensor, excluded: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -104,10 +96,7 @@ def drop_excluded(scores: tf.Tensor, rows: tf.Tensor, excluded: tf.Tensor, k: tf
     Returns:
         Scores `[B, k]` and rows `[B, k]`; `LOWEST` and -1 where nothing is left.
     """
-    excluded = tf.sort(tf.pad(excluded, [[0, 0], [0, 1]], constant_values=-1), axis=1)
-    place = tf.minimum(tf.searchsorted(excluded, rows), tf.shape(excluded)[1] - 1)
-    hit = tf.gather(excluded, place, batch_dims=1) == rows
-    scores = tf.where(hit | ~tf.math.is_finite(scores), LOWEST, scores)
+    scores = tf.where(among(rows, excluded) | ~tf.math.is_finite(scores), LOWEST, scores)
     kept = tf.minimum(k, tf.shape(scores)[1])
     scores, order = tf.math.top_k(scores, kept)
     rows = tf.where(scores > LOWEST, tf.gather(rows, order, batch_dims=1), -1)

@@ -210,14 +210,15 @@ class TwoTower(tfrs.Model):
         return self.item_tower(batch["items"], training=training)
 
     def queries(
-        self, batch: Batch, vectors: tf.Tensor, slots: tf.Tensor | None = None, training: bool = False
+        self, batch: Batch, vectors: tf.Tensor | None, slots: tf.Tensor | None = None, training: bool = False
     ) -> tf.Tensor:
         """Query vectors at every place of the batch's histories.
 
         Args:
             batch: `history` int32 `[B, T]` (-1 padded on the left), `gaps` float32 `[B, T]` days, `user_fields` int32
                 `[B, G]`; with a user tower `user` int32 `[B]`.
-            vectors: items' vectors `[R, D]`, as `ItemVectors.vectors` gives them.
+            vectors: items' vectors, as `ItemVectors.vectors` gives them, `[R, D]`, or as `finish` does, whose bias is passed
+                over; None with a user tower, which reads none.
             slots: where each item stands among them `[N]`; None where they are all items in order.
 
         Returns:
@@ -227,6 +228,7 @@ class TwoTower(tfrs.Model):
             return self._finish(self.query_out(self.query_tower(batch["user"], batch["user_fields"])[:, None]))
         mask, rows = batch["history"] >= 0, tf.maximum(batch["history"], 0)
         bought = tf.gather(vectors, rows if slots is None else tf.maximum(tf.gather(slots, rows), 0))
+        bought = bought[..., : self.vectors.dim]
         items = tf.cast(self.vectors.history(rows, bought), self.query_tower.compute_dtype)
         states = self.query_tower(items, mask, batch["gaps"], batch["user_fields"], training=training)
         queries = self.query_out(tf.cast(states, tf.float32))
@@ -259,8 +261,8 @@ class TwoTower(tfrs.Model):
         starts = range(0, self.vectors.items, CATALOGUE_PART)
         return tf.concat([self.vectors.vectors(rows[start : start + CATALOGUE_PART]) for start in starts], 0)
 
-    def last_query(self, batch: Batch, vectors: tf.Tensor) -> tf.Tensor:
-        """The query that predicts the next purchase, given all items' `vectors` `[N, D]`: `[B, D]`.
+    def last_query(self, batch: Batch, vectors: tf.Tensor | None) -> tf.Tensor:
+        """The query that predicts the next purchase, given all items' `vectors` (see `queries`): `[B, D]`.
 
         An empty history is read at the start token.
         """
@@ -269,6 +271,11 @@ class TwoTower(tfrs.Model):
             return queries[:, 0]
         known = tf.reduce_any(batch["history"] >= 0, 1)
         return tf.where(known[:, None], queries[:, -1], queries[:, 0])
+
+    def training_tables(self) -> list[tf.Variable]:
+        """The tables `[N, D]` that queries and new items do not read, where the candidates' vectors are at hand."""
+        names = ["bank", "item_ids"] + ["history_ids"] * isinstance(self.query_tower, UserTower)
+        return [getattr(self.vectors, name) for name in names if hasattr(self.vectors, name)]
 
     # -- objective ---------------------------------------------------------------------------------------------
 

@@ -76,17 +76,27 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
         dtype = variable.dtype
         rate = tf.cast(self.learning_rate, dtype) * tf.cast(self.rate_cut, dtype) * multiple
         step = tf.cast(self.iterations + 1, dtype)
-        correction = tf.sqrt(1.0 - self.beta_2**step) / (1.0 - self.beta_1**step)
+        powers = self.beta_1**step, self.beta_2**step
         index = self._index_dict[self._var_key(variable)]
         m, v = self._first[index], self._second[index]
         if isinstance(gradient, tf.IndexedSlices):
-            self._sparse(gradient, variable, m, v, rate * correction)
+            self._sparse(gradient, variable, m, v, rate * tf.sqrt(1.0 - powers[1]) / (1.0 - powers[0]))
             return
-        m.assign_add((gradient - m) * (1.0 - self.beta_1))
-        v.assign_add((tf.square(gradient) - v) * (1.0 - self.beta_2))
         if self.decay and "kernel" in variable.name:
             variable.assign_sub(variable * rate * self.decay)
-        variable.assign_sub(rate * correction * m / (tf.sqrt(v) + self.epsilon))
+        # One op that passes over weights, gradient and moments once, where its formula spelled out passes ten times.
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=m.handle,
+            v=v.handle,
+            beta1_power=powers[0],
+            beta2_power=powers[1],
+            lr=rate,
+            beta1=tf.cast(self.beta_1, dtype),
+            beta2=tf.cast(self.beta_2, dtype),
+            epsilon=tf.cast(self.epsilon, dtype),
+            grad=gradient,
+        )
 
     def _sparse(
         self, gradient: tf.IndexedSlices, variable: tf.Variable, m: tf.Variable, v: tf.Variable, rate: tf.Tensor

@@ -92,6 +92,16 @@ def whole_scores(queries: tf.Tensor, vectors: tf.Tensor, rows: tf.Tensor, bonus:
     return tf.einsum("bd,bwd->bw", queries, tf.gather(vectors, tf.maximum(rows, 0))) + bonus
 
 
+def among(rows: tf.Tensor, listed: tf.Tensor) -> tf.Tensor:
+    """Which of `rows` int32 `[B, K]` stand in the same row of `listed` int32 `[B, W]`, in any order: bool `[B, K]`.
+
+    -1 counts as listed.
+    """
+    listed = tf.sort(tf.pad(listed, [[0, 0], [0, 1]], constant_values=-1), axis=1)
+    place = tf.minimum(tf.searchsorted(listed, rows), tf.shape(listed)[1] - 1)
+    return tf.gather(listed, place, batch_dims=1) == rows
+
+
 def rescore(
     found: tuple[tf.Tensor, tf.Tensor], own_rows: tf.Tensor, own_scores: tf.Tensor, k: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -108,8 +118,7 @@ def rescore(
         Scores and rows `[B, min(k, K + W)]`, best first.
     """
     scores, rows = found
-    found_again = tf.reduce_any(rows[:, :, None] == own_rows[:, None, :], -1)
-    scores = tf.where(found_again, LOWEST, scores)
+    scores = tf.where(among(rows, own_rows), LOWEST, scores)
     own_scores = tf.where(own_rows >= 0, own_scores, LOWEST)
     scores, rows = tf.concat([scores, own_scores], 1), tf.concat([rows, own_rows], 1)
     scores, order = tf.math.top_k(scores, tf.minimum(k, tf.shape(scores)[1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ class RawTable(ABC):
         self._yielded = 0  # well-formed rows in all blocks handed out
         self._block_start = 0
         self._malformed: list[Malformed] = []
-        self._reported = 0  # of the malformed rows
+        self._reported = array("q")  # the malformed rows that are in the account
         self._blank = 0  # of those
         self._rejected_rows: list[np.ndarray] = []  # the other rejected ones
 
@@ -92,8 +93,9 @@ class RawTable(ABC):
         at = np.flatnonzero(mask)
         if len(at):
             self.rejected += len(at)
-            malformed = np.array([row.row for row in self._malformed], np.int64)  # these are in no block
-            rows = self._rows_without(self._block_start + at, malformed)
+            rows = self._rows_without(
+                self._block_start + at, np.array(self._reported)
+            )  # malformed rows are in no block
             shown = values.take(pa.array(at)).to_pylist()
             self._writer.reject_rows(file=self.name, rows=rows, field=field, values=shown, reason=reason)
             self._rejected_rows.append(rows)
@@ -155,13 +157,13 @@ class RawTable(ABC):
 
     def rows_of_kept(self, positions: np.ndarray) -> np.ndarray:
         """Return the 1-based rows in the file of kept rows, given their places among the kept ones, `[n]` int64."""
-        rejected = np.concatenate([*self._rejected_rows, [row.row for row in self._malformed]])
-        return self._rows_without(positions, np.sort(rejected.astype(np.int64)))
+        rejected = np.concatenate([*self._rejected_rows, np.array(self._reported)])
+        return self._rows_without(positions, np.sort(rejected))
 
     def _report_malformed(self) -> None:
         """Reject the malformed rows met since the last block (on this thread, as the writer has no lock)."""
-        for malformed in self._malformed[self._reported :]:
-            self._reported += 1
+        for malformed in self._malformed[len(self._reported) :]:
+            self._reported.append(malformed.row)
             if malformed.reason == BLANK:
                 self._blank += 1
                 continue
@@ -169,7 +171,7 @@ class RawTable(ABC):
                 file=self.name, row=malformed.row, field="", value=malformed.text, reason=malformed.reason
             )
             self.rejected += 1
-        self.rows = self._yielded + self._reported - self._blank
+        self.rows = self._yielded + len(self._reported) - self._blank
 
     def _rows_without(self, positions: np.ndarray, absent: np.ndarray) -> np.ndarray:
         """Return the 1-based rows at places that do not count the header and the rows `absent`, sorted."""

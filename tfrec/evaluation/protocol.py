@@ -145,7 +145,7 @@ class Protocol:
             "cold_users": len(self.users) - warm,
             "eligible_users": self.eligible_users,
             "max_users": self.max_users,
-            "targets": len(self.targets.items),
+            "targets": int(self.warm[self.targets.rows].sum()),  # as the metrics are over warm users
             "candidates": self.n_items,
             "ranking": "exact, over the whole catalogue",
             "seen_filter": self.seen_filter,

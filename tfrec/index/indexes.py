@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfrec.evaluation.scores import LOWEST
 from tfrec.processor import cores
 
 MIN_SCANN_ITEMS = 1000  # below, a matrix product is as fast and ScaNN's partitions hold too little to train on
@@ -86,50 +85,46 @@ class ExactIndex(tf.Module):
         Returns:
             Scores float32 `[B, k]`, best first (equal ones by row), and item rows int32 `[B, k]`.
         """
-        return self._in_chunks(lambda part, _: self._scores(part), queries, tf.zeros_like(queries[:, 0], tf.int32), k)
+        return self.top_k(lambda part: self.scores(tf.gather(queries, part)), tf.shape(queries)[0], k)
 
-    def search_allowed(
-        self, queries: tf.Tensor, k: tf.Tensor, masks: tf.Tensor, mask_of: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Find the k best items among those allowed.
+    @property
+    def exact(self) -> ExactIndex:
+        """The exact index over the same vectors: this one."""
+        return self
 
-        Args:
-            queries: float32 `[B, D]`.
-            k: int32 scalar, at most N.
-            masks: bool `[M, N]`, the distinct sets of allowed items.
-            mask_of: int32 `[B]`, the set of each query.
-
-        Returns:
-            As `search`; where fewer than k items are allowed, the rest scores `LOWEST`.
-        """
-
-        def scores(part: tf.Tensor, part_mask: tf.Tensor) -> tf.Tensor:
-            return tf.where(tf.gather(masks, part_mask), self._scores(part), LOWEST)
-
-        return self._in_chunks(scores, queries, mask_of, k)
-
-    def _scores(self, queries: tf.Tensor) -> tf.Tensor:
+    def scores(self, queries: tf.Tensor) -> tf.Tensor:
+        """Inner products of queries `[C, D]` with all items: `[C, N]`."""
         return tf.matmul(queries, self.vectors, transpose_b=True)
 
-    def _in_chunks(
-        self, scores: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], queries: tf.Tensor, mask_of: tf.Tensor, k: tf.Tensor
+    def top_k(
+        self, scores: Callable[[tf.Tensor], tf.Tensor], batch: tf.Tensor, k: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Top-k of `scores(queries, mask_of)` a chunk of queries at a time, so that `[B, N]` is never held
-        whole.
+        """The k best items of each query by any scores, made for a chunk of queries at a time, so that `[B, N]` is never
+        held whole.
+
+        Args:
+            scores: numbers of queries int32 `[C]`, from 0 to B - 1 -> their scores `[C, N]`.
+            batch: how many queries there are, B.
+            k: int32 scalar, at most N.
+
+        Returns:
+            As `search`.
         """
-        batch = tf.shape(queries)[0]
         chunk = tf.clip_by_value(batch, 1, max(1, SCORES_AT_ONCE // self.items))
-        chunks = tf.maximum(1, (batch + chunk - 1) // chunk)  # map_fn cannot stack nothing
-        missing = chunks * chunk - batch
-        queries = tf.reshape(tf.pad(queries, [[0, missing], [0, 0]]), [chunks, chunk, self.dim])
-        mask_of = tf.reshape(tf.pad(mask_of, [[0, missing]]), [chunks, chunk])
-        found, rows = tf.map_fn(
-            lambda part: tuple(tf.math.top_k(scores(*part), k)),
-            (queries, mask_of),
-            fn_output_signature=(tf.float32, tf.int32),
+
+        def add(start: tf.Tensor, found: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            best, at = tf.math.top_k(scores(tf.range(start, tf.minimum(start + chunk, batch))), k)
+            return start + chunk, tf.concat([found, best], 0), tf.concat([rows, at], 0)
+
+        table = tf.TensorShape([None, None])
+        _, found, rows = tf.while_loop(
+            lambda start, *_: start < batch,
+            add,
+            (0, tf.zeros([0, k]), tf.zeros([0, k], tf.int32)),
+            shape_invariants=(tf.TensorShape([]), table, table),
             parallel_iterations=1,
         )
-        return tf.reshape(found, [-1, k])[:batch], tf.reshape(rows, [-1, k])[:batch]
+        return found, rows
 
     def release(self) -> None:
         """Free what lives outside the module's variables: nothing here."""
@@ -201,12 +196,6 @@ class ScannIndex(tf.Module):
             lambda: self._complete(queries, k, short, scores, rows),
             lambda: (scores, rows),
         )
-
-    def search_allowed(
-        self, queries: tf.Tensor, k: tf.Tensor, masks: tf.Tensor, mask_of: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Exact search among the allowed items: see `ExactIndex.search_allowed`."""
-        return self.exact.search_allowed(queries, k, masks, mask_of)
 
     def search_with(
         self, queries: tf.Tensor, k: tf.Tensor, leaves_to_search: tf.Tensor | int, reorder: tf.Tensor | int

@@ -85,15 +85,20 @@ class RatingHead(tf.keras.layers.Layer):
         """Predict ratings.
 
         Args:
-            inputs: `user` int32 `[P]` (-1: unknown), `item` int32 `[P]`, `query` and `candidate` vectors `[P, D]`.
+            inputs: `user` int32 `[P]` (-1: unknown), `item` int32 `[P]` (N and more: added since), `query` and `candidate`
+                vectors `[P, D]`, which need not be normalised.
 
         Returns:
             Ratings `[P]`, and the square of the biases and factors that each was made of, `[P]`.
         """
         user = tf.where(inputs["user"] < 0, self.users, inputs["user"])
         known = USER_SCALE * tf.cast(inputs["user"] >= 0, tf.float32)
-        biases = tf.gather(self.user_bias, user) * known, tf.gather(self.item_bias, inputs["item"])
-        factors = tf.gather(self.user_factors, user) * known[:, None], tf.gather(self.item_factors, inputs["item"])
+        item, rated = tf.minimum(inputs["item"], self.items - 1), tf.cast(inputs["item"] < self.items, tf.float32)
+        biases = tf.gather(self.user_bias, user) * known, tf.gather(self.item_bias, item) * rated
+        factors = (
+            tf.gather(self.user_factors, user) * known[:, None],
+            tf.gather(self.item_factors, item) * rated[:, None],
+        )
         query, candidate = tf.math.l2_normalize(inputs["query"], -1), tf.math.l2_normalize(inputs["candidate"], -1)
         read = self.hidden(tf.concat([query, candidate, query * candidate], -1))
         read = self.out(self.dropout(read, training=training))[:, 0]
@@ -165,7 +170,7 @@ class RatingTwoTower(TwoTower):
             queries: query vectors `[B, D]`.
             user: int32 `[B]`, -1: unknown.
             items: item rows int32 `[B, K]`.
-            vectors: all items' vectors `[N, D]`.
+            vectors: all items' vectors, as `TwoTower.queries` takes them.
 
         Returns:
             `[B, K]`.
@@ -176,6 +181,6 @@ class RatingTwoTower(TwoTower):
             "user": tf.repeat(user, shape[1]),
             "item": flat,
             "query": tf.repeat(queries[:, : self.vectors.dim], shape[1], axis=0),
-            "candidate": tf.gather(vectors, flat),
+            "candidate": tf.gather(vectors, flat)[:, : self.vectors.dim],
         }
         return tf.reshape(self.head(inputs)[0], shape)

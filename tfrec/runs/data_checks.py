@@ -19,9 +19,10 @@ def check_data(config: RetrievalConfig, prepared: Prepared) -> None:
     """Refuse a dataset that a configuration cannot learn from, or be evaluated on.
 
     Raises:
-        ConfigError: nothing to train on, items that nothing tells apart, or ratings on another scale than the options'.
+        ConfigError: nothing to train on or to be evaluated on, items that nothing tells apart, or ratings on another scale
+            than the options'.
     """
-    problems = [*_training_part(config, prepared), *_items(config.model, prepared), *_scale(config, prepared)]
+    problems = [*_parts(config, prepared), *_items(config.model, prepared), *_scale(config, prepared)]
     if problems:
         raise ConfigError("; ".join(problems))
 
@@ -50,13 +51,15 @@ def leave_out_what_is_missing(config: RetrievalConfig, prepared: Prepared) -> li
     return told
 
 
-def _training_part(config: RetrievalConfig, prepared: Prepared) -> Iterator[str]:
-    counts = prepared.manifest["counts"].get("events_by_split", {"train": 1})
-    if not counts.get("train") and not (config.training.final and counts.get("val")):
-        yield (
-            f"{prepared.path}: none of its {prepared.manifest['counts']['events']:,} events is there to train on "
-            f"({counts}); prepare the data again with another --split"
-        )
+def _parts(config: RetrievalConfig, prepared: Prepared) -> Iterator[str]:
+    counts = prepared.manifest["counts"].get("events_by_split", {"train": 1, "test": 1})
+    learned = counts.get("train") or (config.training.final and counts.get("val"))
+    for there, what in ((learned, "there to train on"), (counts.get("test"), "held out to be evaluated on")):
+        if not there:
+            yield (
+                f"{prepared.path}: none of its {prepared.manifest['counts']['events']:,} events is {what} "
+                f"({counts}); prepare the data again with another --split"
+            )
 
 
 def _items(model: ModelConfig, prepared: Prepared) -> Iterator[str]:

@@ -35,9 +35,10 @@ class Towers(Protocol):
     `Run.modalities` name.
     """
 
-    def query(self, history: tf.Tensor, days_ago: tf.Tensor, user_fields: tf.Tensor) -> tf.Tensor:
+    def query(self, history: tf.Tensor, days_ago: tf.Tensor, user_fields: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
         """Query vectors `[B, D]` of purchases int32 `[B, T]` (item rows, -1 = padding, most recent last), the
-        days since each float32 `[B, T]`, and customer fields int32 `[B, G]`."""
+        days since each float32 `[B, T]`, customer fields int32 `[B, G]`, and all candidates' vectors `[N, D]`, of which the
+        index holds the only copy."""
 
     def user_query(self, user: tf.Tensor, user_fields: tf.Tensor) -> tf.Tensor:
         """Query vectors `[B, D]` of known customers int32 `[B]` (rows of `Run.users`, -1 = unknown)."""
@@ -45,9 +46,9 @@ class Towers(Protocol):
     def repeat_scores(self, days_ago: tf.Tensor) -> tf.Tensor:
         """What purchases made `days_ago` float32 `[B, T]` add to their items' scores; offered where `Run.repeats`."""
 
-    def rate(self, queries: tf.Tensor, user: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+    def rate(self, queries: tf.Tensor, user: tf.Tensor, items: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
         """Ratings `[B, K]` of items int32 `[B, K]` by customers with query vectors `[B, D]`, known as int32 `[B]` (rows of
-        `Run.users`, -1 = unknown); offered where `Run.rates`.
+        `Run.users`, -1 = unknown), given all candidates' vectors `[N, D]`; offered where `Run.rates`.
         """
 
     def attention(self, photos: tf.Tensor, has_photo: tf.Tensor, tokens: tf.Tensor, attributes: tf.Tensor) -> tf.Tensor:
@@ -84,7 +85,8 @@ class UserTable:
 
     Attributes:
         ids: `U` customer ids.
-        history: int32 `[U, L]` item rows, -1 padded on the left, most recent last.
+        history: int32 `[U, L]` item rows, -1 padded on the left, most recent last; nothing of it, L = 0, where the model
+            looks customers up.
         days_ago: float32 `[U, L]`, days from each purchase to the end of the data.
         fields: int32 `[U, G]`, encoded customer fields.
     """
@@ -105,6 +107,8 @@ class Run:
         item_ids: `N` item ids; an item's position is its row.
         item_vectors: candidate vectors float32 `[N, D]`.
         popularity: recent sales float32 `[N]`: what customers without a history are shown.
+        frequency: share of the training purchases float32 `[N]`: which variants of a product come first, as when the model
+            was evaluated; the popularity where None.
         history_length: most purchases that the query tower reads, L.
         config: the run's configuration, kept in the manifest.
         query_kind: whether queries are made of a purchase history or looked up by customer.
@@ -133,6 +137,7 @@ class Run:
     config: dict[str, Any]
     query_kind: Literal["history", "user"] = "history"
     repeats: bool = False
+    frequency: np.ndarray | None = None
     products: list[str] = field(default_factory=list)
     product_score: float = 0.0
     followers: Neighbours | None = None
@@ -156,7 +161,8 @@ class Run:
         """The items that gain from a purchase of another one."""
         tables = []
         if self.product_score:
-            tables.append(product_neighbours(pd.Series(self.products), self.popularity, self.product_score))
+            sales = self.popularity if self.frequency is None else self.frequency
+            tables.append(product_neighbours(pd.Series(self.products), sales, self.product_score))
         if self.followers is not None:
             tables.append(self.followers.extended(len(self.item_ids)))
         return tables
@@ -204,6 +210,7 @@ def load_run(run_dir: Path, *, max_users: int = MAX_USER_TABLE) -> Run:
         item_ids=list(prepared.items["item_id"]),
         item_vectors=candidate_vectors(assembly),
         popularity=recent_sales(prepared),
+        frequency=assembly.frequency,
         history_length=config.model.query.length,
         config=plain(config),
         query_kind=towers.query_kind,
@@ -211,7 +218,7 @@ def load_run(run_dir: Path, *, max_users: int = MAX_USER_TABLE) -> Run:
         products=products_of(prepared.items),
         product_score=assembly.product_score,
         followers=assembly.followers,
-        rates=hasattr(assembly.model, "rate"),
+        rates=towers.rates,
         attends=towers.attends,
         modalities=frozenset(name for name, used in has.items() if used),
         item_attributes={name: [list(v) for v in prepared.items[f"attr.{name}"]] for name in prepared.fields},
@@ -235,15 +242,18 @@ def user_table(assembly: RetrievalAssembly, most: int) -> UserTable | None:
     """Known customers with their last purchases; None where they are more than `most` and histories can be read instead."""
     from tfrec.histories import last_purchases
 
-    prepared = assembly.prepared
-    if len(prepared.users) > most and assembly.config.model.query.kind == "history":
+    prepared, ids = assembly.prepared, list(assembly.prepared.users["user_id"])
+    if assembly.config.model.query.kind == "user":
+        nothing = np.zeros((len(ids), 0), np.float32)
+        return UserTable(ids, nothing.astype(np.int32), nothing, assembly.user_fields)
+    if len(ids) > most:
         return None
     events = prepared.events(columns=["user", "item", "time"])
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(events["user"], minlength=len(prepared.users)))])
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(events["user"], minlength=len(ids)))])
     items, times = events["item"].to_numpy(), events["time"].to_numpy()
     length, now = assembly.config.model.query.length, times.max(initial=0)
     history, days_ago = last_purchases(items, times, offsets, length=length, now=now)
-    return UserTable(list(prepared.users["user_id"]), history, days_ago, assembly.user_fields)
+    return UserTable(ids, history, days_ago, assembly.user_fields)
 
 
 def sample_queries(assembly: RetrievalAssembly) -> np.ndarray | None:

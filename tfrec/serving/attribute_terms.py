@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import tensorflow as tf
 
 if TYPE_CHECKING:
@@ -28,10 +30,11 @@ class AttributeFilter(tf.Module):
     def __init__(self, attributes: Mapping[str, Sequence[Sequence[str]]], size: int):
         super().__init__(name="attribute_filter")
         self.fields, self.size = list(attributes), size
-        terms, self._slots, slots = _encode_terms(attributes, size)
-        self.terms = len(terms)
+        terms, starts, rows = _postings(attributes, size)
         self.term_of, self.field_of = lookup(terms, "terms"), lookup(self.fields, "fields")
-        self.item_terms = tf.Variable(slots, trainable=False, name="item_terms")  # [N, slots], -1 = none
+        # An inverted index: the items of term t are rows[starts[t]:starts[t + 1]].
+        self.starts = tf.Variable(starts, trainable=False, name="term_starts")
+        self.rows = tf.Variable(rows, trainable=False, name="term_rows")
 
     def parse(self, allow: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Terms string `[B, A]` to term and field numbers int32 `[B, A]`, -1 for padding.
@@ -47,16 +50,18 @@ class AttributeFilter(tf.Module):
 
     def mask(self, terms: tf.Tensor, fields: tf.Tensor) -> tf.Tensor:
         """Items that match terms int32 `[A]` of fields int32 `[A]`: bool `[N]`."""
-        wanted = tf.boolean_mask(terms, terms >= 0)[:, None] + 1
-        asked = tf.tensor_scatter_nd_update(  # position 0 stands for "no value" and is never asked for
-            tf.zeros([self.terms + 1], tf.bool), wanted, tf.ones_like(wanted[:, 0], tf.bool)
+        asked, _ = tf.unique(tf.boolean_mask(fields, fields >= 0))
+        return tf.foldl(
+            lambda matching, field: matching & self._with_any(tf.boolean_mask(terms, (fields == field) & (terms >= 0))),
+            asked,
+            initializer=tf.ones([self.size], tf.bool),
         )
-        matches = tf.ones([self.size], tf.bool)
-        for number, (start, stop) in enumerate(self._slots):
-            values = self.item_terms[:, start:stop] + 1
-            matching = tf.reduce_any(tf.gather(asked, values), 1)
-            matches &= matching | ~tf.reduce_any(fields == number)
-        return matches
+
+    def _with_any(self, terms: tf.Tensor) -> tf.Tensor:
+        """Items that have any of the terms int32 `[A]`: bool `[N]`."""
+        terms, _ = tf.unique(terms)
+        starts, stops = tf.gather(self.starts, terms), tf.gather(self.starts, terms + 1)
+        return marked(tf.gather(self.rows, tf.ragged.range(starts, stops).values), self.size)
 
 
 class AttributeInput(tf.Module):
@@ -100,23 +105,21 @@ def lookup(keys: Sequence[str], name: str) -> tf.lookup.StaticHashTable:
     return tf.lookup.StaticHashTable(initializer, default_value=-1, name=name)
 
 
-def _encode_terms(
-    attributes: Mapping[str, Sequence[Sequence[str]]], size: int
-) -> tuple[list[str], list[tuple[int, int]], np.ndarray]:
-    """Number all terms; return them, the columns of each field, and each item's terms int32 `[N,
-    columns]`.
-    """
-    terms: dict[str, int] = {}
-    columns, slots, start = [], [], 0
+def marked(rows: tf.Tensor, size: int) -> tf.Tensor:
+    """Which of `size` rows are named by `rows` int32 `[M]`: bool `[size]`."""
+    return tf.tensor_scatter_nd_update(tf.zeros([size], tf.bool), rows[:, None], tf.ones_like(rows, tf.bool))
+
+
+def _postings(attributes: Mapping[str, Sequence[Sequence[str]]], size: int) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """All terms, where each one's items start int64 `[T + 1]`, and the rows of the items, term by term, int32."""
+    terms: list[str] = []
+    counts, rows = [np.zeros(1, np.int64)], [np.zeros(0, np.int32)]
     for field, items in attributes.items():
         if len(items) != size:
             raise ValueError(f"attribute {field!r} has values of {len(items)} items, expected {size}")
-        width = max(1, max(map(len, items), default=1))
-        block = np.full((size, width), -1, np.int32)
-        for row, values in enumerate(items):
-            for column, value in enumerate(values):
-                block[row, column] = terms.setdefault(f"{field}={value}", len(terms))
-        columns.append(block)
-        slots.append((start, start + width))
-        start += width
-    return list(terms), slots, np.concatenate(columns, 1) if columns else np.zeros((size, 0), np.int32)
+        item = np.repeat(np.arange(size, dtype=np.int32), np.fromiter(map(len, items), np.int64, size))
+        code, values = pd.factorize(np.array(list(chain.from_iterable(items)), object))
+        terms += [f"{field}={value}" for value in values]
+        counts.append(np.bincount(code, minlength=len(values)))
+        rows.append(item[np.argsort(code, kind="stable")])
+    return terms, np.cumsum(np.concatenate(counts)), np.concatenate(rows)

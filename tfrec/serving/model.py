@@ -17,7 +17,7 @@ items, scored by their recent sales.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -38,6 +38,8 @@ STRINGS = tf.TensorSpec([None], tf.string)
 STRING_ROWS = tf.TensorSpec([None, None], tf.string)
 ROWS = tf.TensorSpec([None, None], tf.int32)
 DAYS = tf.TensorSpec([None, None], tf.float32)
+MOST_EXPLAINED = 1 << 18  # numbers of an explanation: customers times purchases times items
+MOST_HISTORIES = 4096  # that are read for it: each customer's without each of the purchases
 COUNT = tf.TensorSpec(None, tf.int32)  # of any rank: a scalar alone, one a row when a server merges requests
 
 # Defaults of the inputs but `k`; TF Serving fills them in where a request leaves them out.
@@ -241,7 +243,7 @@ class ServingModel(tf.Module):
             exclude: tf.Tensor,
             k: tf.Tensor,
         ) -> Tensors:
-            query = self._query(*self._compact(history, days_ago), user, user_fields)
+            query = self._query(*self._compact(history, days_ago)[:2], user, user_fields)
             scores, rows = self._top_k(query, self._bounded(k), exclude)
             return {"item_row": rows, "score": scores}
 
@@ -251,31 +253,44 @@ class ServingModel(tf.Module):
         """The scores of `items` `[B, K]`, and what they would be without each purchase: `without` `[B, K, L]`.
 
         Also the query vectors `[B, D]`, and their products with the items' vectors `[B, K]`: the score without what
-        earlier purchases of the item itself add.
+        earlier purchases of the item itself add. Purchases that are not read change nothing by being left out.
         """
         fields = tf.TensorSpec([None, self._run.user_fields], tf.int32)
 
         @tf.function(input_signature=[ROWS, DAYS, fields, ROWS], autograph=False)
         def explain_rows(history: tf.Tensor, days_ago: tf.Tensor, user_fields: tf.Tensor, items: tf.Tensor) -> Tensors:
+            # One more than is read: where a later purchase is left out, it takes that one's place.
+            rows, days, places = self._compact(history, days_ago, self._run.history_length + 1)
+            batch, length = tf.unstack(tf.shape(rows))
+            self._check_explained(batch, length, tf.shape(history)[1], tf.shape(items)[1])
             vectors = tf.gather(self._vectors, tf.maximum(items, 0))  # (B, K, D)
-            batch, length = tf.unstack(tf.shape(history))
-            left_out = tf.where(tf.eye(length, dtype=tf.bool)[None], -1, history[:, None])  # (B, L, L)
-            histories = tf.reshape(tf.concat([history[:, None], left_out], 1), [-1, length])  # (B (1 + L), L)
+            left_out = tf.where(tf.eye(length, dtype=tf.bool)[None], -1, rows[:, None])  # (B, L, L)
+            histories = tf.reshape(tf.concat([rows[:, None], left_out], 1), [-1, length])  # (B (1 + L), L)
             each = {"repeats": 1 + length, "axis": 0}
-            rows, days = self._compact(histories, tf.repeat(days_ago, **each))
-            queries = self.towers.query(rows, days, tf.repeat(user_fields, **each))
+            rows, days, _ = self._compact(histories, tf.repeat(days, **each))
+            queries = self.towers.query(rows, days, tf.repeat(user_fields, **each), self._vectors)
             queries = tf.reshape(queries, [batch, 1 + length, tf.shape(queries)[1]])
             gains = self._gains_of(rows, days, tf.repeat(items, **each))
-            product = tf.einsum("bld,bkd->bkl", queries, vectors)
-            score = product + tf.transpose(tf.reshape(gains, [batch, 1 + length, -1]), [0, 2, 1])
+            product = tf.einsum("bld,bkd->blk", queries, vectors)
+            score = product + tf.reshape(gains, [batch, 1 + length, -1])
+            without = tf.repeat(score[:, :1], 1 + tf.shape(history)[1], 1)  # column 0: the padding of `_compact`
+            customer = tf.repeat(tf.range(batch)[:, None], length, 1)
+            without = tf.tensor_scatter_nd_update(without, tf.stack([customer, places], -1), score[:, 1:])
             return {
-                "score": score[:, :, 0],
-                "without": score[:, :, 1:],
+                "score": score[:, 0],
+                "without": tf.transpose(without[:, 1:], [0, 2, 1]),
                 "query": queries[:, 0],
-                "product": product[:, :, 0],
+                "product": product[:, 0],
             }
 
         return explain_rows
+
+    def _check_explained(self, batch: tf.Tensor, read: tf.Tensor, given: tf.Tensor, items: tf.Tensor) -> None:
+        numbers, histories = tf.cast(batch, tf.int64), tf.cast(batch, tf.int64) * tf.cast(1 + read, tf.int64)
+        for size in (1 + given, items):
+            numbers *= tf.cast(size, tf.int64)
+        message = ["explain_rows takes fewer customers, purchases or items at once than", batch, given, items]
+        tf.debugging.Assert((numbers <= MOST_EXPLAINED) & (histories <= MOST_HISTORIES), message)
 
     def _gains_of(self, history: tf.Tensor, days_ago: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
         """What the purchases `[B, L]` add to the scores of `items` `[B, K]`: `[B, K]`."""
@@ -310,8 +325,8 @@ class ServingModel(tf.Module):
         def rate_rows(
             history: tf.Tensor, days_ago: tf.Tensor, user: tf.Tensor, user_fields: tf.Tensor, items: tf.Tensor
         ) -> Tensors:
-            query = self._query(*self._compact(history, days_ago), user, user_fields)
-            ratings = self.towers.rate(query.vectors, user, tf.maximum(items, 0))
+            query = self._query(*self._compact(history, days_ago)[:2], user, user_fields)
+            ratings = self.towers.rate(query.vectors, user, tf.maximum(items, 0), self._vectors)
             return {"rating": tf.where(items >= 0, ratings, 0.0)}
 
         return rate_rows
@@ -336,24 +351,29 @@ class ServingModel(tf.Module):
 
     def _history_query(self, history: tf.Tensor, days_ago: tf.Tensor) -> Query:
         days_ago = tf.broadcast_to(days_ago, tf.shape(history))
-        rows, days_ago = self._compact(self.catalogue.rows(history), days_ago)
+        rows, days_ago, _ = self._compact(self.catalogue.rows(history), days_ago)
         batch = tf.shape(rows)[0]
         return self._query(rows, days_ago, tf.fill([batch], -1), tf.zeros([batch, self._run.user_fields], tf.int32))
 
-    def _compact(self, rows: tf.Tensor, days_ago: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Move padding and unknown items to the left, in place of the oldest, and keep the last L. `[B,
-        1..L]`.
+    def _compact(
+        self, rows: tf.Tensor, days_ago: tf.Tensor, most: int | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Move padding and unknown items to the left, in place of the oldest, and keep the last `most` (None: L).
+
+        Returns:
+            Rows and days `[B, 1..most]`, and the column that each came from, counted from 1 (0 = padding).
         """
         rows = tf.where(rows < self._readable, rows, -1)
         rows = tf.pad(rows, [[0, 0], [1, 0]], constant_values=-1)
         days_ago = tf.pad(days_ago, [[0, 0], [1, 0]])
-        order = tf.argsort(tf.cast(rows >= 0, tf.int32), axis=1, stable=True)[:, -self._run.history_length :]
-        return tf.gather(rows, order, batch_dims=1), tf.gather(days_ago, order, batch_dims=1)
+        order = tf.argsort(tf.cast(rows >= 0, tf.int32), axis=1, stable=True)[:, -(most or self._run.history_length) :]
+        return tf.gather(rows, order, batch_dims=1), tf.gather(days_ago, order, batch_dims=1), order
 
     def _query(self, history: tf.Tensor, days_ago: tf.Tensor, user: tf.Tensor, user_fields: tf.Tensor) -> Query:
         if self._run.query_kind == "user":
             return plain_query(self.towers.user_query(user, user_fields), user >= 0)
-        vectors, known = self.towers.query(history, days_ago, user_fields), tf.reduce_any(history >= 0, 1)
+        vectors = self.towers.query(history, days_ago, user_fields, self._vectors)
+        known = tf.reduce_any(history >= 0, 1)
         if not (self._run.repeats or self._neighbours):
             return plain_query(vectors, known)
         rows, gains = totals(*self._gains(history, days_ago))
@@ -375,7 +395,7 @@ class ServingModel(tf.Module):
 
     @property
     def _vectors(self) -> tf.Variable:
-        return self.index.vectors if isinstance(self.index, ExactIndex) else self.index.exact.vectors
+        return self.index.exact.vectors
 
     def _answer_query(
         self, query: Query, k: tf.Tensor, exclude: tf.Tensor, allow: tf.Tensor, allow_items: tf.Tensor
@@ -406,37 +426,40 @@ class ServingModel(tf.Module):
 
     def _top_k(self, query: Query, k: tf.Tensor, excluded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The k best items: scores and rows `[B, k]`."""
-        fetch = self._fetch(query, k, excluded)
+        fetch = self._fetch(k + query.fallen, excluded)
         found = self.index.search(self._finite(query.vectors), fetch)
-        found = rescore(found, query.own_rows, query.own_scores, fetch)
-        popular = self.catalogue.popular(fetch)
-        scores, rows = self._choose(query, found, [part[None] for part in popular])
+        scores, rows = rescore(found, query.own_rows, query.own_scores, fetch)
+        known, popular = self._known(query)[:, None], self.catalogue.popular(fetch)
+        scores, rows = tf.where(known, scores, popular[0]), tf.where(known, rows, popular[1])
         return drop_excluded(scores, rows, excluded, k)
 
     def _top_k_allowed(
         self, query: Query, k: tf.Tensor, excluded: tf.Tensor, allow: tf.Tensor, listed: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The k best of the allowed items, by exact search."""
-        fetch = self._fetch(query, k, excluded)
-        masks, mask_of = self.catalogue.masks(allow, listed)
-        found = self.index.search_allowed(self._finite(query.vectors), fetch, masks, mask_of)
-        mask_of_own = tf.broadcast_to(mask_of[:, None], tf.shape(query.own_rows))
-        allowed = tf.gather_nd(masks, tf.stack([mask_of_own, tf.maximum(query.own_rows, 0)], -1))
-        found = rescore(found, tf.where(allowed, query.own_rows, -1), query.own_scores, fetch)
-        popular = [tf.gather(part, mask_of) for part in self.catalogue.popular_allowed(fetch, masks)]
-        scores, rows = self._choose(query, found, popular)
-        return drop_excluded(scores, rows, excluded, k)
+        known, exact = self._known(query), self.index.exact
 
-    def _fetch(self, query: Query, k: tf.Tensor, excluded: tf.Tensor) -> tf.Tensor:
-        """How many to find so that k are left without the excluded ones, and without those that are scored anew."""
+        def scores(part: tf.Tensor) -> tf.Tensor:
+            """Of the customers `part` `[C]`, all items' scores `[C, N]`."""
+            own_rows, own_scores = tf.gather(query.own_rows, part), tf.gather(query.own_scores, part)
+            slots = tf.cast(tf.where(own_rows >= 0), tf.int32)
+            places = tf.stack([slots[:, 0], tf.gather_nd(own_rows, slots)], 1)
+            found = exact.scores(tf.gather(query.vectors, part))
+            found = tf.tensor_scatter_nd_update(found, places, tf.gather_nd(own_scores, slots))
+            found = tf.where(tf.gather(known, part)[:, None], found, self.catalogue.popularity)
+            return tf.where(self.catalogue.allowed(tf.gather(allow, part), tf.gather(listed, part)), found, LOWEST)
+
+        found = exact.top_k(scores, tf.shape(known)[0], self._fetch(k, excluded))
+        return drop_excluded(*found, excluded, k)
+
+    def _fetch(self, k: tf.Tensor, excluded: tf.Tensor) -> tf.Tensor:
+        """How many to find so that k are left without the excluded ones."""
         most = tf.reduce_max(tf.reduce_sum(tf.cast(excluded >= 0, tf.int32), 1))
-        return tf.minimum(k + tf.maximum(most, 0) + query.fallen, self.catalogue.size)
+        return tf.minimum(k + tf.maximum(most, 0), self.catalogue.size)
 
-    def _choose(
-        self, query: Query, found: Sequence[tf.Tensor], popular: Sequence[tf.Tensor]
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        known = (query.known & tf.reduce_all(tf.math.is_finite(query.vectors), 1))[:, None]
-        return tf.where(known, found[0], popular[0]), tf.where(known, found[1], popular[1])
+    def _known(self, query: Query) -> tf.Tensor:
+        """Who is answered by the query, bool `[B]`; the others get what is popular."""
+        return query.known & tf.reduce_all(tf.math.is_finite(query.vectors), 1)
 
     def _finite(self, queries: tf.Tensor) -> tf.Tensor:
         return tf.where(tf.math.is_finite(queries), queries, 0.0)  # ScaNN answers NaN with item 0, k times

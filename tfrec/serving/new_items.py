@@ -30,7 +30,7 @@ def with_new_items(run: Run, data: str | Path) -> Run:
         data: a prepared dataset with the new items, with or without the old ones.
 
     Returns:
-        The run with the new items after its own, with the popularity 0.
+        The run with the new items after its own, which have sold nothing.
 
     Raises:
         RunError: the run's items have no content to encode.
@@ -49,7 +49,8 @@ def with_new_items(run: Run, data: str | Path) -> Run:
         run,
         item_ids=[*run.item_ids, *new["item_id"]],
         item_vectors=np.concatenate([run.item_vectors, vectors]),
-        popularity=np.concatenate([run.popularity, np.zeros(len(new), np.float32)]),
+        popularity=_and_none(run.popularity, len(new)),
+        frequency=None if run.frequency is None else _and_none(run.frequency, len(new)),
         item_attributes=attributes,
         products=[*run.products, *products_of(new)],
         readable_items=len(run.item_ids) if run.readable_items is None else run.readable_items,
@@ -73,6 +74,11 @@ def encode_items(run: Run, prepared: Prepared, items: pd.DataFrame) -> np.ndarra
         texts = tf.constant(part["text"].tolist(), tf.string)
         vectors.append(encode(tf.constant(photos, tf.string), texts, encoded[start : start + BATCH]).numpy())
     return np.concatenate(vectors)
+
+
+def _and_none(sales: np.ndarray, new: int) -> np.ndarray:
+    """Sales `[N]` and those of `new` items, which have none."""
+    return np.concatenate([sales, np.zeros(new, sales.dtype)])
 
 
 def _photo(prepared: Prepared, keys: list[str]) -> bytes:

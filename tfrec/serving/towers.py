@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Literal
 
 import tensorflow as tf
@@ -11,6 +12,7 @@ from tfrec.assembly import RetrievalAssembly
 from tfrec.encoders.text import ClipTokenizer
 from tfrec.encoders.wordpiece import WordPiece
 from tfrec.features.frozen import FrozenEncoders
+from tfrec.models import TwoTower
 from tfrec.reports.attention_maps import looks_of_words
 from tfrec.serving.wordpiece import StockWordPiece
 from tfrec.towers import UserTower
@@ -19,27 +21,44 @@ from tfrec.towers import UserTower
 class ServedTowers(tf.Module):
     """The towers of a two-tower model (see `tfrec.runs.run.Towers`).
 
+    What is saved is what serving reads. Tables of the catalogue's size that only training reads, the bank and the items' own
+    vectors, stay behind: at ten million items of 128 dimensions each is 5 GB of every server.
+
     Args:
         assembly: a trained model with its inputs.
     """
 
     def __init__(self, assembly: RetrievalAssembly):
         super().__init__(name="towers")
-        self.model = assembly.model
-        self.vectors = tf.Variable(self.model.all_vectors(), trainable=False, name="item_vectors")
+        # In a namespace, as TensorFlow saves whatever it finds in the attributes of a module.
+        self._held = SimpleNamespace(model=assembly.model)
+        unread = {id(table) for table in self.model.training_tables()}
+        self.read = [variable for variable in self.model.variables if id(variable) not in unread]
         self.tokenizer = served_tokenizer(assembly.assets.tokenizer)
         options = assembly.config.model
         self.frozen = FrozenEncoders(options, assembly.assets)
         self.size: tuple[int, int] = assembly.assets.photo_size(options) if options.image.enabled else (1, 1)
         self.fields = len(assembly.assets.attributes.sizes) if assembly.assets.attributes else 0
-        # Graphs of their own for what the signatures of both models share: traced once, not once a signature.
-        self.query = tf.function(self._query, self._query_inputs(), autograph=False)
-        if assembly.content is not None:  # ids alone have nothing to encode, and whatever is here would be traced
+        # Graphs of their own for what the signatures of both models share: traced once, not once a signature. None that this
+        # model has no use for, as whatever is here is traced.
+        if self.query_kind == "history":
+            self.query = tf.function(self._query, self._query_inputs(), autograph=False)
+        if assembly.content is not None:
             self.item = tf.function(self._item, self._item_inputs(), autograph=False)
+
+    @property
+    def model(self) -> TwoTower:
+        """The trained model."""
+        return self._held.model
+
+    @property
+    def rates(self) -> bool:
+        """Whether a ranking head predicts ratings."""
+        return hasattr(self.model, "rate")
 
     def _query_inputs(self) -> list[tf.TensorSpec]:
         rows, days = tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None, None], tf.float32)
-        return [rows, days, rows]
+        return [rows, days, rows, tf.TensorSpec([None, None], tf.float32)]
 
     def _item_inputs(self) -> list[tf.TensorSpec]:
         length = self.tokenizer.sequence_length if self.tokenizer else 1
@@ -50,25 +69,26 @@ class ServedTowers(tf.Module):
             tf.TensorSpec([None, self.fields, None], tf.int32),
         ]
 
-    def _query(self, history: tf.Tensor, days_ago: tf.Tensor, user_fields: tf.Tensor) -> tf.Tensor:
+    def _query(self, history: tf.Tensor, days_ago: tf.Tensor, user_fields: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
         """Query vectors `[B, D]` of purchases int32 `[B, T]` (-1 = padding, most recent last), days since each
-        float32 `[B, T]`, and customer fields int32 `[B, G]`."""
+        float32 `[B, T]`, customer fields int32 `[B, G]`, and all candidates' vectors `[N, D]`."""
         following = tf.pad(days_ago[:, 1:], [[0, 0], [0, 1]])
         gaps = tf.maximum(days_ago - following, 0.0)
-        return self.model.last_query({"history": history, "gaps": gaps, "user_fields": user_fields}, self.vectors)
+        return self.model.last_query({"history": history, "gaps": gaps, "user_fields": user_fields}, vectors)
 
     def repeat_scores(self, days_ago: tf.Tensor) -> tf.Tensor:
         """What a purchase made `days_ago` float32 `[B, T]` adds to the score of its item."""
         assert self.model.repeats is not None  # `Run.repeats` says so
         return self.model.repeats(days_ago)
 
-    def rate(self, queries: tf.Tensor, user: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
-        """Ratings `[B, K]` of items int32 `[B, K]` by customers int32 `[B]` (-1 = unknown) with queries `[B, D]`."""
-        return self.model.rate(queries, user, items, self.vectors)
+    def rate(self, queries: tf.Tensor, user: tf.Tensor, items: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
+        """Ratings `[B, K]` of items int32 `[B, K]` by customers int32 `[B]` (-1 = unknown) with queries `[B, D]`, given all
+        candidates' vectors `[N, D]`."""
+        return self.model.rate(queries, user, items, vectors)
 
     def user_query(self, user: tf.Tensor, user_fields: tf.Tensor) -> tf.Tensor:
         """Query vectors `[B, D]` of known customers int32 `[B]` (-1 = unknown)."""
-        return self.model.last_query({"user": user, "user_fields": user_fields}, self.vectors)
+        return self.model.last_query({"user": user, "user_fields": user_fields}, None)
 
     def similar_query(self, vectors: tf.Tensor) -> tf.Tensor:
         """Candidate vectors `[B, D]` as queries for similar items, without the popularity bias."""
