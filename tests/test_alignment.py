@@ -61,6 +61,14 @@ def test_ranks_count_better_ones_and_share_ties():
     assert all(perfect[name]["value"] == pytest.approx(1.0) for name in perfect)
 
 
+def test_a_block_of_queries_at_a_time_gives_the_same_ranks(monkeypatch):
+    left, right = random_units(23), random_units(23, seed=1)
+    whole = match_metrics(left, right)
+    monkeypatch.setattr("tfrec.alignment.metrics.BLOCK", 5 * 23)
+    blocks = match_metrics(left, right)
+    assert {name: values.tolist() for name, values in blocks.items()} == {n: v.tolist() for n, v in whole.items()}
+
+
 def test_chance_is_what_random_vectors_reach():
     expected = chance(20)
     found = [match_metrics(random_units(20, seed=s), random_units(20, seed=1000 + s)) for s in range(300)]

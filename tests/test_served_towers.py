@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tests.serving_fakes import make_run
 from tests.test_models import DIM, ITEMS, make_model
+from tfrec.assembly import modalities_read
 from tfrec.config import ModelConfig
 from tfrec.export import export_run
 from tfrec.runs.run import UserTable
@@ -26,9 +27,8 @@ def towers_of(model) -> ServedTowers:
     assets = SimpleNamespace(tokenizer=None, attributes=None, text=None, image=None)
     options = ModelConfig()
     options.image.enabled = False
-    return ServedTowers(
-        SimpleNamespace(model=model, assets=assets, config=SimpleNamespace(model=options), content=None)
-    )
+    known = {"model": model, "assets": assets, "config": SimpleNamespace(model=options), "modalities": frozenset()}
+    return ServedTowers(SimpleNamespace(**known))
 
 
 def candidates(model) -> np.ndarray:
@@ -92,3 +92,18 @@ def test_a_model_that_looks_customers_up_is_published_without_tables_of_historie
     ]
     assert [shape for shape in saved.values() if len(shape) == 2 and shape[0] == ITEMS] == [[ITEMS, DIM]]
     served.close()
+
+
+@pytest.mark.parametrize(
+    ("deep", "shallow", "features", "read"),
+    [
+        (True, False, {}, {"photo", "text"}),
+        (False, True, {}, {"text"}),  # a search by photo would have the same answer for all
+        (False, True, {"image": None}, {"photo", "text"}),
+        (False, False, {"image": None}, set()),
+    ],
+)
+def test_items_are_searched_by_what_their_vectors_are_made_from(deep, shallow, features, read):
+    options = ModelConfig()
+    options.item.deep, options.item.shallow = deep, shallow
+    assert modalities_read(options, SimpleNamespace(tokenizer=object(), attributes=None), features) == read

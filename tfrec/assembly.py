@@ -31,15 +31,29 @@ Encoder = TypeVar("Encoder", bound=tf.keras.layers.Layer)
 Features = Mapping[str, SideFeatures]  # `text`, `image`: what frozen encoders made of the catalogue
 
 
+def modalities_read(model: ModelConfig, assets: Assets, features: Features) -> frozenset[str]:
+    """Of `photo`, `text` and `attributes`, those that an item's vector is made from."""
+    if not (model.item.deep or model.item.shallow):
+        return frozenset()
+    read = {
+        # The shallow tower reads of a photo what a frozen encoder made of it.
+        "photo": model.image.enabled and (model.item.deep or "image" in features),
+        "text": assets.tokenizer is not None,
+        "attributes": assets.attributes is not None,
+    }
+    return frozenset(name for name, is_read in read.items() if is_read)
+
+
 def item_content(config: RetrievalConfig, prepared: Prepared, assets: Assets, features: Features) -> ItemContent | None:
-    """The arrays that the item tower reads; None where items are ids alone."""
+    """The arrays that items' vectors are made from; None where items are ids alone."""
     model = config.model
-    if not (model.image.enabled or assets.tokenizer or assets.attributes):
+    read = modalities_read(model, assets, features)
+    if not read:
         return None
     content = ItemContent(len(prepared.items))
     if "image" in features:
         content.arrays |= {"photo_tokens": features["image"].tokens, "has_photo": features["image"].mask}
-    elif model.image.enabled:
+    elif "photo" in read:
         content.size = assets.photo_size(model)
         arrays, content.photo_bytes = photo_arrays(prepared, content.size)
         content.arrays.update(arrays)
@@ -198,6 +212,11 @@ class RetrievalAssembly:
         if self.assets.users is None:
             return np.zeros((len(self.prepared.users), 0), np.int32)
         return self.assets.users.encode(self.prepared.users)[:, :, 0]
+
+    @cached_property
+    def modalities(self) -> frozenset[str]:
+        """Of `photo`, `text` and `attributes`, those that items are encoded from."""
+        return modalities_read(self.config.model, self.assets, self.features)
 
     @cached_property
     def frequency(self) -> np.ndarray:

@@ -7,24 +7,28 @@ import numpy as np
 from tfrec.evaluation.bootstrap import bootstrap_means, exact
 
 TOP = (1, 5)
+BLOCK = 1 << 26  # similarities that are held at once
 MAIN = ("photo_top@5", "photo_mrr", "attributes_top@5", "attributes_mrr")  # first in every table
 
 
-def match_ranks(similarity: np.ndarray) -> np.ndarray:
+def match_ranks(similarity: np.ndarray, first: int = 0) -> np.ndarray:
     """The place of each query's own target, from 1: float64 `[Q]`.
 
     Args:
-        similarity: `[Q, Q]`, the target of row i in column i. Equal scores share their mean place, so that a model
+        similarity: `[Q, N]`, the target of row i in column `first` + i. Equal scores share their mean place, so that a model
             that gives all the same score is no better than chance.
+        first: column of the first row's target.
     """
-    own = np.diag(similarity)[:, None]
+    own = np.diagonal(similarity, first)[:, None]
     above, equal = (similarity > own).sum(1), (similarity == own).sum(1)
     return 1.0 + above + (equal - 1) / 2.0
 
 
 def match_metrics(queries: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
     """Per-query metrics of finding `targets` `[N, D]` by `queries` `[N, D]`, matched row by row: name -> `[N]`."""
-    ranks = match_ranks(queries @ targets.T)
+    rows = max(1, BLOCK // max(1, len(targets)))
+    blocks = [match_ranks(queries[start : start + rows] @ targets.T, start) for start in range(0, len(queries), rows)]
+    ranks = np.concatenate(blocks) if blocks else np.zeros(0)
     return {**{f"top@{k}": (ranks <= k).astype(float) for k in TOP}, "mrr": 1.0 / ranks}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from tfrec.alignment.config import AlignmentConfig
 from tfrec.config import ConfigError
 from tfrec.evaluation.bootstrap import exact
 from tfrec.evaluation.labels import item_splits
+from tfrec.sampling import sample_rows
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("tfrec")
 
 PIXELS = (32, 32)  # of the linear baseline
+LINEAR_ITEMS = 20_000  # that it is fitted on, at most
+LOSS_ITEMS = 8192  # of a batch that the loss is told of
 
 
 def train(config: AlignmentConfig, run_dir: Path) -> None:
@@ -81,10 +85,12 @@ def evaluate(run_dir: Path, *, split: str = "test") -> dict:
         raise ConfigError(f"--split {split}: {config.data} has no such items with photo and attributes")
     metrics = alignment_metrics(*assembly.vectors(rows), seed=config.seed)
     metrics["loss"] = assembly.loss(rows)
-    pixels, one_hot = assembly.raw(PIXELS)
+    fitted = sample_rows(assembly.rows("train"), LINEAR_ITEMS, config.seed)
+    place = np.arange(len(fitted) + len(rows))
+    raw = assembly.raw(PIXELS, np.concatenate([fitted, rows]))
     baselines = {
         "chance": chance(len(rows)),
-        "linear": linear_baseline(pixels, one_hot, assembly.rows("train"), rows, seed=config.seed),
+        "linear": linear_baseline(*raw, place[: len(fitted)], place[len(fitted) :], seed=config.seed),
     }
     about = {
         "recipe": config.recipe,
@@ -177,9 +183,15 @@ class AlignmentAssembly:
         return self.model.attributes(self.ids[rows]).numpy(), self.model.photos(self.photos[rows]).numpy()
 
     def loss(self, rows: np.ndarray) -> dict[str, float]:
-        """InfoNCE of all `rows` as one batch, where equal attributes are no negatives of each other."""
-        batch = {"attributes": self.ids[rows], "vectors": self.photos[rows], "whole": self.ids[rows]}
-        return exact(float(self.model.compute_loss(batch)))
+        """InfoNCE of all `rows` as one batch, where equal attributes are no negatives of each other; more than `LOSS_ITEMS`
+        of them in batches of about that size, drawn by the run's seed."""
+        batches = -(-len(rows) // LOSS_ITEMS)
+        rows = np.random.default_rng(self.config.seed).permutation(rows) if batches > 1 else rows
+        total = 0.0
+        for part in np.array_split(rows, batches):
+            batch = {"attributes": self.ids[part], "vectors": self.photos[part], "whole": self.ids[part]}
+            total += float(self.model.compute_loss(batch)) * len(part)
+        return exact(total / len(rows))
 
     def validate(self) -> dict[str, float]:
         """Metrics on the validation items."""
@@ -192,16 +204,16 @@ class AlignmentAssembly:
         cosine = float(np.einsum("nd,nd->n", attributes, photos).mean())
         return {**{k: float(v) for k, v in found.items()}, "positive_cosine": cosine, "loss": self.loss(rows)["value"]}
 
-    def raw(self, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels in 0..1 `[N, P]` and one-hot attributes `[N, A]`: what the linear baseline reads."""
+    def raw(self, size: tuple[int, int], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels in 0..1 `[R, P]` and one-hot attributes `[R, A]` of items: what the linear baseline reads."""
         from pipelines.content import photo_arrays
 
-        arrays, _ = photo_arrays(self.prepared, size)
-        pixels = arrays["photos"].reshape(len(self.ids), -1).astype(np.float32) / 255.0
+        arrays, _ = photo_arrays(self.prepared, size, limit=sys.maxsize)
+        pixels = arrays["photos"][rows].reshape(len(rows), -1).astype(np.float32) / 255.0
         blocks = []
         for field, values in enumerate(self.vocabulary.sizes):
-            block = np.zeros((len(self.ids), values), np.float32)
-            np.put_along_axis(block, self.ids[:, field], 1.0, axis=1)
+            block = np.zeros((len(rows), values), np.float32)
+            np.put_along_axis(block, self.ids[rows, field], 1.0, axis=1)
             blocks.append(block[:, 1:])  # 0 is no value
         return pixels, np.concatenate(blocks, 1)
 

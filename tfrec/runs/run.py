@@ -203,7 +203,6 @@ def load_run(run_dir: Path, *, max_users: int = MAX_USER_TABLE) -> Run:
             "and what follows an item are taken from them; all that was learned stays as it is.",
             prepared.path,
         )
-    has = {"photo": config.model.image.enabled, "text": assets.tokenizer, "attributes": assets.attributes}
     return Run(
         name=run_dir.name,
         towers=towers,
@@ -220,7 +219,7 @@ def load_run(run_dir: Path, *, max_users: int = MAX_USER_TABLE) -> Run:
         followers=assembly.followers,
         rates=towers.rates,
         attends=towers.attends,
-        modalities=frozenset(name for name, used in has.items() if used),
+        modalities=assembly.modalities,
         item_attributes={name: [list(v) for v in prepared.items[f"attr.{name}"]] for name in prepared.fields},
         attributes=assets.attributes,
         user_vocabulary=assets.users,

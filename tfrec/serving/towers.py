@@ -34,16 +34,17 @@ class ServedTowers(tf.Module):
         self._held = SimpleNamespace(model=assembly.model)
         unread = {id(table) for table in self.model.training_tables()}
         self.read = [variable for variable in self.model.variables if id(variable) not in unread]
-        self.tokenizer = served_tokenizer(assembly.assets.tokenizer)
+        self.tokenizer = served_tokenizer(assembly.assets.tokenizer) if "text" in assembly.modalities else None
         options = assembly.config.model
         self.frozen = FrozenEncoders(options, assembly.assets)
-        self.size: tuple[int, int] = assembly.assets.photo_size(options) if options.image.enabled else (1, 1)
+        reads_photos = "photo" in assembly.modalities
+        self.size: tuple[int, int] = assembly.assets.photo_size(options) if reads_photos else (1, 1)
         self.fields = len(assembly.assets.attributes.sizes) if assembly.assets.attributes else 0
         # Graphs of their own for what the signatures of both models share: traced once, not once a signature. None that this
         # model has no use for, as whatever is here is traced.
         if self.query_kind == "history":
             self.query = tf.function(self._query, self._query_inputs(), autograph=False)
-        if assembly.content is not None:
+        if assembly.modalities:
             self.item = tf.function(self._item, self._item_inputs(), autograph=False)
 
     @property
