@@ -12,6 +12,7 @@ from filelock import FileLock
 from hypothesis import settings
 
 import tfrec  # noqa: F401  (pins Keras 2 before a test imports TensorFlow)
+from tfrec.command import COLLECTIONS
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -21,6 +22,8 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # the models are tiny and 
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 starves its workers beside the other tests
+
+gc.set_threshold(*COLLECTIONS)
 
 # Programs that tests start find no PyTorch, as on a user's machine; KerasCV would import it, for seconds, wherever it is.
 WITHOUT_TORCH = str(Path(__file__).parent / "without_torch")

@@ -1,10 +1,12 @@
 """AdamW that touches only the rows of an embedding table that a step read, with learning rates by part of the model."""
 
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import tensorflow as tf
 
 from tfrec.distributed.workers import sum_rows
+
+Gradient: TypeAlias = tf.Tensor | tf.IndexedSlices
 
 
 class LazyAdamW(tf.keras.optimizers.Optimizer):
@@ -53,12 +55,12 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
         self._first = [self.add_variable_from_reference(v, "m") for v in var_list]
         self._second = [self.add_variable_from_reference(v, "v") for v in var_list]
 
-    def _clip_gradients(self, grads: list[tf.Tensor | tf.IndexedSlices]) -> list[tf.Tensor | tf.IndexedSlices]:
+    def _clip_gradients(self, grads: list[Gradient]) -> list[Gradient]:
         """Clip by the norm of the gradients, of a table's that of its distinct rows: Keras takes that of the rows as they
         came, which depends on how often a row was read, and by how many workers."""
         return super()._clip_gradients([sum_rows(g) if isinstance(g, tf.IndexedSlices) else g for g in grads])
 
-    def _deduplicate_sparse_grad(self, grads: list[tf.Tensor | tf.IndexedSlices]) -> list[tf.Tensor | tf.IndexedSlices]:
+    def _deduplicate_sparse_grad(self, grads: list[Gradient]) -> list[Gradient]:
         return grads  # done before they were clipped
 
     def rate_of(self, name: str) -> float:
@@ -69,45 +71,31 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
         matching = [prefix for prefix in prefixes if name.startswith(prefix) or f"/{prefix}" in name]
         return self.rates[max(matching, key=len)] if matching else 1.0
 
-    def update_step(self, gradient: tf.Tensor | tf.IndexedSlices, variable: tf.Variable) -> None:
-        multiple = self.rate_of(variable.name)
-        if multiple == 0.0:
-            return
-        dtype = variable.dtype
-        rate = tf.cast(self.learning_rate, dtype) * tf.cast(self.rate_cut, dtype) * multiple
-        step = tf.cast(self.iterations + 1, dtype)
-        powers = self.beta_1**step, self.beta_2**step
-        index = self._index_dict[self._var_key(variable)]
-        m, v = self._first[index], self._second[index]
-        if isinstance(gradient, tf.IndexedSlices):
-            self._sparse(gradient, variable, m, v, rate * tf.sqrt(1.0 - powers[1]) / (1.0 - powers[0]))
-            return
-        if self.decay and "kernel" in variable.name:
-            variable.assign_sub(variable * rate * self.decay)
-        # One op that passes over weights, gradient and moments once, where its formula spelled out passes ten times.
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=m.handle,
-            v=v.handle,
-            beta1_power=powers[0],
-            beta2_power=powers[1],
-            lr=rate,
-            beta1=tf.cast(self.beta_1, dtype),
-            beta2=tf.cast(self.beta_2, dtype),
-            epsilon=tf.cast(self.epsilon, dtype),
-            grad=gradient,
+    def _internal_apply_gradients(self, grads_and_vars: list[tuple[Gradient, tf.Variable]]) -> tf.Tensor:
+        """Update every variable, by numbers that are computed once: made anew for each, as Keras has it, they were most of a
+        step's ops, and took longer to trace than the model."""
+        step = tf.cast(self.iterations + 1, tf.float32)
+        adam = Adam(
+            *(tf.constant(x, tf.float32) for x in (self.beta_1, self.beta_2, self.epsilon)),
+            power_1=self.beta_1**step,
+            power_2=self.beta_2**step,
         )
-
-    def _sparse(
-        self, gradient: tf.IndexedSlices, variable: tf.Variable, m: tf.Variable, v: tf.Variable, rate: tf.Tensor
-    ) -> None:
-        """Adam's update on the rows that the gradient names; duplicates have been summed."""
-        rows, values = gradient.indices, gradient.values
-        m_rows = tf.gather(m, rows) * self.beta_1 + values * (1.0 - self.beta_1)
-        v_rows = tf.gather(v, rows) * self.beta_2 + tf.square(values) * (1.0 - self.beta_2)
-        m.scatter_update(tf.IndexedSlices(m_rows, rows))
-        v.scatter_update(tf.IndexedSlices(v_rows, rows))
-        variable.scatter_sub(tf.IndexedSlices(rate * m_rows / (tf.sqrt(v_rows) + self.epsilon), rows))
+        rate = tf.cast(self.learning_rate, tf.float32) * tf.cast(self.rate_cut, tf.float32)
+        multiples = [self.rate_of(variable.name) for _, variable in grads_and_vars]
+        rates = {multiple: rate * multiple for multiple in multiples}
+        decays = {multiple: rate * self.decay for multiple, rate in rates.items()}
+        for (gradient, variable), multiple in zip(grads_and_vars, multiples, strict=True):
+            if multiple == 0.0:
+                continue
+            index = self._index_dict[self._var_key(variable)]
+            moments = self._first[index], self._second[index]
+            if isinstance(gradient, tf.IndexedSlices):
+                adam.update_rows(gradient, variable, *moments, rates[multiple])
+                continue
+            if self.decay and "kernel" in variable.name:
+                variable.assign_sub(variable * decays[multiple])
+            adam.update(gradient, variable, *moments, rates[multiple])
+        return self.iterations.assign_add(1)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -119,3 +107,43 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
             "decay": self.decay,
             "rates": self.rates,
         }
+
+
+class Adam(NamedTuple):
+    """Adam's update in a step: the moments' decay rates, epsilon, and the rates to the power of the step's number."""
+
+    beta_1: tf.Tensor
+    beta_2: tf.Tensor
+    epsilon: tf.Tensor
+    power_1: tf.Tensor
+    power_2: tf.Tensor
+
+    def update(
+        self, gradient: tf.Tensor, variable: tf.Variable, m: tf.Variable, v: tf.Variable, rate: tf.Tensor
+    ) -> None:
+        """Update a whole variable, by one op that passes over it, its gradient and its moments once; the formula spelled out
+        passes ten times."""
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=m.handle,
+            v=v.handle,
+            beta1_power=self.power_1,
+            beta2_power=self.power_2,
+            lr=rate,
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=gradient,
+        )
+
+    def update_rows(
+        self, gradient: tf.IndexedSlices, variable: tf.Variable, m: tf.Variable, v: tf.Variable, rate: tf.Tensor
+    ) -> None:
+        """Update the rows that the gradient names, none of them twice."""
+        rows, values = gradient.indices, gradient.values
+        m_rows = tf.gather(m, rows) * self.beta_1 + values * (1.0 - self.beta_1)
+        v_rows = tf.gather(v, rows) * self.beta_2 + tf.square(values) * (1.0 - self.beta_2)
+        m.scatter_update(tf.IndexedSlices(m_rows, rows))
+        v.scatter_update(tf.IndexedSlices(v_rows, rows))
+        rate *= tf.sqrt(1.0 - self.power_2) / (1.0 - self.power_1)
+        variable.scatter_sub(tf.IndexedSlices(rate * m_rows / (tf.sqrt(v_rows) + self.epsilon), rows))
