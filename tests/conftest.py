@@ -13,6 +13,7 @@ from hypothesis import settings
 
 import tfrec  # noqa: F401  (pins Keras 2 before a test imports TensorFlow)
 from tfrec.command import COLLECTIONS
+from tfrec.graphs import skip_rewrites
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -43,8 +44,10 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget_graphs():
-    """Let go of each module's graphs and variables, or a whole run would keep them all in memory; and of the compute type
-    that its trainings set."""
+    """Run graphs as every training and served model does, and let go of each module's and of its variables, or a whole run
+    would keep them all in memory; and of the compute type that its trainings set."""
+    if "tensorflow" in sys.modules:
+        skip_rewrites()
     yield
     if "tensorflow" in sys.modules:
         keras = sys.modules["tensorflow"].keras
