@@ -157,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of memory: jemalloc or mimalloc where installed (auto), the system's, or a library (default: %(default)s)",
     )
     limits = parser.add_argument_group("limits")
-    limits.add_argument("--workers", type=whole_number(1), help="batches at a time (default: half the machine's cores)")
+    limits.add_argument("--workers", type=whole_number(1), help="batches at a time (default: half of the cores)")
     limits.add_argument(
         "--max-batch-rows",
         type=whole_number(1),

@@ -17,7 +17,7 @@ class ServeOptions:
         data: a prepared dataset for the shop window.
         token: that requests must bear.
         poll_seconds: between two looks at the models' folders.
-        workers: batches run at a time; half the machine's cores where None, the event loop needs one as well.
+        workers: batches run at a time; half of the cores where None, the event loop needs one as well.
         max_batch_rows, max_pending, timeout: of `Batcher`.
         max_request_rows, max_values: of `PredictService`.
         max_bytes: of a body or message.
