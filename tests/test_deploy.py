@@ -111,14 +111,22 @@ def test_batching_and_monitoring_have_the_fields_of_their_messages():
 
 @pytest.mark.parametrize("path", KUBERNETES, ids=lambda path: path.name)
 def test_manifests_fit_together(path):
+    services = [document for document in documents(path) if document["kind"] == "Service"]
     kinds = {document["kind"]: document for document in documents(path)}
     pod = kinds["Deployment"]["spec"]["template"]
     labels = pod["metadata"]["labels"]
-    assert kinds["Deployment"]["spec"]["selector"]["matchLabels"] == labels == kinds["Service"]["spec"]["selector"]
+    assert kinds["Deployment"]["spec"]["selector"]["matchLabels"] == labels
     (container,) = pod["spec"]["containers"]
     assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container)
     ports = {port["name"] for port in container["ports"]}
-    assert {port["targetPort"] for port in kinds["Service"]["spec"]["ports"]} <= ports
+    for service in services:
+        assert service["spec"]["selector"] == labels
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
+    (headless,) = [
+        service for service in services if "clusterIP" in service["spec"]
+    ]  # so that gRPC clients see each pod
+    assert (headless["spec"]["clusterIP"], headless["spec"]["ports"][0]["name"]) == ("None", "grpc")
+    assert f"dns:///{headless['metadata']['name']}:8500" in path.read_text()
     assert {mount["name"] for mount in container["volumeMounts"]} == {
         volume["name"] for volume in pod["spec"]["volumes"]
     }
@@ -128,7 +136,7 @@ def test_manifests_fit_together(path):
 
 
 def test_the_servers_options_in_the_manifest_exist():
-    (deployment, _) = documents(DEPLOY / "kubernetes" / "tfrec-serve.yaml")
+    deployment = documents(DEPLOY / "kubernetes" / "tfrec-serve.yaml")[0]
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     done = subprocess.run([sys.executable, "-m", "tfrec.serve", "--help"], capture_output=True, text=True, check=True)
     assert [option for option in container["args"] if f"{option.split('=')[0]} " not in done.stdout] == []
@@ -168,7 +176,7 @@ def test_the_servers_image_has_what_it_copies_and_is_the_one_that_kubernetes_nam
     assert [name for name in copied if not (root / name).exists()] == []
     sent = re.findall(r"^!(.*)", (folder / "Dockerfile.dockerignore").read_text(), re.M)
     assert set(sent) == copied
-    (deployment, _) = documents(DEPLOY / "kubernetes" / "tfrec-serve.yaml")
+    deployment = documents(DEPLOY / "kubernetes" / "tfrec-serve.yaml")[0]
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert f"-t {container['image']} " in text
     assert json.loads(re.findall(r"^ENTRYPOINT (.*)", text, re.M)[0]) == container["command"]

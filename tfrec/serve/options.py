@@ -21,7 +21,7 @@ class ServeOptions:
         max_batch_rows, max_pending, timeout: of `Batcher`.
         max_request_rows, max_values: of `PredictService`.
         max_bytes: of a body or message.
-        max_connections: of HTTP.
+        max_connections: of each interface.
         head_seconds, body_seconds: that a client may take to send a request's head, and its body.
         drain_seconds: after SIGTERM, to go on serving while load balancers notice.
         stop_seconds: for the requests under way after that.

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("tfrec.serve")
 COLLECTIONS = (20_000, 50, 100)  # requests make hardly any cycles: Python's own (700, 10, 10) took a tenth of the time
+MAX_BYTES_AT_ONCE = 256 << 20  # of the bodies that are read or answered, of each interface
+# A client connects anew after so long, which it hardly notices, and so comes to servers that were started meanwhile.
+GRPC_AGE_SECONDS = 300.0
+GRPC_IDLE_SECONDS = 120.0
 LINGER_SECONDS = 2.0  # to read on after a refusal, so that a client that is still sending gets to see it
 
 
@@ -61,7 +65,7 @@ class Server:
             self.metrics,
             options.token,
             options.max_bytes,
-            max_bytes_at_once=max(256 << 20, options.max_bytes),
+            max_bytes_at_once=max(MAX_BYTES_AT_ONCE, options.max_bytes),
             body_seconds=options.body_seconds,
         )
         self._grpc: grpc.aio.Server | None = None
@@ -129,14 +133,24 @@ class Server:
         import grpc
 
         from tfrec.serve.grpc_api import GrpcApi
+        from tfrec.serve.grpc_messages import Messages
 
         limits = [
             ("grpc.max_receive_message_length", options.max_bytes),
             ("grpc.max_concurrent_streams", options.max_pending),
+            ("grpc.max_allowed_incoming_connections", options.max_connections),
+            ("grpc.max_connection_idle_ms", int(1000 * GRPC_IDLE_SECONDS)),
+            ("grpc.max_connection_age_ms", int(1000 * GRPC_AGE_SECONDS)),
+            ("grpc.max_connection_age_grace_ms", int(1000 * (options.timeout + options.stop_seconds))),
             ("grpc.so_reuseport", 0),
         ]
         self._grpc = grpc.aio.server(options=limits, maximum_concurrent_rpcs=2 * options.max_pending)
-        GrpcApi(self._service, self.metrics, token=options.token).add_to(self._grpc)
+        messages = Messages(
+            max_bytes=options.max_bytes,
+            max_bytes_at_once=max(MAX_BYTES_AT_ONCE, options.max_bytes),
+            seconds=options.body_seconds,
+        )
+        GrpcApi(self._service, self.metrics, messages, token=options.token).add_to(self._grpc)
         try:
             self.grpc_port = self._grpc.add_insecure_port(f"{options.host}:{options.grpc_port}")
         except RuntimeError as error:
