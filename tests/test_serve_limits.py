@@ -290,10 +290,10 @@ def test_a_version_that_fails_in_any_way_leaves_the_others_alone(small, tmp_path
     republish(small / "1", tmp_path / "broken", 1)
     configs = [ModelConfig("broken", tmp_path / "broken"), ModelConfig("shop", small)]
 
-    def load(name, version, path):
+    def load(name, version, path, check):
         if name == "broken":
             raise RuntimeError("undefined symbol")
-        return Servable(name, version, path)
+        return Servable(name, version, path, check)
 
     monkeypatch.setattr(repository, "Servable", load)
     models = Repository(lambda: configs)

@@ -131,11 +131,15 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def verify_version(path: Path) -> dict[str, Any]:
+def verify_version(path: Path, before_each: Callable[[], object] = lambda: None) -> dict[str, Any]:
     """Compare every file of a version with its manifest.
 
     TensorFlow loads a SavedModel with a flipped bit without complaint, and one without variables until it
     runs.
+
+    Args:
+        path: the version's folder.
+        before_each: called before each file is read, which takes a while; may raise to end it.
 
     Returns:
         The manifest.
@@ -147,6 +151,7 @@ def verify_version(path: Path) -> dict[str, Any]:
     for name, entry in manifest["files"].items():
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise PublishError(f"{path / MANIFEST} lists {name!r}, which is outside its folder")
+        before_each()
         try:
             _check_file(path / name, entry)
         except OSError as error:

@@ -6,12 +6,13 @@ A version that is torn, altered, or fails its warm-up is reported and not served
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tfrec.serve.errors import Code, ServeError, shown
+from tfrec.serve.errors import Code, LoadStoppedError, ServeError, shown
 from tfrec.serve.model_config import ModelConfig
 from tfrec.serve.servable import Servable
 
@@ -57,6 +58,7 @@ class Repository:
         changed: Callable[[str, int, str], object] = lambda *event: None,
     ):
         self._read_configs, self._changed = read_configs, changed
+        self._stopped = threading.Event()
         self._models: dict[str, Model] = {config.name: Model(config, {}, {}, {}) for config in read_configs()}
 
     @property
@@ -109,7 +111,11 @@ class Repository:
                 return servable  # else it was swapped in between: look again
 
     def poll(self) -> None:
-        """Load what is new, then unload what is no longer wanted. Not for two threads at a time."""
+        """Load what is new, then unload what is no longer wanted. Not for two threads at a time.
+
+        Raises:
+            LoadStoppedError: `stop_loading` was called.
+        """
         configs = self._configs()
         for name in set(self._models) - {config.name for config in configs}:
             gone = self._models.pop(name)  # before its versions: from here on, it is not found
@@ -151,7 +157,9 @@ class Repository:
         if before is None or not before.error:  # one that failed keeps its error until it serves
             self._report(config.name, version, VersionStatus("LOADING"))
         try:
-            servable = Servable(config.name, version, path)
+            servable = Servable(config.name, version, path, self._check_going)
+        except LoadStoppedError:
+            raise
         except Exception as error:  # whatever it is, the other models are looked at
             if not (_may_pass(error) or _has_changed(path, identity)):  # else it may be in order at the next look
                 self._put(config.name, failed={**self._models[config.name].failed, version: identity})
@@ -183,6 +191,14 @@ class Repository:
 
     def _put(self, name: str, **changes: Any) -> None:
         self._models[name] = replace(self._models[name], **changes)
+
+    def stop_loading(self) -> None:
+        """Give up the version that another thread is loading, at its next step, and load no further one."""
+        self._stopped.set()
+
+    def _check_going(self) -> None:
+        if self._stopped.is_set():
+            raise LoadStoppedError
 
     def close(self) -> None:
         """Free every version."""
