@@ -7,6 +7,7 @@ import asyncio
 import gzip
 import json
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -283,6 +284,34 @@ def test_a_model_that_is_added_does_not_take_the_others_out_of_service(small, tm
     assert models.ready
     with pytest.raises(ServeError, match="no model 'shop' is served"):
         models.get("shop")
+    models.close()
+
+
+def test_a_label_names_its_old_version_until_the_new_one_serves(small, tmp_path, monkeypatch):
+    for number in (1, 2, 3):
+        republish(small / "1", tmp_path / "shop", number)
+    loads, fails = [], True
+
+    def load(name, version, path, check):
+        if models.names and models.model("shop").servables:
+            loads.append((version, models.get("shop", label="stable").version))
+        if version == 2 and fails:
+            raise RuntimeError("undefined symbol")
+        return Servable(name, version, path, check)
+
+    monkeypatch.setattr(repository, "Servable", load)
+    config = ModelConfig("shop", tmp_path / "shop", specific=(1,), labels={"stable": 1})
+    models = Repository(lambda: [config])
+    models.poll()
+    config = replace(config, specific=(2, 3), labels={"stable": 2, "canary": 3})
+    models.poll()
+    assert loads == [(3, 1), (2, 1)]
+    assert [models.get("shop", label=label).version for label in ("stable", "canary")] == [1, 3]
+    fails = False
+    (tmp_path / "shop" / "2" / "mended").touch()
+    models.poll()
+    assert models.get("shop", label="stable").version == 2
+    assert sorted(models.model("shop").servables) == [2, 3]
     models.close()
 
 

@@ -32,7 +32,7 @@ class Model:
     """A model in service. Never changed: a swap puts another one in its place.
 
     Attributes:
-        config: where its versions are.
+        config: where its versions are, and its labels as they are served.
         servables: the loaded versions by number.
         status: of every version that was looked at.
         failed: what identifies the folders that failed by what is in them, so that they are not tried again until changed.
@@ -124,7 +124,6 @@ class Repository:
                 servable.retire()
         for config in configs:
             self._models.setdefault(config.name, Model(config, {}, {}, {}))
-            self._put(config.name, config=config)
             self._poll_model(config)
 
     def _configs(self) -> Sequence[ModelConfig]:
@@ -136,14 +135,26 @@ class Repository:
 
     def _poll_model(self, config: ModelConfig) -> None:
         wanted = config.wanted()
+        self._label(config)
         for version in reversed(wanted):
             if version not in self._models[config.name].servables:
                 self._load(config, version)
+                self._label(config)
         model = self._models[config.name]
         if not set(wanted) & set(model.servables):
             return  # never without any version: the old one serves until a wanted one does
-        for version in sorted(set(model.servables) - set(wanted)):
+        for version in sorted(set(model.servables) - set(wanted) - set(model.config.labels.values())):
             self._unload(config.name, version)
+
+    def _label(self, config: ModelConfig) -> None:
+        """Take over a model's configuration; a label whose new version does not serve yet stays with the one before."""
+        model = self._models[config.name]
+        kept = {
+            label: model.config.labels[label]
+            for label, version in config.labels.items()
+            if version not in model.servables and model.config.labels.get(label) in model.servables
+        }
+        self._put(config.name, config=replace(config, labels={**config.labels, **kept}))
 
     def _load(self, config: ModelConfig, version: int) -> None:
         path = config.folder / str(version)
