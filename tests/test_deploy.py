@@ -186,6 +186,15 @@ def test_the_servers_image_has_what_it_copies_and_is_the_one_that_kubernetes_nam
     assert f"USER {container['securityContext']['runAsUser']}\n" in text
 
 
+def test_ray_serve_is_given_one_version(tmp_path):
+    """A model's folder would be another version for each replica, depending on when it was started."""
+    config = documents(DEPLOY / "ray" / "config.yaml")[0]["applications"][0]
+    assert re.fullmatch(r"/models/\w+/\d+", config["runtime_env"]["env_vars"]["TFREC_MODEL"])
+    text = (DEPLOY / "ray" / "app.py").read_text()
+    assert re.findall(r"saved_models/(\S+?)[\" ]", text) == ["hm_scann/1"] * 2
+    assert "one_version(Path(version))" in text
+
+
 def test_ray_serve_answers_as_the_server_does(shared):
     """One replica's callable, without a cluster; skipped where Ray is not installed."""
     pytest.importorskip("ray.serve", reason="needs Ray Serve: pip install 'ray[serve]'")
@@ -193,7 +202,7 @@ def test_ray_serve_answers_as_the_server_does(shared):
     from tests.serving_server import running, small_shop
 
     shop = shared("small-shop", small_shop) / "shop"
-    replica = Recommender.func_or_class(str(shop))
+    replica = Recommender.func_or_class(str(shop / "1"))
     with running(shop) as server:
         for body in ({"instances": [{"history": ["001"], "k": 3}]}, {"inputs": {"k": 3}}, {"inputs": 3}):
             content = json.dumps(body).encode()

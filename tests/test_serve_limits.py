@@ -22,7 +22,7 @@ from tfrec.serve.merging import may_join
 from tfrec.serve.model_config import ModelConfig
 from tfrec.serve.repository import Repository
 from tfrec.serve.servable import Servable
-from tfrec.serve.service import answer_json, check_size
+from tfrec.serve.service import answer_json, check_size, read_bounded
 
 QUERY = {"inputs": {"history": [["001"]], "k": 3}}
 
@@ -217,6 +217,26 @@ def test_an_answer_without_a_server_is_the_servers(small, body):
     status, answer = answer_json(Servable("shop", int(path.name), path), content, max_values=100_000, max_rows=1024)
     with running(small) as server:
         assert (status, json.loads(answer)) == server.ask("POST", "/v1/models/shop:predict", content)
+
+
+@pytest.mark.parametrize(
+    ("announced", "sizes", "read"), [("9", [4, 5], 2), (None, [4, 5, 0], 3), ("11", [11], 0), (None, [6, 6, 6], 2)]
+)
+def test_a_body_without_a_server_is_not_read_beyond_its_bound(announced, sizes, read):
+    taken = []
+
+    async def chunks():
+        for size in sizes:
+            taken.append(size)
+            yield b"x" * size
+
+    body = read_bounded(chunks(), announced, 10)
+    if sum(sizes) > 10:
+        with pytest.raises(ServeError, match="may have 10 bytes"):
+            asyncio.run(body)
+    else:
+        assert asyncio.run(body) == b"x" * 9
+    assert len(taken) == read
 
 
 # -- connections -----------------------------------------------------------------------------------------------------
