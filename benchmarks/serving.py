@@ -216,7 +216,7 @@ def server(model: Path, options: Sequence[str]) -> Iterator[tuple[str, int]]:
                 break
         else:
             raise SystemExit(f"the server did not start (exit code {process.wait()})")
-        # Nobody reads its log: a pipe that is full would stop it.
+        # Nobody else reads its log, whose lines would wait in its memory.
         drain = subprocess.Popen(["cat"], stdin=process.stderr, stdout=subprocess.DEVNULL)
         try:
             yield f"http://127.0.0.1:{json.loads(line)['port']}/v1/models/{model.name}", process.pid

@@ -37,8 +37,11 @@ def test_compose_mounts_what_is_there_and_listens_at_loopback_alone():
         for volume in service["volumes"]:
             assert (compose.parent / volume.split(":")[0]).exists(), volume
     flags = services["serving"]["command"]
-    mounted = {volume.split(":")[1] for volume in services["serving"]["volumes"]}
-    assert {flag.split("=")[1] for flag in flags if "=/config/" in flag} <= mounted
+    # As a folder: an editor, or git, puts a new file in the place of an old one, which a mounted file would go on showing.
+    assert "./:/config:ro" in services["serving"]["volumes"]
+    named = [flag.split("=/config/")[1] for flag in flags if "=/config/" in flag]
+    assert named
+    assert all((compose.parent / name).is_file() for name in named)
     script = services["serving"]["healthcheck"]["test"][-1]
     subprocess.run(["bash", "-n", "-c", script], check=True)
 
@@ -111,14 +114,22 @@ def test_batching_and_monitoring_have_the_fields_of_their_messages():
 
 @pytest.mark.parametrize("path", KUBERNETES, ids=lambda path: path.name)
 def test_manifests_fit_together(path):
+    services = [document for document in documents(path) if document["kind"] == "Service"]
     kinds = {document["kind"]: document for document in documents(path)}
     pod = kinds["Deployment"]["spec"]["template"]
     labels = pod["metadata"]["labels"]
-    assert kinds["Deployment"]["spec"]["selector"]["matchLabels"] == labels == kinds["Service"]["spec"]["selector"]
+    assert kinds["Deployment"]["spec"]["selector"]["matchLabels"] == labels
     (container,) = pod["spec"]["containers"]
     assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container)
     ports = {port["name"] for port in container["ports"]}
-    assert {port["targetPort"] for port in kinds["Service"]["spec"]["ports"]} <= ports
+    for service in services:
+        assert service["spec"]["selector"] == labels
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
+    (headless,) = [
+        service for service in services if "clusterIP" in service["spec"]
+    ]  # so that gRPC clients see each pod
+    assert (headless["spec"]["clusterIP"], headless["spec"]["ports"][0]["name"]) == ("None", "grpc")
+    assert f"dns:///{headless['metadata']['name']}:8500" in path.read_text()
     assert {mount["name"] for mount in container["volumeMounts"]} == {
         volume["name"] for volume in pod["spec"]["volumes"]
     }
@@ -128,7 +139,7 @@ def test_manifests_fit_together(path):
 
 
 def test_the_servers_options_in_the_manifest_exist():
-    (deployment, _) = documents(DEPLOY / "kubernetes" / "tfrec-serve.yaml")
+    deployment = documents(DEPLOY / "kubernetes" / "tfrec-serve.yaml")[0]
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     done = subprocess.run([sys.executable, "-m", "tfrec.serve", "--help"], capture_output=True, text=True, check=True)
     assert [option for option in container["args"] if f"{option.split('=')[0]} " not in done.stdout] == []
@@ -168,11 +179,20 @@ def test_the_servers_image_has_what_it_copies_and_is_the_one_that_kubernetes_nam
     assert [name for name in copied if not (root / name).exists()] == []
     sent = re.findall(r"^!(.*)", (folder / "Dockerfile.dockerignore").read_text(), re.M)
     assert set(sent) == copied
-    (deployment, _) = documents(DEPLOY / "kubernetes" / "tfrec-serve.yaml")
+    deployment = documents(DEPLOY / "kubernetes" / "tfrec-serve.yaml")[0]
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert f"-t {container['image']} " in text
     assert json.loads(re.findall(r"^ENTRYPOINT (.*)", text, re.M)[0]) == container["command"]
     assert f"USER {container['securityContext']['runAsUser']}\n" in text
+
+
+def test_ray_serve_is_given_one_version(tmp_path):
+    """A model's folder would be another version for each replica, depending on when it was started."""
+    config = documents(DEPLOY / "ray" / "config.yaml")[0]["applications"][0]
+    assert re.fullmatch(r"/models/\w+/\d+", config["runtime_env"]["env_vars"]["TFREC_MODEL"])
+    text = (DEPLOY / "ray" / "app.py").read_text()
+    assert re.findall(r"saved_models/(\S+?)[\" ]", text) == ["hm_scann/1"] * 2
+    assert "one_version(Path(version))" in text
 
 
 def test_ray_serve_answers_as_the_server_does(shared):
@@ -182,7 +202,7 @@ def test_ray_serve_answers_as_the_server_does(shared):
     from tests.serving_server import running, small_shop
 
     shop = shared("small-shop", small_shop) / "shop"
-    replica = Recommender.func_or_class(str(shop))
+    replica = Recommender.func_or_class(str(shop / "1"))
     with running(shop) as server:
         for body in ({"instances": [{"history": ["001"], "k": 3}]}, {"inputs": {"k": 3}}, {"inputs": 3}):
             content = json.dumps(body).encode()

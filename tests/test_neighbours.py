@@ -3,6 +3,7 @@
 import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 
 # isort: split
+import tracemalloc
 from collections import Counter
 from types import SimpleNamespace
 
@@ -88,6 +89,33 @@ def test_followers_are_counted_as_by_hand(seed):
     assert (np.diff(table.scores, axis=1) <= 0).all()
     few = followers(purchases, 9, 3.0, most=2)
     np.testing.assert_array_equal(few.rows, table.rows[:, :2])
+
+
+def random_log(rng, count, items):
+    user = np.sort(rng.integers(0, count // 5, count)).astype(np.int32)
+    time = np.sort(user * 1000 + rng.integers(0, 9, count))
+    return Purchases(user, rng.integers(0, items, count).astype(np.int32), time, count // 5)
+
+
+def test_followers_are_the_same_to_the_bit_however_many_items_are_counted_at_a_time(monkeypatch):
+    log = random_log(np.random.default_rng(0), 2000, 50)
+    whole = followers(log, 60, 1.5, most=7)
+    for at_once in (1, 100, 333):
+        monkeypatch.setattr("tfrec.neighbours.AT_ONCE", at_once)
+        parts = followers(log, 60, 1.5, most=7)
+        np.testing.assert_array_equal(parts.rows, whole.rows)
+        np.testing.assert_array_equal(parts.scores, whole.scores)
+
+
+def test_counting_followers_takes_no_more_memory_than_a_column_of_the_log_and_a_range(monkeypatch):
+    count = 200_000
+    log = random_log(np.random.default_rng(0), count, 500)
+    monkeypatch.setattr("tfrec.neighbours.AT_ONCE", count // 100)
+    tracemalloc.start()
+    followers(log, 500, 1.0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16 * count
 
 
 def test_a_log_without_pairs_has_no_followers():

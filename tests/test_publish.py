@@ -20,6 +20,7 @@ from tfrec.publish import (
     find_version,
     keep_last,
     next_version,
+    one_version,
     publish_version,
     read_manifest,
     restore,
@@ -251,6 +252,14 @@ def test_the_newest_version_is_found_as_a_number(model):
         find_version(model / "latest")
 
 
+def test_one_version_is_asked_for_where_the_newest_one_may_change(model):
+    assert one_version(model / "2") == model / "2"
+    with pytest.raises(PublishError, match="whose newest version changes; name one, such as .*/3$"):
+        one_version(model)
+    with pytest.raises(PublishError, match="no published version"):
+        one_version(model / "9")
+
+
 def test_rollback_and_restore(model):
     withdraw(model)
     assert (versions(model), withdrawn(model)) == ([1, 2], [3])
@@ -270,6 +279,26 @@ def test_the_newest_versions_are_kept(model):
     assert sorted(os.listdir(model)) == ["2", "3"]
     with pytest.raises(PublishError, match="keep=0"):
         keep_last(model, 0)
+
+
+def test_what_a_kill_left_of_deleted_versions_is_cleared(model):
+    """Between the rename and the last file: as long as nothing else is deleted, the disk stays full of it."""
+    (model / "1").rename(model / ".deleted-1-00c0ffee")
+    assert keep_last(model, 2) == []
+    assert sorted(os.listdir(model)) == ["2", "3"]
+
+
+def test_withdrawn_versions_are_deleted_where_asked_for_and_no_number_is_used_again(model, capsys):
+    withdraw(model)
+    withdraw(model)
+    assert command.main(["prune", str(model), "--withdrawn"]) == 0
+    assert withdrawn(model) == [2, 3]
+    publish_version(model, next_version(model), write_model)
+    assert command.main(["prune", str(model), "--keep", "1"]) == 0
+    assert withdrawn(model) == [2, 3]
+    assert command.main(["prune", str(model), "--withdrawn"]) == 0
+    assert sorted(os.listdir(model)) == ["4"]
+    assert capsys.readouterr().out == "[]\n[1]\n[2, 3]\n"
 
 
 @pytest.mark.parametrize("name", ["", "../x", "/x", "a/b", ".hidden", "a\0b", "a b"])

@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -18,7 +20,8 @@ import pytest
 
 from tests.test_retrieve import USERS, go, models, prepared, run  # noqa: F401
 from tfrec import retrieve as command
-from tfrec.distributed.ray_parts import EngineError, cores_each
+from tfrec.distributed import ray_parts
+from tfrec.distributed.ray_parts import RETRIES, EngineError, WorkerError, cores_each
 from tfrec.distributed.ray_retrieval import PartMaker, absolute
 from tfrec.recommendations import RetrieveOptions, load_job
 
@@ -116,6 +119,35 @@ def test_workers_get_cores_that_a_machine_has(machines, workers, each):
     nodes = [{"Alive": True, "Resources": {"CPU": float(cores)}} for cores in machines]
     gone = {"Alive": False, "Resources": {"CPU": 64.0}}
     assert cores_each([*nodes, gone, {"Alive": True, "Resources": {}}], workers) == pytest.approx(each)
+
+
+def test_a_part_that_kills_its_workers_ends_the_job_and_is_named(monkeypatch):
+    class Died(Exception):
+        pass
+
+    class Data:
+        DataContext = SimpleNamespace(get_current=SimpleNamespace)
+        ActorPoolStrategy = SimpleNamespace
+
+        def from_items(self, items, override_num_blocks):
+            return self
+
+        def map_batches(self, maker, max_restarts, max_task_retries, **options):
+            assert max_restarts == max_task_retries == RETRIES
+            return self
+
+        def iter_rows(self):
+            yield {"part": 4}
+            yield {"part": 7}
+            raise Died
+
+    nodes = [{"Alive": True, "Resources": {"CPU": 2.0}}]
+    ray = SimpleNamespace(data=Data(), nodes=lambda: nodes, exceptions=SimpleNamespace(RayActorError=Died))
+    monkeypatch.setattr(ray_parts, "cluster", lambda: nullcontext(ray))
+    made = ray_parts.make_parts(PartMaker, [], [4, 5, 6, 7], workers=2)
+    assert [next(made)["part"], next(made)["part"]] == [4, 7]
+    with pytest.raises(WorkerError, match="a worker died 4 times.* not made are 5, 6"):
+        next(made)
 
 
 def test_a_cluster_without_cores_is_told():

@@ -3,6 +3,9 @@
 import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 
 # isort: split
+import asyncio
+import threading
+
 import grpc
 import numpy as np
 import pytest
@@ -12,8 +15,11 @@ from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceStub
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
 from tests.serving_fakes import make_run
-from tests.serving_server import republish, running, small_shop
+from tests.serving_server import plain_shop, republish, running, small_shop, until
 from tests.test_serving_model import best, mean_of, photo_bytes
+from tfrec.serve import server as grpc_server
+from tfrec.serve.errors import ServeError
+from tfrec.serve.grpc_messages import Messages
 
 CONFIG = """
 model_config_list {{
@@ -49,8 +55,12 @@ def server(shared, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def channel(server):
-    with grpc.insecure_channel(f"127.0.0.1:{server.server.grpc_port}") as opened:
+    with insecure_channel(server) as opened:
         yield opened
+
+
+def insecure_channel(server):
+    return grpc.insecure_channel(f"127.0.0.1:{server.server.grpc_port}")
 
 
 TOKEN = (("authorization", "Bearer secret"),)
@@ -167,3 +177,86 @@ def test_a_token_is_asked_for(channel):
         with pytest.raises(grpc.RpcError) as error:
             predict(channel, request_of(history=[["001"]]), metadata)
         assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_all_messages_together_are_bounded_before_they_are_read():
+    """As many largest ones are read at a time as may be held; small ones are held in any number."""
+
+    class Context:
+        def __init__(self, message):
+            self.message, self.asked, self.sent = message, asyncio.Event(), asyncio.Event()
+
+        async def read(self):
+            self.asked.set()
+            await self.sent.wait()
+            return self.message
+
+    async def hold(messages, context, answered):
+        async with messages.read(context):
+            await answered.wait()
+
+    async def go():
+        messages, answered = Messages(max_bytes=100, max_bytes_at_once=200, seconds=60), asyncio.Event()
+        contexts = [Context(request_of(history=[["x" * size]])) for size in (30, 30, 80)]
+        assert sum(context.message.ByteSize() for context in contexts) > 200
+        tasks = [asyncio.ensure_future(hold(messages, context, answered)) for context in contexts]
+        await asyncio.sleep(0)
+        assert [context.asked.is_set() for context in contexts] == [True, True, False]
+        contexts[0].sent.set()
+        await contexts[2].asked.wait()  # the first one is read
+        for context in contexts:
+            context.sent.set()
+        with pytest.raises(ServeError, match="too many large requests"):
+            await tasks[2]
+        answered.set()
+        await asyncio.gather(*tasks[:2])
+        await hold(messages, contexts[0], answered)
+
+    asyncio.run(go())
+
+
+def test_a_client_that_sends_no_message_is_cut_off(shared):
+    """With metadata alone a call would be under way for ever."""
+
+    def nothing():
+        gone.wait(60)
+        yield from ()
+
+    gone = threading.Event()
+    folder = shared("plain-shop", plain_shop) / "shop"
+    with running(folder, body_seconds=0.2) as server, insecure_channel(server) as opened:
+        call = opened.stream_unary(
+            "/tensorflow.serving.PredictionService/Predict",
+            request_serializer=predict_pb2.PredictRequest.SerializeToString,
+        )
+        with pytest.raises(grpc.RpcError) as error:
+            call(nothing(), timeout=60)
+        gone.set()
+        assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert error.value.details() == "the message took longer than 0.2 s"
+        assert predict(opened, request_of(history=[["001"]])).outputs
+
+
+def test_connections_are_bounded_and_renewed(shared, caplog, monkeypatch):
+    """A client that kept its connection for ever would never find a server that was started after it."""
+    caplog.set_level("INFO", "tfrec.serve")
+    monkeypatch.setattr(grpc_server, "GRPC_AGE_SECONDS", 0.2)
+    folder, request = shared("plain-shop", plain_shop) / "shop", request_of(history=[["001"]])
+
+    def clients() -> set[str]:
+        predict(first, request)
+        fields = [record.fields for record in caplog.records if hasattr(record, "fields")]
+        return {logged["remote"] for logged in fields if logged.get("api") == "grpc"}
+
+    with running(folder, max_connections=1) as server, insecure_channel(server) as first:
+        until(lambda: len(clients()) > 1)
+    monkeypatch.setattr(grpc_server, "GRPC_AGE_SECONDS", 300)
+    with running(folder, max_connections=1) as server, insecure_channel(server) as first:
+        assert predict(first, request).outputs
+        own = [("grpc.use_local_subchannel_pool", 1)]
+        with (
+            grpc.insecure_channel(f"127.0.0.1:{server.server.grpc_port}", own) as second,
+            pytest.raises(grpc.RpcError) as error,
+        ):
+            predict(second, request)
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE

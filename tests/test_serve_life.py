@@ -25,7 +25,9 @@ from tfrec import publish
 from tfrec.publish import MANIFEST, keep_last, restore, withdraw
 from tfrec.serve.batching import Batcher
 from tfrec.serve.model_config import models_of_folders
+from tfrec.serve.options import ServeOptions
 from tfrec.serve.repository import Repository
+from tfrec.serve.server import Server, serve
 from tfrec.serve.service import Address, Called, PredictService
 
 QUERY = {"inputs": {"history": [["001", "017"]], "k": 5}}
@@ -353,6 +355,42 @@ def test_sigterm_answers_what_is_under_way_and_ends_with_0(model):
     assert process.wait(300) == 0
 
 
+def test_sigterm_ends_a_server_that_still_loads(model, monkeypatch):
+    """The version is given up before its next file is read."""
+    real, read = publish._sha256, []
+
+    def terminated(file):
+        read.append(file)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert server.repository._stopped.wait(60)
+        return real(file)
+
+    server = Server(lambda: models_of_folders([model], 1), ServeOptions(port=0, grpc_port=0))
+    monkeypatch.setattr(publish, "_sha256", terminated)
+    asyncio.run(serve(server))
+    assert len(read) == 1
+    assert not server.loading
+    assert not server.repository.ready
+
+
+def test_a_load_that_does_not_end_is_not_waited_for(exported, model, monkeypatch):
+    real, hangs, goes_on = publish._sha256, threading.Event(), threading.Event()
+
+    def hang(file):
+        if model / "2" in file.parents:
+            hangs.set()
+            assert goes_on.wait(60)
+        return real(file)
+
+    with running(model, stop_seconds=0.2) as server:
+        monkeypatch.setattr(publish, "_sha256", hang)
+        republish(exported, model, 2)
+        assert hangs.wait(60)
+    assert server.server.loading
+    goes_on.set()
+    until(lambda: not server.server.loading)
+
+
 @pytest.fixture
 def own_logging():
     """Put the root logger back as it was: the command sends all logs of its process to standard error."""
@@ -361,6 +399,21 @@ def own_logging():
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+@pytest.mark.parametrize("loading", [False, True])
+def test_the_command_ends_with_0_whatever_its_loading_thread_does(model, monkeypatch, own_logging, loading):
+    from tfrec.serve.__main__ import main
+
+    async def stopped_at_once(server):
+        await server.stop()
+
+    ended = []
+    monkeypatch.setattr("tfrec.serve.server.serve", stopped_at_once)
+    monkeypatch.setattr(Server, "loading", loading)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    assert main(["--model", str(model), "--port", "0"]) == 0
+    assert ended == [0] * loading
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import asyncio
 import gzip
 import json
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,12 +17,12 @@ from tfrec.publish import find_version
 from tfrec.serve import merging, repository
 from tfrec.serve.batching import Batcher
 from tfrec.serve.connections import ConnectionGuard
-from tfrec.serve.errors import ServeError
+from tfrec.serve.errors import Code, ServeError
 from tfrec.serve.merging import may_join
 from tfrec.serve.model_config import ModelConfig
 from tfrec.serve.repository import Repository
 from tfrec.serve.servable import Servable
-from tfrec.serve.service import answer_json, check_size
+from tfrec.serve.service import answer_json, check_size, read_bounded
 
 QUERY = {"inputs": {"history": [["001"]], "k": 3}}
 
@@ -51,38 +52,108 @@ def test_one_row_that_is_spread_over_all_is_bounded(small):
 def test_requests_are_not_joined_into_a_batch_that_is_too_wide(monkeypatch):
     """Each is padded to the widest of its batch."""
     monkeypatch.setattr("tfrec.serve.batching.MAX_SPREAD", 30)
-    batches, started, go_on = [], threading.Event(), threading.Event()
 
-    class Fake:
-        name = "shop"
-
-        def share(self):
-            pass
-
-        release = share
-
-        def run(self, signature, inputs):
-            started.set()
-            go_on.wait(60)
-            batches.append(inputs["history"].shape)
-            return {"score": np.zeros(inputs["history"].shape)}
-
-    async def ask_all():
-        batcher, model = Batcher(workers=1, max_rows=64, max_pending=99, timeout=60), Fake()
-        asked = []
-        for width in (1, 2, 20, 3, 10, 1):
-            inputs = {"history": np.full((1, width), b"x", object), "k": np.array([3], np.int32)}
-            asked.append(asyncio.ensure_future(batcher.run(model, "recommend", inputs, 1)))
-            await asyncio.sleep(0)
-            if width == 1 and len(asked) == 1:
-                await asyncio.to_thread(started.wait, 60)  # the first is under way, the others wait for it
-        go_on.set()
+    async def ask_all(batcher, model):
+        asked = [asyncio.ensure_future(ask(batcher, model, width)) for width in (2, 20, 3, 10, 1)]
+        await asyncio.sleep(0)
+        model.go_on.set()
         await asyncio.gather(*asked)
-        batcher.close()
 
-    asyncio.run(ask_all())
+    batches = while_one_runs(ask_all)
     assert sum(rows for rows, _ in batches) == 6
     assert all(rows == 1 or rows * width <= 30 for rows, width in batches)
+
+
+class Held:
+    """A model that runs a batch once it may, and refuses an id `bad`.
+
+    Attributes:
+        batches: shape of the history of each.
+        users: requests that hold it.
+    """
+
+    name = "shop"
+
+    def __init__(self):
+        self.batches, self.users, self.started, self.go_on = [], 0, threading.Event(), threading.Event()
+
+    def share(self):
+        self.users += 1
+
+    def release(self):
+        self.users -= 1
+
+    def run(self, signature, inputs):
+        self.started.set()
+        assert self.go_on.wait(60)
+        self.batches.append(inputs["history"].shape)
+        if (inputs["history"] == b"bad").any():
+            raise ServeError(Code.INVALID_ARGUMENT, "bad")
+        return {"score": np.zeros(inputs["history"].shape)}
+
+
+def ask(batcher, model, width=1, item=b"x"):
+    inputs = {"history": np.full((1, width), item, object), "k": np.array([3], np.int32)}
+    return batcher.run(model, "recommend", inputs, 1)
+
+
+def while_one_runs(go, **options):
+    """Run `go(batcher, model)` while a request runs, then wait for that one: the batches that ran."""
+
+    async def held():
+        batcher, model = Batcher(**{"workers": 1, "max_rows": 64, "max_pending": 99, "timeout": 60, **options}), Held()
+        first = asyncio.ensure_future(ask(batcher, model))
+        try:
+            await asyncio.sleep(0)
+            assert await asyncio.to_thread(model.started.wait, 60)
+            async with asyncio.timeout(60):
+                await go(batcher, model)
+        finally:
+            model.go_on.set()
+            await first
+            batcher.close()
+        assert model.users == 0
+        return model.batches
+
+    return asyncio.run(held())
+
+
+def test_what_nobody_waits_for_any_more_is_not_run():
+    """As where clients give up and try again while the server is slow: their old requests would fill its queue."""
+
+    async def give_up(batcher, model):
+        asked = [asyncio.ensure_future(ask(batcher, model)) for _ in range(5)]
+        await asyncio.sleep(0)
+        for request in asked[:4]:
+            request.cancel()
+        await asyncio.wait(asked[:4])
+        assert batcher.pending == 1
+        assert model.users == 2
+
+    assert while_one_runs(give_up) == [(1, 1), (1, 1)]
+
+
+def test_who_has_waited_too_long_is_told_while_another_request_still_runs():
+    async def wait(batcher, model):
+        with pytest.raises(ServeError, match=r"waited longer than 0\.5 s") as told:
+            await ask(batcher, model)
+        assert told.value.code is Code.DEADLINE_EXCEEDED
+        assert batcher.pending == 0
+
+    assert while_one_runs(wait, timeout=0.5) == [(1, 1)]
+
+
+def test_a_refused_request_is_found_by_halves():
+    async def ask_all(batcher, model):
+        items = [b"bad" if number == 21 else b"x" for number in range(64)]
+        asked = [asyncio.ensure_future(ask(batcher, model, item=item)) for item in items]
+        await asyncio.sleep(0)
+        model.go_on.set()
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        assert [number for number, answer in enumerate(found) if isinstance(answer, ServeError)] == [21]
+
+    sizes = [rows for rows, _ in while_one_runs(ask_all)][1:]
+    assert sorted(sizes, reverse=True) == [64, 32, 32, 16, 16, 8, 8, 4, 4, 2, 2, 1, 1]
 
 
 def test_a_defect_is_logged_and_not_told_to_the_client(caplog):
@@ -146,6 +217,26 @@ def test_an_answer_without_a_server_is_the_servers(small, body):
     status, answer = answer_json(Servable("shop", int(path.name), path), content, max_values=100_000, max_rows=1024)
     with running(small) as server:
         assert (status, json.loads(answer)) == server.ask("POST", "/v1/models/shop:predict", content)
+
+
+@pytest.mark.parametrize(
+    ("announced", "sizes", "read"), [("9", [4, 5], 2), (None, [4, 5, 0], 3), ("11", [11], 0), (None, [6, 6, 6], 2)]
+)
+def test_a_body_without_a_server_is_not_read_beyond_its_bound(announced, sizes, read):
+    taken = []
+
+    async def chunks():
+        for size in sizes:
+            taken.append(size)
+            yield b"x" * size
+
+    body = read_bounded(chunks(), announced, 10)
+    if sum(sizes) > 10:
+        with pytest.raises(ServeError, match="may have 10 bytes"):
+            asyncio.run(body)
+    else:
+        assert asyncio.run(body) == b"x" * 9
+    assert len(taken) == read
 
 
 # -- connections -----------------------------------------------------------------------------------------------------
@@ -216,14 +307,42 @@ def test_a_model_that_is_added_does_not_take_the_others_out_of_service(small, tm
     models.close()
 
 
+def test_a_label_names_its_old_version_until_the_new_one_serves(small, tmp_path, monkeypatch):
+    for number in (1, 2, 3):
+        republish(small / "1", tmp_path / "shop", number)
+    loads, fails = [], True
+
+    def load(name, version, path, check):
+        if models.names and models.model("shop").servables:
+            loads.append((version, models.get("shop", label="stable").version))
+        if version == 2 and fails:
+            raise RuntimeError("undefined symbol")
+        return Servable(name, version, path, check)
+
+    monkeypatch.setattr(repository, "Servable", load)
+    config = ModelConfig("shop", tmp_path / "shop", specific=(1,), labels={"stable": 1})
+    models = Repository(lambda: [config])
+    models.poll()
+    config = replace(config, specific=(2, 3), labels={"stable": 2, "canary": 3})
+    models.poll()
+    assert loads == [(3, 1), (2, 1)]
+    assert [models.get("shop", label=label).version for label in ("stable", "canary")] == [1, 3]
+    fails = False
+    (tmp_path / "shop" / "2" / "mended").touch()
+    models.poll()
+    assert models.get("shop", label="stable").version == 2
+    assert sorted(models.model("shop").servables) == [2, 3]
+    models.close()
+
+
 def test_a_version_that_fails_in_any_way_leaves_the_others_alone(small, tmp_path, monkeypatch):
     republish(small / "1", tmp_path / "broken", 1)
     configs = [ModelConfig("broken", tmp_path / "broken"), ModelConfig("shop", small)]
 
-    def load(name, version, path):
+    def load(name, version, path, check):
         if name == "broken":
             raise RuntimeError("undefined symbol")
-        return Servable(name, version, path)
+        return Servable(name, version, path, check)
 
     monkeypatch.setattr(repository, "Servable", load)
     models = Repository(lambda: configs)

@@ -3,11 +3,8 @@
 import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 
 # isort: split
-import asyncio
 import base64
-import io
 import json
-import logging
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -288,36 +285,6 @@ def test_logs_are_one_json_object_a_line(server, caplog):
     assert line["ms"] > 0
 
 
-def test_what_one_turn_of_the_loop_logs_is_written_at_once_and_errors_immediately():
-    from tfrec.serve.logs import JsonLines, TurnHandler
-
-    class Kept(io.StringIO):
-        def __init__(self):
-            super().__init__()
-            self.writes = []
-
-        def write(self, text):
-            self.writes.append([json.loads(line)["message"] for line in text.splitlines() if line])
-
-    logger, stream = logging.Logger("turns"), Kept()
-    handler = TurnHandler(stream)
-    handler.setFormatter(JsonLines())
-    logger.addHandler(handler)
-
-    async def turns():
-        logger.info("one")
-        logger.info("two")
-        assert stream.writes == []
-        await asyncio.sleep(0)
-        assert stream.writes == [["one", "two"]]
-        logger.error("three")
-        assert stream.writes[1:] == [["three"]]
-
-    asyncio.run(turns())
-    logger.info("four")
-    assert [line for written in stream.writes[2:] for line in written] == ["four"]
-
-
 FLOATS = st.floats(width=32) | st.sampled_from([np.nan, np.inf, -np.inf])
 
 
@@ -340,12 +307,3 @@ def test_an_answer_holds_what_the_model_said(scores, named, rows):
     assert found["count"] == list(range(len(names)))
     said = [base64.b64decode(one["b64"]) if isinstance(one, dict) else one.encode() for one in found["item_id"]]
     assert said == list(names)
-
-
-@pytest.mark.parametrize("odd", [2**70, "\ud800", b"bytes"])
-def test_a_log_line_takes_whatever_a_client_sends(odd):
-    from tfrec.serve.logs import JsonLines
-
-    record = logging.LogRecord("tfrec.serve", logging.INFO, "", 0, "request", None, None)
-    record.fields = {"path": odd}
-    assert "path" in json.loads(JsonLines().format(record))

@@ -7,6 +7,7 @@ on its vectors explain too much to leave a list its weight.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipelines.batches import Purchases
 
 VARIANTS = 15  # of an item that are looked at; H&M's products have 2.2 items on average
 FOLLOWERS = 32  # kept of each item: twice as many rank no better
+AT_ONCE = 1 << 20  # purchases whose followers are counted at a time, which takes some 300 MB at most
 APART = 4  # purchases between an item and its follower, at most, the follower included
 NEARER = 0.5  # what a follower one purchase later counts
 RECENT = 5  # purchases of a customer whose followers count
@@ -123,34 +125,52 @@ def followers(purchases: Purchases, items: int, weight: float, most: int = FOLLO
         weight: logits a unit of that.
         most: followers that are kept of each item.
     """
-    pair, count = _following(purchases, items)
-    item, follower = pair // items, pair % items
     sales = np.bincount(purchases.item, minlength=items).astype(np.float64)
-    scores = weight * count / (np.sqrt(sales[item] * sales[follower]) + 1.0)
-    order = np.lexsort((follower, -scores, item))
-    item, follower, scores = item[order], follower[order], scores[order]
-    counts = np.bincount(item, minlength=items)
-    place = np.arange(len(item)) - np.repeat(np.cumsum(counts) - counts, counts)
-    kept = place < most
-    width = min(most, int(counts.max(initial=0)))
-    table = Neighbours(np.full((items, width), -1, np.int32), np.zeros((items, width), np.float32), RECENT, OLDER)
-    table.rows[item[kept], place[kept]] = follower[kept]
-    table.scores[item[kept], place[kept]] = scores[kept]
-    return table
+    rows, scores, width = np.full((items, most), -1, np.int32), np.zeros((items, most), np.float32), 0
+    for start, stop in _ranges(sales):
+        item, follower, count = _following(purchases, start, stop, items)
+        gain = weight * count / (np.sqrt(sales[item] * sales[follower]) + 1.0)
+        order = np.lexsort((follower, -gain, item))
+        counts = np.bincount(item - start, minlength=stop - start)
+        place = np.arange(len(item)) - np.repeat(np.cumsum(counts) - counts, counts)
+        kept, place = order[place < most], place[place < most]
+        rows[item[kept], place] = follower[kept]
+        scores[item[kept], place] = gain[kept]
+        width = max(width, min(most, int(counts.max(initial=0))))
+    return Neighbours(np.ascontiguousarray(rows[:, :width]), np.ascontiguousarray(scores[:, :width]), RECENT, OLDER)
 
 
-def _following(purchases: Purchases, items: int) -> tuple[np.ndarray, np.ndarray]:
-    """How often each item follows another, weighted by distance: pairs `i * items + j`, rising, and counts, `[E]`."""
-    user, item, time = purchases.user, purchases.item.astype(np.int64), purchases.time
-    pairs: np.ndarray = np.zeros(0, np.int64)
-    counts: np.ndarray = np.zeros(0)
-    for apart in range(1, APART + 1):
-        first, then = slice(None, -apart), slice(apart, None)
-        same = (user[first] == user[then]) & (item[first] != item[then])
-        together = same & (time[first] == time[then])
-        found = np.concatenate([(item[first] * items + item[then])[same], (item[then] * items + item[first])[together]])
-        found, number = np.unique(found, return_counts=True)
-        # One distance at a time: a log of 30 million purchases has hundreds of millions of pairs.
-        pairs, place = np.unique(np.concatenate([pairs, found]), return_inverse=True)
-        counts = np.bincount(place, np.concatenate([counts, number * NEARER ** (apart - 1)]), len(pairs))
-    return pairs, counts
+def _ranges(sales: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Ranges of items, `start` to `stop`, that sold at most `AT_ONCE` times together, or of one that sold more.
+
+    A log of 30 million purchases has hundreds of millions of pairs, of which a range's best are all that is kept.
+    """
+    sold, start = np.cumsum(sales), 0
+    while start < len(sales):
+        most = AT_ONCE + (sold[start - 1] if start else 0)
+        stop = max(start + 1, int(np.searchsorted(sold, most, side="right")))
+        yield start, stop
+        start = stop
+
+
+def _following(purchases: Purchases, start: int, stop: int, items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How often items follow those of a range, weighted by distance.
+
+    Returns:
+        Item, follower and count, `[E]` each, the items and each one's followers rising.
+    """
+    user, item, time = purchases.user, purchases.item, purchases.time
+    places = np.flatnonzero((item >= start) & (item < stop))
+    found = []
+    for apart in (sign * distance for distance in range(1, APART + 1) for sign in (1, -1)):
+        inside = (places + apart >= 0) & (places + apart < len(item))
+        one, other = places[inside], places[inside] + apart
+        follows = (user[one] == user[other]) & (item[one] != item[other])
+        if apart < 0:  # what was bought before follows only where it was bought in the same moment
+            follows &= time[one] == time[other]
+        pair = item[one[follows]].astype(np.int64) * items + item[other[follows]]
+        found.append(pair * APART + abs(apart) - 1)  # one number for all three, which is sorted the fastest
+    keys, number = np.unique(np.concatenate(found), return_counts=True)
+    pair, nearer = keys // APART, number * NEARER ** (keys % APART)
+    first = np.flatnonzero(np.diff(pair, prepend=-1))
+    return pair[first] // items, pair[first] % items, np.add.reduceat(nearer, first)

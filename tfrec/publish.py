@@ -26,6 +26,7 @@ FORMAT = "tfrec-model"
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 WITHDRAWN = ".withdrawn-"
+DELETED = ".deleted-"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -72,6 +73,18 @@ def find_version(path: Path) -> Path:
     if not found:
         raise PublishError(f"{path} holds no published version; export one first (python -m tfrec.export --help)")
     return local_copy(path / str(found[-1]))
+
+
+def one_version(path: Path) -> Path:
+    """The version folder that a path is itself, for processes that are started at different times and must serve the same.
+
+    Raises:
+        PublishError: it is a model's folder, or none.
+    """
+    if versions(path):
+        newest = path / str(versions(path)[-1])
+        raise PublishError(f"{path} is a model's folder, whose newest version changes; name one, such as {newest}")
+    return find_version(path)
 
 
 def publish_version(folder: Path, version: int, write: Callable[[Path], dict[str, Any]]) -> Path:
@@ -131,11 +144,15 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def verify_version(path: Path) -> dict[str, Any]:
+def verify_version(path: Path, before_each: Callable[[], object] = lambda: None) -> dict[str, Any]:
     """Compare every file of a version with its manifest.
 
     TensorFlow loads a SavedModel with a flipped bit without complaint, and one without variables until it
     runs.
+
+    Args:
+        path: the version's folder.
+        before_each: called before each file is read, which takes a while; may raise to end it.
 
     Returns:
         The manifest.
@@ -147,6 +164,7 @@ def verify_version(path: Path) -> dict[str, Any]:
     for name, entry in manifest["files"].items():
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise PublishError(f"{path / MANIFEST} lists {name!r}, which is outside its folder")
+        before_each()
         try:
             _check_file(path / name, entry)
         except OSError as error:
@@ -186,18 +204,32 @@ def restore(folder: Path, version: int) -> Path:
 
 
 def keep_last(folder: Path, keep: int) -> list[int]:
-    """Delete all but the newest `keep` versions, and return the numbers deleted.
-
-    A deleted version disappears by one rename first, so that no reader sees a part of it.
-    """
+    """Delete all but the newest `keep` versions, and return the numbers deleted."""
     if keep < 1:
         raise PublishError(f"keep={keep} must be at least 1")
     old = versions(folder)[:-keep]
-    for version in old:
-        doomed = folder / f".deleted-{version}-{secrets.token_hex(4)}"
-        os.rename(folder / str(version), doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+    _delete(folder, [str(version) for version in old])
     return old
+
+
+def delete_withdrawn(folder: Path) -> list[int]:
+    """Delete the withdrawn versions, and return their numbers.
+
+    Those newer than every published one stay until another one is published: their numbers would be used again.
+    """
+    newest = max(versions(folder), default=0)
+    old = [version for version in withdrawn(folder) if version < newest]
+    _delete(folder, [f"{WITHDRAWN}{version}" for version in old])
+    return old
+
+
+def _delete(folder: Path, names: list[str]) -> None:
+    """Delete folders of a model, each of which disappears by one rename first, so that no reader sees a part of it; and
+    what is left of earlier ones, whose deletion was killed."""
+    for name in names:
+        os.rename(folder / name, folder / f"{DELETED}{name}-{secrets.token_hex(4)}")
+    for doomed in folder.glob(f"{DELETED}*"):
+        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _numbers(folder: Path, prefix: str) -> list[int]:

@@ -4,7 +4,7 @@
     python -m tfrec.versions verify saved_models/hm/3          compare every file with the manifest
     python -m tfrec.versions rollback saved_models/hm          withdraw the newest version
     python -m tfrec.versions restore saved_models/hm 3         bring a withdrawn version back
-    python -m tfrec.versions prune saved_models/hm --keep 3    delete all but the newest three
+    python -m tfrec.versions prune saved_models/hm --keep 3    delete all but the newest three (--withdrawn: those, too)
 
 Servers that follow the newest version notice a rollback or restore at their next poll.
 """
@@ -19,6 +19,7 @@ from pathlib import Path
 from tfrec.command import run_command
 from tfrec.publish import (
     PublishError,
+    delete_withdrawn,
     find_version,
     keep_last,
     read_manifest,
@@ -63,9 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     command("restore", "bring a withdrawn version back", lambda o: print(restore(o.model, o.version))).add_argument(
         "version", type=int
     )
-    command("prune", "delete all but the newest versions", lambda o: print(keep_last(o.model, o.keep))).add_argument(
-        "--keep", type=int, default=3, help="how many to keep (default: %(default)s)"
-    )
+    prune = command("prune", "delete all but the newest versions", _prune)
+    prune.add_argument("--keep", type=int, default=3, help="how many to keep (default: %(default)s)")
+    prune.add_argument("--withdrawn", action="store_true", help="delete the withdrawn versions as well")
     return parser
 
 
@@ -88,6 +89,13 @@ def _verify(options: argparse.Namespace) -> None:
 def _rollback(options: argparse.Namespace) -> None:
     aside = withdraw(options.model, options.version)
     print(f"withdrawn as {aside}; the newest version is now {versions(options.model)[-1]}")
+
+
+def _prune(options: argparse.Namespace) -> None:
+    deleted = keep_last(options.model, options.keep)
+    if options.withdrawn:
+        deleted += delete_withdrawn(options.model)
+    print(sorted(deleted))
 
 
 if __name__ == "__main__":

@@ -14,10 +14,15 @@ from types import ModuleType
 from typing import Any
 
 STORE_BYTES = 128 << 20  # Ray moves numbers of parts, no data
+RETRIES = 3  # of a part whose worker died, and of a worker; by itself Ray tries a part that is too large for ever
 
 
 class EngineError(ValueError):
     """Ray, which was asked for, cannot be had."""
+
+
+class WorkerError(RuntimeError):
+    """A worker died, and so did those that tried again."""
 
 
 def import_ray() -> ModuleType:
@@ -80,6 +85,9 @@ def make_parts(maker: type, arguments: list, missing: list[int], *, workers: int
 
     Yields:
         What was told of each part, in any order.
+
+    Raises:
+        WorkerError: a part's worker died, and the next ones as well.
     """
     if not missing:
         return
@@ -95,5 +103,17 @@ def make_parts(maker: type, arguments: list, missing: list[int], *, workers: int
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=workers),
             num_cpus=cores_each(ray.nodes(), workers),
+            max_restarts=RETRIES,
+            max_task_retries=RETRIES,
         )
-        yield from made.iter_rows()
+        left = set(missing)
+        try:
+            for told in made.iter_rows():
+                left.discard(int(told["part"]))
+                yield told
+        except ray.exceptions.RayActorError as error:
+            under_way = ", ".join(str(number) for number in sorted(left)[:workers])
+            raise WorkerError(
+                f"a worker died {RETRIES + 1} times, as where a machine has too little memory; the first parts that are not "
+                f"made are {under_way}. Go on with fewer --workers, so that each has more"
+            ) from error

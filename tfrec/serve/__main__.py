@@ -10,6 +10,7 @@ machine can connect.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import resource
 import sys
@@ -58,7 +59,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     if bool(options.model) == bool(options.model_config_file):
         raise ServeConfigError("give either --model (once or more) or --model-config-file")
-    log_json()
+    log = log_json()
 
     def read_configs() -> list[ModelConfig]:
         if options.model_config_file:
@@ -82,9 +83,13 @@ def _serve(options: argparse.Namespace) -> int:
             drain_seconds=options.drain_seconds,
         ),
     )
+    log.dropped = server.metrics.dropped_lines.inc
     sys.setswitchinterval(SWITCH_SECONDS)
     _allow_files(2 * ServeOptions.max_connections + OTHER_FILES)
     asyncio.run(serve(server))
+    if server.loading:  # from a file system that does not answer: Python would wait for its thread
+        logging.shutdown()
+        os._exit(0)
     return 0
 
 
@@ -157,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of memory: jemalloc or mimalloc where installed (auto), the system's, or a library (default: %(default)s)",
     )
     limits = parser.add_argument_group("limits")
-    limits.add_argument("--workers", type=whole_number(1), help="batches at a time (default: half the machine's cores)")
+    limits.add_argument("--workers", type=whole_number(1), help="batches at a time (default: half of the cores)")
     limits.add_argument(
         "--max-batch-rows",
         type=whole_number(1),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from tfrec.serve.signatures import Arrays
 LOG = logging.getLogger("tfrec.serve")
 
 
-@dataclass
+@dataclass(eq=False)
 class Pending:
     """A request in the queue, with its version held."""
 
@@ -33,7 +32,6 @@ class Pending:
     signature: str
     inputs: Arrays
     rows: int
-    deadline: float
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Arrays]
     answered: bool = field(default=False)
@@ -81,11 +79,11 @@ class Batcher:
     """Runs requests in worker threads.
 
     Args:
-        workers: batches at a time; where None, half the machine's cores: the event loop wants one, and batches that
-            run one after the other are larger.
+        workers: batches at a time; where None, half of `cores`: the event loop wants one, and batches that run one after the
+            other are larger.
         max_rows: of a batch; a larger request runs alone.
         max_pending: requests that may be under way.
-        timeout: seconds that a request may wait.
+        timeout: seconds that a request may wait until it runs.
         observe: told the rows and the requests of every batch that ran.
     """
 
@@ -140,7 +138,7 @@ class Batcher:
             self._under_way -= 1
 
     async def run(self, servable: Servable, signature: str, inputs: Arrays, rows: int) -> Arrays:
-        """Run a request and wait for its answer.
+        """Run a request and wait for its answer. Who no longer waits for it, takes it out of the queue again.
 
         Args:
             servable: the version, held by the caller.
@@ -152,13 +150,34 @@ class Batcher:
             ServeError: the request waited too long, or the model refuses it.
         """
         loop = asyncio.get_running_loop()
-        deadline = time.monotonic() + self.timeout
         servable.share()  # until it has run, even if who waits for the answer goes away
-        request = Pending(servable, signature, inputs, rows, deadline, loop, loop.create_future())
+        request = Pending(servable, signature, inputs, rows, loop, loop.create_future())
         with self._changed:
             self._queue.append(request)
             self._changed.notify()
-        return await request.future
+        timer = loop.call_later(self.timeout, self._give_up, request)
+        try:
+            return await request.future
+        finally:
+            timer.cancel()
+            if not request.answered:  # as on a client's deadline: it would be run for nobody
+                self._take_back(request)
+
+    def _give_up(self, request: Pending) -> None:
+        """Answer a request that has waited for too long; one that runs is waited for."""
+        if self._take_back(request):
+            late = f"the request waited longer than {self.timeout} s; try again later"
+            request.resolve(ServeError(Code.DEADLINE_EXCEEDED, late))
+
+    def _take_back(self, request: Pending) -> bool:
+        """Take a request out of the queue, and let go of its version; False where a worker has it."""
+        with self._changed:
+            if request not in self._queue:
+                return False
+            self._queue.remove(request)
+        request.answered = True
+        request.servable.release()
+        return True
 
     def close(self) -> None:
         """Stop once the queue is empty."""
@@ -199,36 +218,22 @@ class Batcher:
             return batch
 
     def _run(self, batch: list[Pending]) -> None:
-        now = time.monotonic()
-        for request in batch:
-            if request.deadline < now:
-                late = f"the request waited longer than {self.timeout} s; try again later"
-                request.finish(ServeError(Code.DEADLINE_EXCEEDED, late))
-        batch = [request for request in batch if not request.answered]
-        if len(batch) == 1:
-            self._run_alone(batch[0])
-        elif batch:
-            self._run_merged(batch)
-
-    def _run_merged(self, batch: list[Pending]) -> None:
-        requests = [(request.inputs, request.rows) for request in batch]
+        """Run a batch. Where the model refuses it, one of its requests is at fault: halves of it are run until that one is
+        alone, so that one in 64 costs twelve further runs and not 64."""
+        requests, alone = [(request.inputs, request.rows) for request in batch], len(batch) == 1
+        first = batch[0]
         try:
-            outputs = batch[0].servable.run(batch[0].signature, merge(requests))
-        except ServeError:  # one of them is at fault: find out which, and answer the others
-            for request in batch:
-                self._run_alone(request)
+            outputs = first.servable.run(first.signature, first.inputs if alone else merge(requests))
+        except ServeError as error:
+            if alone:
+                first.finish(error)
+                return
+            half = len(batch) // 2
+            self._run(batch[:half])
+            self._run(batch[half:])
             return
         self._told(batch)
-        finish(batch, part(outputs, requests))
-
-    def _run_alone(self, request: Pending) -> None:
-        try:
-            outputs = request.servable.run(request.signature, request.inputs)
-        except ServeError as error:
-            request.finish(error)
-            return
-        self._told([request])
-        request.finish(outputs)
+        finish(batch, [outputs] if alone else part(outputs, requests))
 
     def _told(self, batch: list[Pending]) -> None:
         first = batch[0]

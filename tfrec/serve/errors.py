@@ -39,6 +39,10 @@ class ServeConfigError(ValueError):
     """Options or model folders that no server can be started with."""
 
 
+class LoadStoppedError(Exception):
+    """A version is no longer to be loaded: the server stops."""
+
+
 def invalid(message: str) -> ServeError:
     """A request that is wrong in itself."""
     return ServeError(Code.INVALID_ARGUMENT, message)

@@ -7,22 +7,22 @@ import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
 
 from tfrec.serve.errors import Code, ServeError, invalid
+from tfrec.serve.grpc_messages import Messages
 from tfrec.serve.metrics import Metrics
 from tfrec.serve.rest import version_status
 from tfrec.serve.service import Address, Called, PredictService
 from tfrec.serve.signatures import Arrays, Signature
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message
     from tensorflow.core.framework import tensor_pb2
     from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2, predict_pb2
-
-Answer = TypeVar("Answer")
 
 LOG = logging.getLogger("tfrec.serve")
 STATUS = {status.value[0]: status for status in grpc.StatusCode}
@@ -34,53 +34,52 @@ class GrpcApi:
     Args:
         service: answers predictions.
         metrics: of the server.
+        messages: reads the calls' messages.
         token: that calls must bear; None for none.
     """
 
-    def __init__(self, service: PredictService, metrics: Metrics, *, token: str | None):
-        self._service, self._metrics = service, metrics
+    def __init__(self, service: PredictService, metrics: Metrics, messages: Messages, *, token: str | None):
+        self._service, self._metrics, self._messages = service, metrics, messages
         self._wanted = f"Bearer {token}".encode() if token else b""
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register the services."""
-        from tensorflow_serving.apis.model_service_pb2_grpc import (
-            ModelServiceServicer,
-            add_ModelServiceServicer_to_server,
+        from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
+
+        predictions = {
+            "Predict": self._method(predict_pb2.PredictRequest, self._predict),
+            "GetModelMetadata": self._method(get_model_metadata_pb2.GetModelMetadataRequest, self._metadata),
+        }
+        models = {"GetModelStatus": self._method(get_model_status_pb2.GetModelStatusRequest, self._status)}
+        for service, methods in (("PredictionService", predictions), ("ModelService", models)):
+            handler = grpc.method_handlers_generic_handler(f"tensorflow.serving.{service}", methods)
+            server.add_generic_rpc_handlers((handler,))
+
+    def _method(
+        self, request: type[Message], answer: Callable[[Any, Called], Awaitable[Message]]
+    ) -> grpc.RpcMethodHandler:
+        """A method that reads its request itself, as a stream of one message, which is the same to a client: what gRPC
+        reads by itself is in memory before anything can be said about it."""
+
+        async def call(stream: object, context: grpc.aio.ServicerContext) -> Message:
+            return await self._answer(context, answer)
+
+        return grpc.stream_unary_rpc_method_handler(
+            call,
+            request_deserializer=request.FromString,
+            response_serializer=lambda response: response.SerializeToString(),
         )
-        from tensorflow_serving.apis.prediction_service_pb2_grpc import (
-            PredictionServiceServicer,
-            add_PredictionServiceServicer_to_server,
-        )
 
-        api = self
-
-        class Predictions(PredictionServiceServicer):
-            async def Predict(
-                self, request: predict_pb2.PredictRequest, context: grpc.aio.ServicerContext
-            ) -> predict_pb2.PredictResponse:
-                return await api._answer(context, lambda called: api._predict(request, called))
-
-            async def GetModelMetadata(
-                self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: grpc.aio.ServicerContext
-            ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-                return await api._answer(context, lambda called: api._metadata(request))
-
-        class Models(ModelServiceServicer):
-            async def GetModelStatus(
-                self, request: get_model_status_pb2.GetModelStatusRequest, context: grpc.aio.ServicerContext
-            ) -> get_model_status_pb2.GetModelStatusResponse:
-                return await api._answer(context, lambda called: api._status(request))
-
-        add_PredictionServiceServicer_to_server(Predictions(), server)
-        add_ModelServiceServicer_to_server(Models(), server)
-
-    async def _answer(self, context: grpc.aio.ServicerContext, answer: Callable[[Called], Awaitable[Answer]]) -> Answer:
-        """Check the token, answer, count and log; errors become the call's status."""
+    async def _answer(
+        self, context: grpc.aio.ServicerContext, answer: Callable[[Any, Called], Awaitable[Message]]
+    ) -> Message:
+        """Check the token, read, answer, count and log; errors become the call's status."""
         started, called = time.perf_counter(), Called()
         status = "CANCELLED"  # by the client, or its deadline: nothing else leaves this as it is
         try:
             self._check_token(context)
-            found = await answer(called)
+            async with self._messages.read(context) as request:
+                found = await answer(request, called)
             status = "OK"
             return found
         except ServeError as error:
@@ -156,7 +155,7 @@ class GrpcApi:
         return array
 
     async def _metadata(
-        self, request: get_model_metadata_pb2.GetModelMetadataRequest
+        self, request: get_model_metadata_pb2.GetModelMetadataRequest, called: Called
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
         from tensorflow_serving.apis import get_model_metadata_pb2
 
@@ -174,7 +173,7 @@ class GrpcApi:
         return response
 
     async def _status(
-        self, request: get_model_status_pb2.GetModelStatusRequest
+        self, request: get_model_status_pb2.GetModelStatusRequest, called: Called
     ) -> get_model_status_pb2.GetModelStatusResponse:
         from tensorflow_serving.apis import get_model_status_pb2
 

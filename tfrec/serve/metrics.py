@@ -38,6 +38,9 @@ class Metrics:
         )
         self.pending = Gauge("tfrec_pending_requests", "Requests that wait for a batch.", registry=registry)
         self.connections = Gauge("tfrec_connections", "Open HTTP connections.", registry=registry)
+        self.dropped_lines = Counter(
+            "tfrec_dropped_log_lines", "Lines of the log that nobody read in time.", registry=registry
+        )
         self.loaded = Gauge(
             "tfrec_version_loaded", "1 for versions in service.", ["model", "version"], registry=registry
         )

@@ -17,11 +17,11 @@ class ServeOptions:
         data: a prepared dataset for the shop window.
         token: that requests must bear.
         poll_seconds: between two looks at the models' folders.
-        workers: batches run at a time; half the machine's cores where None, the event loop needs one as well.
+        workers: batches run at a time; half of the cores where None, the event loop needs one as well.
         max_batch_rows, max_pending, timeout: of `Batcher`.
         max_request_rows, max_values: of `PredictService`.
         max_bytes: of a body or message.
-        max_connections: of HTTP.
+        max_connections: of each interface.
         head_seconds, body_seconds: that a client may take to send a request's head, and its body.
         drain_seconds: after SIGTERM, to go on serving while load balancers notice.
         stop_seconds: for the requests under way after that.

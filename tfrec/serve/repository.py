@@ -6,12 +6,13 @@ A version that is torn, altered, or fails its warm-up is reported and not served
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tfrec.serve.errors import Code, ServeError, shown
+from tfrec.serve.errors import Code, LoadStoppedError, ServeError, shown
 from tfrec.serve.model_config import ModelConfig
 from tfrec.serve.servable import Servable
 
@@ -31,7 +32,7 @@ class Model:
     """A model in service. Never changed: a swap puts another one in its place.
 
     Attributes:
-        config: where its versions are.
+        config: where its versions are, and its labels as they are served.
         servables: the loaded versions by number.
         status: of every version that was looked at.
         failed: what identifies the folders that failed by what is in them, so that they are not tried again until changed.
@@ -57,6 +58,7 @@ class Repository:
         changed: Callable[[str, int, str], object] = lambda *event: None,
     ):
         self._read_configs, self._changed = read_configs, changed
+        self._stopped = threading.Event()
         self._models: dict[str, Model] = {config.name: Model(config, {}, {}, {}) for config in read_configs()}
 
     @property
@@ -109,7 +111,11 @@ class Repository:
                 return servable  # else it was swapped in between: look again
 
     def poll(self) -> None:
-        """Load what is new, then unload what is no longer wanted. Not for two threads at a time."""
+        """Load what is new, then unload what is no longer wanted. Not for two threads at a time.
+
+        Raises:
+            LoadStoppedError: `stop_loading` was called.
+        """
         configs = self._configs()
         for name in set(self._models) - {config.name for config in configs}:
             gone = self._models.pop(name)  # before its versions: from here on, it is not found
@@ -118,7 +124,6 @@ class Repository:
                 servable.retire()
         for config in configs:
             self._models.setdefault(config.name, Model(config, {}, {}, {}))
-            self._put(config.name, config=config)
             self._poll_model(config)
 
     def _configs(self) -> Sequence[ModelConfig]:
@@ -130,14 +135,26 @@ class Repository:
 
     def _poll_model(self, config: ModelConfig) -> None:
         wanted = config.wanted()
+        self._label(config)
         for version in reversed(wanted):
             if version not in self._models[config.name].servables:
                 self._load(config, version)
+                self._label(config)
         model = self._models[config.name]
         if not set(wanted) & set(model.servables):
             return  # never without any version: the old one serves until a wanted one does
-        for version in sorted(set(model.servables) - set(wanted)):
+        for version in sorted(set(model.servables) - set(wanted) - set(model.config.labels.values())):
             self._unload(config.name, version)
+
+    def _label(self, config: ModelConfig) -> None:
+        """Take over a model's configuration; a label whose new version does not serve yet stays with the one before."""
+        model = self._models[config.name]
+        kept = {
+            label: model.config.labels[label]
+            for label, version in config.labels.items()
+            if version not in model.servables and model.config.labels.get(label) in model.servables
+        }
+        self._put(config.name, config=replace(config, labels={**config.labels, **kept}))
 
     def _load(self, config: ModelConfig, version: int) -> None:
         path = config.folder / str(version)
@@ -151,7 +168,9 @@ class Repository:
         if before is None or not before.error:  # one that failed keeps its error until it serves
             self._report(config.name, version, VersionStatus("LOADING"))
         try:
-            servable = Servable(config.name, version, path)
+            servable = Servable(config.name, version, path, self._check_going)
+        except LoadStoppedError:
+            raise
         except Exception as error:  # whatever it is, the other models are looked at
             if not (_may_pass(error) or _has_changed(path, identity)):  # else it may be in order at the next look
                 self._put(config.name, failed={**self._models[config.name].failed, version: identity})
@@ -183,6 +202,14 @@ class Repository:
 
     def _put(self, name: str, **changes: Any) -> None:
         self._models[name] = replace(self._models[name], **changes)
+
+    def stop_loading(self) -> None:
+        """Give up the version that another thread is loading, at its next step, and load no further one."""
+        self._stopped.set()
+
+    def _check_going(self) -> None:
+        if self._stopped.is_set():
+            raise LoadStoppedError
 
     def close(self) -> None:
         """Free every version."""

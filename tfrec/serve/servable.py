@@ -16,7 +16,7 @@ import numpy as np
 
 from tfrec.graphs import session_config
 from tfrec.publish import PublishError, verify_version
-from tfrec.serve.errors import Code, ServeError
+from tfrec.serve.errors import Code, LoadStoppedError, ServeError
 from tfrec.serve.signatures import Arrays, Signature, read_signatures
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Servable:
         name: of the model.
         version: its number.
         path: the version's folder.
+        check: called between the steps of loading, which take a while each; may raise `LoadStoppedError`.
 
     Attributes:
         manifest: the version's manifest.
@@ -42,28 +43,32 @@ class Servable:
         RetrievalIndexError: it needs ScaNN's ops, and they are not installed.
     """
 
-    def __init__(self, name: str, version: int, path: Path):
+    def __init__(self, name: str, version: int, path: Path, check: Callable[[], object] = lambda: None):
         import tensorflow as tf
         from tensorflow.python.framework.ops import dismantle_graph
 
         from tfrec.index.indexes import load_op_libraries
 
         self.name, self.version, self.path = name, version, path
-        self.manifest = verify_version(path)
+        self.manifest = verify_version(path, check)
         load_op_libraries(self.manifest)
         self._users, self._retired, self.closed, self._lock = 0, False, False, threading.Lock()
         graph = tf.Graph()
         self._session = tf.compat.v1.Session(graph=graph, config=session_config())
         try:
             with graph.as_default():
+                check()
                 self.meta_graph = load_in_pieces(self._session, path)
             self.signatures = read_signatures(self.meta_graph)
             self._calls = {name: self._callable(signature) for name, signature in self.signatures.items()}
             self.meta_graph.ClearField("graph_def")  # only its signatures are asked for from here on
             self.meta_graph.ClearField("object_graph_def")
-            self._warm_up()
+            self._warm_up(check)
             # The session has the graph in C++; its Python objects would be tens of thousands that refer to each other.
             dismantle_graph(graph)
+        except LoadStoppedError:
+            self._session.close()
+            raise
         except (OSError, RuntimeError, ValueError, KeyError, tf.errors.OpError, ServeError) as error:
             self._session.close()
             raise PublishError(f"{path} cannot be served ({_first_line(error)}); export again") from error
@@ -83,10 +88,11 @@ class Servable:
         )
         return self._session._make_callable_from_options(options)
 
-    def _warm_up(self) -> None:
+    def _warm_up(self, check: Callable[[], object]) -> None:
         from tfrec.serving.warmup import read_warmup
 
         for signature, inputs in read_warmup(self.path):
+            check()
             self.run(signature, self.signatures[signature].complete(inputs)[0])
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:

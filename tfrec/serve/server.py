@@ -9,9 +9,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tfrec.serve.allocator import allocator_in_use
 from tfrec.serve.batching import Batcher
@@ -27,9 +27,16 @@ from tfrec.serve.service import PredictService
 
 if TYPE_CHECKING:
     import grpc
+    from aiohttp import web
+
+Found = TypeVar("Found")
 
 LOG = logging.getLogger("tfrec.serve")
 COLLECTIONS = (20_000, 50, 100)  # requests make hardly any cycles: Python's own (700, 10, 10) took a tenth of the time
+MAX_BYTES_AT_ONCE = 256 << 20  # of the bodies that are read or answered, of each interface
+# A client connects anew after so long, which it hardly notices, and so comes to servers that were started meanwhile.
+GRPC_AGE_SECONDS = 300.0
+GRPC_IDLE_SECONDS = 120.0
 LINGER_SECONDS = 2.0  # to read on after a refusal, so that a client that is still sending gets to see it
 
 
@@ -61,12 +68,26 @@ class Server:
             self.metrics,
             options.token,
             options.max_bytes,
-            max_bytes_at_once=max(256 << 20, options.max_bytes),
+            max_bytes_at_once=max(MAX_BYTES_AT_ONCE, options.max_bytes),
             body_seconds=options.body_seconds,
         )
+        self._runner: web.AppRunner | None = None
+        self._listener: asyncio.Server | None = None
         self._grpc: grpc.aio.Server | None = None
         self._poller: asyncio.Task | None = None
-        self._loader = ThreadPoolExecutor(1, "loader", initializer=step_back)
+        self._loader = ThreadPoolExecutor(1, "loader")
+        self._loading: Future[Any] = Future()
+        self._loading.set_result(None)
+
+    @property
+    def loading(self) -> bool:
+        """Whether its thread reads a version or the dataset."""
+        return not self._loading.done()
+
+    async def _load(self, read: Callable[..., Found], *arguments: object) -> Found:
+        """What is read by the thread that loads: one that is no longer waited for where the server stops."""
+        self._loading = self._loader.submit(read, *arguments)
+        return await asyncio.wrap_future(self._loading)
 
     async def start(self) -> None:
         """Load the models, then listen.
@@ -75,7 +96,7 @@ class Server:
             ServeConfigError: a model has no version that can be served, or the dataset is broken.
             OSError: a port is taken.
         """
-        await asyncio.to_thread(self.repository.poll)
+        await self._load(self.repository.poll)
         for name in self.repository.names:
             model = self.repository.model(name)
             if not model.servables:
@@ -83,8 +104,9 @@ class Server:
                 raise ServeConfigError(errors[-1] if errors else f"{model.config.folder} holds no version to serve")
         await self._start_http()
         await self._start_grpc()
-        host, port = self._listener.sockets[0].getsockname()[:2]
+        host, port = self.address
         await ask_itself(self.repository, host, port, self._options.token)
+        await self._load(step_back)
         self._poller = asyncio.create_task(self._poll())
         ports = {"host": self._options.host, "port": self.port, "grpc_port": self.grpc_port}
         fields = {"event": "started", **ports, "allocator": allocator_in_use()}
@@ -98,7 +120,7 @@ class Server:
         if options.data is not None:
             from tfrec.serve.shop_window import ShopWindow
 
-            shop = await asyncio.to_thread(ShopWindow, options.data, self.repository)
+            shop = await self._load(ShopWindow, options.data, self.repository)
             self._state.public = shop.public
             parts.append(shop.add_to)
         self._runner = web.AppRunner(
@@ -119,7 +141,8 @@ class Server:
         )
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(self._state.guard, options.host, options.port, backlog=1024)
-        self.port = self._listener.sockets[0].getsockname()[1]
+        self.address = self._listener.sockets[0].getsockname()[:2]
+        self.port = self.address[1]
 
     async def _start_grpc(self) -> None:
         self.grpc_port: int | None = None
@@ -129,14 +152,24 @@ class Server:
         import grpc
 
         from tfrec.serve.grpc_api import GrpcApi
+        from tfrec.serve.grpc_messages import Messages
 
         limits = [
             ("grpc.max_receive_message_length", options.max_bytes),
             ("grpc.max_concurrent_streams", options.max_pending),
+            ("grpc.max_allowed_incoming_connections", options.max_connections),
+            ("grpc.max_connection_idle_ms", int(1000 * GRPC_IDLE_SECONDS)),
+            ("grpc.max_connection_age_ms", int(1000 * GRPC_AGE_SECONDS)),
+            ("grpc.max_connection_age_grace_ms", int(1000 * (options.timeout + options.stop_seconds))),
             ("grpc.so_reuseport", 0),
         ]
         self._grpc = grpc.aio.server(options=limits, maximum_concurrent_rpcs=2 * options.max_pending)
-        GrpcApi(self._service, self.metrics, token=options.token).add_to(self._grpc)
+        messages = Messages(
+            max_bytes=options.max_bytes,
+            max_bytes_at_once=max(MAX_BYTES_AT_ONCE, options.max_bytes),
+            seconds=options.body_seconds,
+        )
+        GrpcApi(self._service, self.metrics, messages, token=options.token).add_to(self._grpc)
         try:
             self.grpc_port = self._grpc.add_insecure_port(f"{options.host}:{options.grpc_port}")
         except RuntimeError as error:
@@ -147,27 +180,35 @@ class Server:
         while True:
             await asyncio.sleep(self._options.poll_seconds)
             try:
-                await asyncio.get_running_loop().run_in_executor(self._loader, self.repository.poll)
+                await self._load(self.repository.poll)
             except Exception:  # as of a file system that is gone for a moment: what is loaded goes on serving
                 LOG.exception("the models' folders cannot be read")
 
     async def stop(self) -> None:
-        """Say that no more should come, answer what is under way, and free everything."""
+        """Say that no more should come, answer what is under way, and free everything; also where it has not started yet."""
         options = self._options
         self._state.draining = True
-        LOG.info("stopping", extra={"fields": {"event": "draining", "seconds": options.drain_seconds}})
-        await asyncio.sleep(options.drain_seconds)
-        self._listener.close()
-        waits = [self._runner.cleanup()]
-        if self._grpc is not None:
-            waits.append(self._grpc.stop(options.stop_seconds))
-        await asyncio.gather(*waits)
+        self.repository.stop_loading()
         if self._poller:
             self._poller.cancel()
-        await asyncio.to_thread(self._loader.shutdown)
+            LOG.info("stopping", extra={"fields": {"event": "draining", "seconds": options.drain_seconds}})
+            await asyncio.sleep(options.drain_seconds)
+        await self._stop_listening()
+        await asyncio.to_thread(wait, [self._loading], options.stop_seconds)
+        self._loader.shutdown(wait=False)
         await asyncio.to_thread(self._batcher.close)
         await asyncio.to_thread(self.repository.close)
         LOG.info("stopped", extra={"fields": {"event": "stopped"}})
+
+    async def _stop_listening(self) -> None:
+        waits: list[Awaitable[None]] = []
+        if self._listener is not None:
+            self._listener.close()
+        if self._runner is not None:
+            waits.append(self._runner.cleanup())
+        if self._grpc is not None:
+            waits.append(self._grpc.stop(self._options.stop_seconds))
+        await asyncio.gather(*waits)
 
 
 def step_back() -> None:
@@ -177,13 +218,20 @@ def step_back() -> None:
 
 
 async def serve(server: Server) -> None:
-    """Run a server until SIGTERM or SIGINT."""
+    """Run a server until SIGTERM or SIGINT, which may come before it has started."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await server.start()
-    gc.freeze()  # what the libraries hold stays: a collection that walks it stops every request for tenths of a second
-    gc.set_threshold(*COLLECTIONS)
-    await stop.wait()
+    asked = asyncio.ensure_future(stop.wait())
+    starting = asyncio.ensure_future(server.start())
+    await asyncio.wait((asked, starting), return_when=asyncio.FIRST_COMPLETED)
+    if starting.done():
+        await starting
+        gc.freeze()  # what the libraries hold stays: a collection that walks it stops every request for tenths of a second
+        gc.set_threshold(*COLLECTIONS)
+        await asked
+    else:
+        starting.cancel()
+        await asyncio.wait((starting,))
     await server.stop()

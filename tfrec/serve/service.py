@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable
 from dataclasses import dataclass
 
 from tfrec.serve.batching import Batcher
@@ -110,7 +110,34 @@ def answer_json(servable: Servable, body: bytes, *, max_values: int, max_rows: i
         check_size(inputs, rows, max_rows)
         return 200, encode(servable.run(signature.name, inputs), rows=in_rows)
     except ServeError as error:
-        return error.code.http, json.dumps(error_body(error)).encode()
+        return error_json(error)
+
+
+def error_json(error: ServeError) -> tuple[int, bytes]:
+    """An error as `answer_json` answers with it: HTTP status and body."""
+    return error.code.http, json.dumps(error_body(error)).encode()
+
+
+async def read_bounded(chunks: AsyncIterable[bytes], announced: str | None, most: int) -> bytes:
+    """Read a body of at most so many bytes.
+
+    Args:
+        chunks: of the body.
+        announced: the header Content-Length, where there is one; what says that it is too large is not read.
+        most: bytes.
+
+    Raises:
+        ServeError: it is larger.
+    """
+    body = bytearray()
+    if announced is None or int(announced) <= most:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > most:
+                break
+        else:
+            return bytes(body)
+    raise invalid(f"the body may have {most} bytes")
 
 
 def find_signature(servable: Servable, name: str) -> Signature:

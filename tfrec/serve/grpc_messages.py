@@ -1,0 +1,59 @@
+"""How gRPC's messages are read: no more bytes of them at a time than agreed, and each in time.
+
+Nothing says how large a message is before it is there. So each counts as the largest one while it is read, for which others
+wait, and as what it is from then on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+
+from tfrec.serve.errors import Code, ServeError
+
+
+class Messages:
+    """Reads messages, for the event loop's thread alone.
+
+    Args:
+        max_bytes: of one message.
+        max_bytes_at_once: of all messages that are being read, and of all that are being answered.
+        seconds: that a client may take to send a message.
+    """
+
+    def __init__(self, *, max_bytes: int, max_bytes_at_once: int, seconds: float):
+        self._most, self._held, self._seconds = max_bytes_at_once, 0, seconds
+        self._readers = asyncio.Semaphore(max(1, max_bytes_at_once // max_bytes))
+
+    @asynccontextmanager
+    async def read(self, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+        """A call's message, held until the end of the block.
+
+        Raises:
+            ServeError: DEADLINE_EXCEEDED, the client is too slow; RESOURCE_EXHAUSTED, too much is held.
+            CancelledError: the client has gone, or gRPC has refused its message as too large.
+        """
+        message = await self._next(context)
+        size = message.ByteSize()
+        if self._held + size > self._most:
+            raise ServeError(Code.RESOURCE_EXHAUSTED, "too many large requests at once; try again later")
+        self._held += size
+        try:
+            yield message
+        finally:
+            self._held -= size
+
+    async def _next(self, context: grpc.aio.ServicerContext) -> Any:
+        try:
+            async with asyncio.timeout(self._seconds), self._readers:
+                message = await context.read()
+        except TimeoutError:
+            late = f"the message took longer than {self._seconds} s"
+            raise ServeError(Code.DEADLINE_EXCEEDED, late) from None
+        if message is grpc.aio.EOF:
+            raise asyncio.CancelledError
+        return message
