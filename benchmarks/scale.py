@@ -99,7 +99,7 @@ def storage(sizes: dict[str, float]) -> dict[str, float]:
     table = sizes["items"] * sizes["dim"] * FLOAT
     return {
         "memory of every training worker: bank, two id tables and their moments": table * (1 + 2 * ADAM),
-        "memory of every retrieval worker: item vectors": table,
+        "memory of every retrieval worker: item vectors, ScaNN's copy, the histories' own": 3 * table,
         "feature store": sizes["items"] * sizes["feature-bytes"],
         "purchases, resident in every training worker": sizes["users"] * sizes["purchases"] * 16,
         "recommendations": sizes["users"] * sizes["k"] * 15,

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 Found = TypeVar("Found")
 
 LOG = logging.getLogger("tfrec.serve")
-COLLECTIONS = (20_000, 50, 100)  # requests make hardly any cycles: Python's own (700, 10, 10) took a tenth of the time
 MAX_BYTES_AT_ONCE = 256 << 20  # of the bodies that are read or answered, of each interface
 # A client connects anew after so long, which it hardly notices, and so comes to servers that were started meanwhile.
 GRPC_AGE_SECONDS = 300.0
@@ -229,7 +228,6 @@ async def serve(server: Server) -> None:
     if starting.done():
         await starting
         gc.freeze()  # what the libraries hold stays: a collection that walks it stops every request for tenths of a second
-        gc.set_threshold(*COLLECTIONS)
         await asked
     else:
         starting.cancel()
