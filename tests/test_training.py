@@ -14,6 +14,7 @@ from tests.test_models import DIM, make_batch, make_model
 from tfrec.config import TrainingConfig
 from tfrec.encoders.attributes import AttributeEncoder
 from tfrec.fusion import CrossAttentionFusion
+from tfrec.runs.finished import RunError
 from tfrec.training import (
     History,
     Trainer,
@@ -206,9 +207,20 @@ def test_an_unknown_monitor_is_named(tmp_path):
         trainer._validate(1, {"recall@20": 0.1})
 
 
-def test_unfinished_runs_have_no_weights(tmp_path):
-    with pytest.raises(FileNotFoundError, match="--resume"):
+def test_broken_weights_are_told_and_none_is_left_at_random(tmp_path):
+    with pytest.raises(RunError, match="cannot be read"):  # there are none
         restore_weights(make_model(), tmp_path)
+    trainer = make_trainer(tmp_path)
+    trainer._save()
+    tf.train.Checkpoint(model=tf.Module()).write(str(tmp_path / "best" / "weights"))
+    with pytest.raises(RunError, match="do not fit"):
+        restore_weights(trainer.model, tmp_path)
+    trainer.keep_best()
+    next((tmp_path / "best").glob("*.data-*")).unlink()
+    with pytest.raises(RunError, match="cannot be read"):
+        restore_weights(trainer.model, tmp_path)
+    with pytest.raises(RunError, match="begin the training again"):
+        make_trainer(tmp_path, make_model(bias=True)).resume()
 
 
 def test_the_schedule_rises_and_falls():

@@ -52,6 +52,7 @@ def run(arguments: list[str]) -> int:
     from tfrec.config import RetrievalConfig
     from tfrec.reports.summary import summary_table
     from tfrec.runs.data_checks import check_data, leave_out_what_is_missing
+    from tfrec.runs.dataset import keep_dataset
     from tfrec.runs.folder import run_folder
     from tfrec.runs.lock import only_writer
 
@@ -77,6 +78,7 @@ def run(arguments: list[str]) -> int:
         return 0
     with only_writer(run_dir):
         with run_folder(run_dir, config, resume=switches.resume):
+            keep_dataset(run_dir, config, prepared)
             if switches.engine == "ray":
                 from tfrec.distributed.ray_training import train_on_ray
 

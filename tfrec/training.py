@@ -24,6 +24,8 @@ from tfrec.graphs import on_cpu, skip_rewrites
 from tfrec.metric_learning.names import sign_of
 from tfrec.optimizers import LazyAdamW
 from tfrec.processor import multiplies_bfloat16
+from tfrec.runs.finished import RunError, check_finished, tell_finished
+from tfrec.weights import read_weights
 
 log = logging.getLogger("tfrec")
 
@@ -73,8 +75,13 @@ def prepare_keras(seed: int, options: TrainingConfig) -> None:
     tf.keras.mixed_precision.set_global_policy(compute_precision(options.precision))
 
 
-def prepare_evaluation() -> None:
-    """Compute in float32, whatever the training computed in: the first step of evaluating a run, before a layer is made."""
+def prepare_evaluation(run_dir: Path) -> None:
+    """Compute in float32, whatever the training computed in: the first step of evaluating a run, before a layer is made.
+
+    Raises:
+        RunError: the run's training did not finish.
+    """
+    check_finished(run_dir)
     skip_rewrites()
     tf.keras.mixed_precision.set_global_policy("float32")
 
@@ -299,7 +306,8 @@ class Trainer:
     def resume(self) -> None:
         """Take up the newest checkpoint, if there is one, and forget what was logged after it."""
         if self.workers.chief and self.checkpoints.latest_checkpoint:
-            self.checkpoints.checkpoint.restore(self.checkpoints.latest_checkpoint).assert_existing_objects_matched()
+            cure = "begin the training again with another --out, or go on with the version of tfrec that began it"
+            read_weights(self.checkpoints.checkpoint, self.checkpoints.latest_checkpoint, error=RunError, cure=cure)
             log.info("resumed at step %d of %d", int(self.progress.step), self.steps)
         self.workers.broadcast_from_chief(
             variables_of(*self.parts.values())
@@ -367,6 +375,11 @@ class Trainer:
         with filled_whole(self.run_dir / "best") as folder:
             tf.train.Checkpoint(model=self.model).write(str(folder / "weights"))
 
+    def finish(self) -> None:
+        """Say in the run that its training is done: the last act of a training, of its last stage where it has several."""
+        if self.workers.chief:
+            tell_finished(self.run_dir, steps=int(self.progress.step))
+
     def restore_best(self) -> None:
         """Put the best weights back into the model (the last ones where nothing was validated)."""
         if self.workers.chief:
@@ -380,16 +393,14 @@ class Trainer:
 
 
 def restore_weights(model: tf.keras.Model, run_dir: Path) -> None:
-    """Load the weights that a training left in `run_dir`.
+    """Load the best weights that a training has left in `run_dir`.
 
     Raises:
-        FileNotFoundError: the run has none, because its training did not finish.
+        RunError: the run has none, or they are broken or of another model.
     """
     put_back(run_dir / "best")
-    prefix = run_dir / "best" / "weights"
-    if not prefix.with_suffix(".index").is_file():
-        raise FileNotFoundError(f"{run_dir}: no trained weights (best/); finish its training with --resume")
-    tf.train.Checkpoint(model=model).restore(str(prefix)).expect_partial()
+    objects = tf.train.Checkpoint(model=model)
+    read_weights(objects, run_dir / "best" / "weights", error=RunError, cure="copy the whole run, or train it again")
 
 
 def split_items(items: dict, parts: int) -> list[dict]:

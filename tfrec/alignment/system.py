@@ -54,6 +54,7 @@ def train(config: AlignmentConfig, run_dir: Path) -> None:
     log.info("stage 2: aligned with %s, %d steps of %d", assembly.side.source, steps, size)
     validate = assembly.validate if len(assembly.rows("val")) else None
     trainer.fit(lambda start, stop: assembly.batches(start, stop, size, stage=2), validate)
+    trainer.finish()
 
 
 def evaluate(run_dir: Path, *, split: str = "test") -> dict:
@@ -73,7 +74,7 @@ def evaluate(run_dir: Path, *, split: str = "test") -> dict:
     from tfrec.training import prepare_evaluation, restore_weights
 
     config = load_config(run_dir / "config.yaml", AlignmentConfig)
-    prepare_evaluation()
+    prepare_evaluation(run_dir)
     assembly = AlignmentAssembly.make(config, run_dir)
     restore_weights(assembly.model, run_dir)
     rows = assembly.rows(split)
@@ -134,9 +135,9 @@ class AlignmentAssembly:
         import tensorflow as tf
 
         from tfrec.encoders.attributes import AttributeVocabulary
-        from tfrec.runs.places import open_run_data
+        from tfrec.runs.dataset import open_own_data
 
-        prepared = open_run_data(run_dir, config.data)
+        prepared = open_own_data(run_dir, config)
         path = run_dir / "assets"
         if not path.exists():
             save_assets(config, prepared, path)

@@ -122,6 +122,7 @@ def train(config: CausalTextConfig, run_dir: Path) -> None:
         return make_dataset(lambda step: {"words": training[order(step)]}, start, stop)
 
     trainer.fit(dataset, (lambda: held_out_metrics(model, validation)) if len(validation) else None)
+    trainer.finish()
 
 
 def assemble(config: CausalTextConfig, run_dir: Path) -> tuple[CausalTextModel, dict[str, np.ndarray], list[str]]:
@@ -130,9 +131,9 @@ def assemble(config: CausalTextConfig, run_dir: Path) -> tuple[CausalTextModel, 
     Raises:
         ConfigError: the dataset has no texts to train on, or none to test on.
     """
-    from tfrec.runs.places import open_run_data
+    from tfrec.runs.dataset import open_own_data
 
-    prepared, path = open_run_data(run_dir, config.data), run_dir / "assets" / "words.json"
+    prepared, path = open_own_data(run_dir, config), run_dir / "assets" / "words.json"
     texts = list(prepared.items["text"])
     part = item_splits(prepared.items)
     if not (part == TEST).any():
@@ -221,7 +222,7 @@ def evaluate(run_dir: Path) -> dict:
     from tfrec.training import prepare_evaluation, restore_weights
 
     config = load_config(run_dir / "config.yaml", CausalTextConfig)
-    prepare_evaluation()
+    prepare_evaluation(run_dir)
     model, rows, vocabulary = assemble(config, run_dir)
     training, held = rows["train"], rows["test"]
     restore_weights(model, run_dir)
