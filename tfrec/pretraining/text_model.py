@@ -17,8 +17,10 @@ from tfrec.config import ConfigError
 from tfrec.encoders.wordpiece import count_words, split_words
 from tfrec.evaluation.bootstrap import exact
 from tfrec.evaluation.labels import item_splits
+from tfrec.losses import softmax_losses, weighted_mean
 from tfrec.pretraining.text_model_config import CausalTextConfig
 from tfrec.towers import DecoderBlock, normal, sinusoids
+from tfrec.trainable import Trainable
 
 log = logging.getLogger("tfrec")
 
@@ -27,7 +29,7 @@ SPECIAL = ("[PAD]", "[START]", "[END]", "[UNK]")
 EVALUATION_BATCH = 256
 
 
-class CausalTextModel(tf.keras.Model):
+class CausalTextModel(Trainable):
     """Words so far to the next one (Vaswani et al. 2017 without the encoder); one matrix reads and writes words.
 
     Args:
@@ -67,23 +69,13 @@ class CausalTextModel(tf.keras.Model):
             x = block(x, seen, training=training)
         return tf.matmul(tf.cast(self.norm(x), tf.float32), self.words, transpose_b=True) + self.bias
 
-    def encode(self, batch: Batch, training: bool = False) -> None:
-        """Nothing is remembered between steps."""
-        return None
-
     def compute_loss(self, batch: Batch, training: bool = False, fresh: tf.Tensor | None = None) -> tf.Tensor:
         """Mean cross-entropy in nats a word of `words` int32 `[B, T + 1]`, smoothed in training."""
         words = batch["words"]
-        logits, targets = self(words[:, :-1], training=training), words[:, 1:]
-        log_p = tf.nn.log_softmax(logits)
-        loss = -tf.gather(log_p, targets, batch_dims=2)
-        if training and self.label_smoothing:
-            loss = (1 - self.label_smoothing) * loss - self.label_smoothing * tf.reduce_mean(log_p, -1)
-        counts = tf.cast(targets != PAD, tf.float32)
-        return tf.math.divide_no_nan(tf.reduce_sum(loss * counts), tf.reduce_sum(counts))
-
-    def remember(self, batch: Batch, fresh: tf.Tensor | None) -> None:
-        """Nothing to remember."""
+        logits, targets = self(words[:, :-1], training=training), tf.reshape(words[:, 1:], [-1])
+        smoothing = self.label_smoothing if training else 0.0
+        losses = softmax_losses(tf.reshape(logits, [-1, logits.shape[-1]]), targets, label_smoothing=smoothing)
+        return weighted_mean(losses, tf.cast(targets != PAD, tf.float32))
 
 
 def learn_words(texts: list[str], size: int) -> list[str]:
