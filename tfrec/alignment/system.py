@@ -301,11 +301,12 @@ def photo_vectors(config: AlignmentConfig, prepared: Prepared, side: ImageSide, 
     from tfrec.features.writer import FeatureWriter
 
     if config.features:
-        store = image_store(config)
+        store, keys = image_store(config), content_keys("image", prepared)
         check_store(store, side, pool=None)  # vectors do not depend on how patches are pooled
     else:
-        store = FeatureWriter(side, prepared, run_dir / "features").write()
-    return store.features(content_keys("image", prepared), pooled=True, data=prepared.path).vectors
+        writer = FeatureWriter(side, prepared, run_dir / "features")
+        store, keys = writer.write(), writer.keys
+    return store.features(keys, pooled=True, data=prepared.path).vectors
 
 
 def build_model(config: AlignmentConfig, vocabulary: AttributeVocabulary, photos: np.ndarray) -> AlignmentModel:

@@ -54,13 +54,16 @@ def train(config: MetricLearningConfig, run_dir: Path) -> None:
 
 
 def validation(assembly: MetricAssembly) -> Callable[[], dict[str, float]] | None:
-    """A function that evaluates the model as it is on the validation items; None where there are none."""
+    """A function that evaluates the model as it is on the validation items; None where no two of them are of one class, so
+    that every metric would be 0 for ever, and the first weights the best.
+    """
     from tfrec.evaluation.embedding_metrics import knn_hits, retrieval_metrics
+    from tfrec.evaluation.labels import can_be_evaluated
 
     rows, options = assembly.rows("val"), assembly.config.evaluation
     labels = assembly.labels[rows]
-    if len(rows) < 2 or len(set(labels)) < 2:
-        log.info("no validation items: the last weights are kept")
+    if not can_be_evaluated(labels) or np.unique(labels, return_counts=True)[1].max() < 2:
+        log.info("no two validation items of one class beside another class: the last weights are kept")
         return None
 
     def evaluate() -> dict[str, float]:
