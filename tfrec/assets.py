@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from pipelines.prepared import Prepared
 from pipelines.publish import filled_whole
+from pipelines.schema import ATTRIBUTE_PREFIX
 from tfrec.config import ConfigError, ImageConfig, ModelConfig, RetrievalConfig, TextConfig
 from tfrec.encoders.attributes import AttributeVocabulary
 from tfrec.encoders.sides import ImageSide, Side, TextSide, load_image_side, load_text_side, read_side, save_side
@@ -200,4 +201,4 @@ def item_fields(prepared: Prepared, model: ModelConfig) -> tuple[pd.DataFrame, l
 
 def with_group(items: pd.DataFrame) -> pd.DataFrame:
     """An item table with the product group, where there is one, as an attribute field."""
-    return items.assign(**{"attr.group": items["group"]}) if "group" in items else items
+    return items.assign(**{f"{ATTRIBUTE_PREFIX}group": items["group"]}) if "group" in items else items

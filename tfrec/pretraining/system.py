@@ -121,7 +121,9 @@ def vectors(data: PretrainData, model: PretrainModel, rows: np.ndarray) -> tuple
 
 
 def held_out_metrics(data: PretrainData, model: PretrainModel) -> dict[str, float]:
-    """Metrics on the held-out items: words found again, and texts and photos finding each other."""
+    """Metrics on the held-out items: words found again (`loss` is the words' alone, whatever else is trained), and texts and
+    photos finding each other.
+    """
     import tensorflow as tf
 
     from pipelines.batches import make_dataset
