@@ -56,7 +56,7 @@ def run(arguments: list[str]) -> int:
     from tfrec.runs.dataset import keep_dataset
     from tfrec.runs.folder import run_folder
     from tfrec.runs.lock import only_writer
-    from tfrec.weights_and_biases import check_installed
+    from tfrec.weights_and_biases import import_wandb
 
     if not config.data and config.recipe == "demo":
         config.data = DEMO_DATA
@@ -75,7 +75,7 @@ def run(arguments: list[str]) -> int:
             log.warning(line)
     check_engine(config, prepared, switches)
     if getattr(getattr(config, "training", None), "wandb", False):
-        check_installed()
+        import_wandb()  # told now, if it is not there
     system = system_of(config)
     if not place_in_cluster().chief:
         system.train(config, run_dir)

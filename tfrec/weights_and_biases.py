@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 from pipelines.publish import write_whole
 from tfrec.config import ConfigError
@@ -14,14 +14,17 @@ from tfrec.config import ConfigError
 ID_FILE = "wandb.id"
 
 
-def check_installed() -> None:
-    """See that reports can be made.
+def import_wandb() -> ModuleType:
+    """The package, which the project does not require.
 
     Raises:
-        ConfigError: the package is not installed.
+        ConfigError: it is not installed.
     """
-    if importlib.util.find_spec("wandb") is None:
-        raise ConfigError("training.wandb=true needs Weights & Biases: pip install wandb")
+    try:
+        import wandb
+    except ImportError as error:
+        raise ConfigError("training.wandb=true needs Weights & Biases: pip install wandb") from error
+    return wandb
 
 
 @contextmanager
@@ -34,12 +37,10 @@ def wandb_run(folder: Path) -> Iterator[Callable[[int, dict], None]]:
     Args:
         folder: that the training, or its stage, writes into; the last two parts of its path name the run.
     """
-    import wandb
-
     kept = folder / ID_FILE
     if not kept.is_file():
         write_whole(kept, secrets.token_hex(8))  # not of a seeded generator: two runs of one seed are two
-    run = wandb.init(
+    run = import_wandb().init(
         project="tfrec",
         name="/".join(folder.resolve().parts[-2:]),
         dir=str(folder),
