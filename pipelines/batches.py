@@ -68,7 +68,9 @@ class Purchases:
 
 @dataclass(frozen=True)
 class Windows:
-    """Training examples: slices `start:end` of the purchases. Every purchase is predicted exactly once.
+    """Training examples: slices `start:end` of the purchases, by which every purchase is predicted exactly once. Where the
+    purchases of one day are shuffled and a cut goes through that day, one of them may be predicted twice in an epoch, and
+    another not at all.
 
     Attributes:
         start, end: int64 `[W]`.

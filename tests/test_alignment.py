@@ -3,6 +3,8 @@
 import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 
 # isort: split
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -22,7 +24,7 @@ from tfrec.alignment.metrics import (
     match_ranks,
     unit,
 )
-from tfrec.alignment.system import drop_fields
+from tfrec.alignment.system import AlignmentAssembly, drop_fields
 from tfrec.encoders.attributes import AttributeEncoder
 from tfrec.features.store import FeatureError
 from tfrec.features.writer import FeatureWriter
@@ -98,6 +100,13 @@ def test_the_linear_baseline_finds_a_linear_relation():
     noise = rng.normal(size=pixels.shape).astype(np.float32)
     lost = linear_baseline(noise, one_hot, np.arange(150), np.arange(150, 200), strengths=(0.1, 10.0))
     assert lost["photo_top@5"]["value"] < 0.35
+
+
+def test_a_validation_tells_the_metrics_that_can_be_monitored():
+    found = SimpleNamespace(
+        rows=lambda split: np.arange(5), vectors=lambda rows: (random_units(5),) * 2, loss=lambda rows: {"value": 1.0}
+    )
+    assert set(AlignmentAssembly.validate(found)) == set(AlignmentConfig().monitors())
 
 
 def test_dropped_fields_never_leave_an_item_without_any():

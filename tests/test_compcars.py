@@ -168,8 +168,8 @@ def test_parse_box(text, expected):
 
 
 def test_parse_view():
-    names = [parse_view(text) for text in ("1", "2.0", "-1", "Front", "rear-side", "7", "")]
-    assert names == ["front", "rear", "unknown", "front", "rear_side", None, None]
+    names = [parse_view(text) for text in ("1", "2.0", "-1", "Front", "rear-side", "7", "", "inf")]
+    assert names == ["front", "rear", "unknown", "front", "rear_side", None, None, None]
 
 
 def _photo(view, year="2010", make="m", model="n"):
@@ -253,6 +253,9 @@ def test_crop_photo_checks_before_it_decodes(tmp_path):
         15,
         10,
     )
+    for box in ((41, 1, 41, 40), (1, 41, 40, 41)):  # they begin behind the last column or row
+        with pytest.raises(PhotoError, match="box lies outside the photo"):
+            crop_photo(tmp_path / "whole.png", box, size=32)
     Image.new("1", (10_000, 5_001)).save(tmp_path / "bomb.png")
     with pytest.raises(PhotoError, match="more than 50,000,000 pixels"):
         crop_photo(tmp_path / "bomb.png", (1, 1, 9, 9), size=32)

@@ -125,13 +125,19 @@ def test_what_belongs_together_is_told_too():
     for words, says in [
         (["--model.item.dim", "50"], "model.query.heads=8 must divide the width model.item.dim=50"),
         (["--model.item.dim", "24", "--model.query.positions", "rotary"], "a head must be even"),
-        (["--evaluation.k", "[5, 10]"], "training.monitor=recall@20 must be of a length in evaluation.k=[5, 10]"),
+        (
+            ["--evaluation.k", "[5, 10]"],
+            "training.monitor=recall@20 is no metric of the validation; name one of",
+        ),
         (["--evaluation.k", "[]"], "evaluation.k=[] must name a length of list"),
     ]:
         with pytest.raises(ConfigError, match=re.escape(says)):
             parse_config("retrieval", [], words)
     parse_config("retrieval", [], ["--evaluation.k", "[5, 10]", "--training.final", "true"])  # which validates nothing
     parse_config("metric_learning", [], ["--model.encoder.kind", "resnet", "--model.encoder.dim", "2050"])
+    parse_config("retrieval", [], ["--evaluation.k", "[5, 10]", "--training.monitor", "hit_rate@5"])
+    alone, _ = parse_config("pretrain", [], ["--model.image.enabled", "false"])
+    assert alone.training.monitor == "loss"
     parse_config("retrieval", [], ["--model.text.weights", "somewhere", "--model.text.dim", "50"])
 
 

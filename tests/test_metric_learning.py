@@ -1,6 +1,7 @@
 """Metric learning end to end on made-up two-sided items: training, resuming, judging, and what is told to the user."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -289,6 +290,24 @@ def test_what_does_not_fit_is_named(data, options, says):
 
     with pytest.raises((ConfigError, PreparedError), match=says):
         MetricAssembly(configure(data, SMALL, options), open_prepared(data))
+
+
+def test_a_validation_without_pairs_is_none(data):
+    """With one item a class all of its metrics would be 0 for ever, and the first weights the best."""
+    embeddings = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+
+    def assembly(labels):
+        return SimpleNamespace(
+            config=configure(data),
+            labels=np.array(labels),
+            rows=lambda split: np.arange(len(labels)),
+            embed=lambda rows, progress: embeddings[rows],
+        )
+
+    assert metric_learning.validation(assembly(["a", "b", "c", "d"])) is None
+    assert metric_learning.validation(assembly(["a", "a", "a", "a"])) is None
+    evaluate = metric_learning.validation(assembly(["a", "a", "b", "c"]))
+    assert set(evaluate()) == set(configure(data).monitors())
 
 
 def test_a_split_without_items_is_an_error_that_says_how_to_get_some(data, trained):

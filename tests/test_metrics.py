@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tfrec.config import RetrievalConfig
 from tfrec.csr import Csr
 from tfrec.evaluation.bootstrap import _draw, bootstrap_means, jackknife_distinct
 from tfrec.evaluation.metrics import coverage, diversity, per_user, recall_of, summarize, write_metrics
@@ -18,6 +19,12 @@ KS = (1, 3, 5)
 def csr(rows):
     flat = [(row, item) for row, items in enumerate(rows) for item in items]
     return Csr.from_rows(*np.array(flat, int).reshape(-1, 2).T, len(rows))
+
+
+def test_a_retrieval_run_can_monitor_every_metric():
+    config = RetrievalConfig()
+    config.evaluation.k = [1, 3]
+    assert set(per_user(np.array([[0, 1, 2]]), csr([[0]]), config.evaluation.k)) == set(config.monitors())
 
 
 def oracle(listed, targets, k):

@@ -23,6 +23,7 @@ from tfrec.pretraining import system as pretrain
 from tfrec.pretraining import text_model
 from tfrec.pretraining.config import PretrainConfig
 from tfrec.pretraining.data import draw_moves, hide_words, move_photos
+from tfrec.pretraining.text_model_config import CausalTextConfig
 
 TINY = [
     *(
@@ -68,7 +69,7 @@ def test_a_run_leaves_encoders_that_other_recipes_load(run):
     assert (text.tokenizer.sequence_length, text.vector_dim, image.vector_dim) == (16, 8, 8)
     _, _, vectors = text.encode(text.tokenizer(["red dress"]))
     assert np.linalg.norm(vectors) == pytest.approx(1.0, abs=1e-4)
-    assert set(metrics["metrics"]) >= {"words_loss", "photo_mrr", "text_top@5"}
+    assert set(metrics["metrics"]) == set(PretrainConfig().monitors()) >= {"words_loss", "photo_mrr", "text_top@5"}
     assert metrics["baselines"]["chance"]["photo_mrr"]["value"] < 1
 
 
@@ -120,7 +121,7 @@ def test_first_layers_of_a_saved_encoder(run):
 
 
 def test_masked_words_alone_need_no_photos(shop, tmp_path):
-    options = [*TINY, "--model.image.enabled=false", "--training.monitor=loss", "--training.steps=2"]
+    options = [*TINY, "--model.image.enabled=false", "--training.steps=2"]
     metrics = trained(shop, tmp_path / "run", "pretrain", options)
     assert set(metrics["metrics"]) == {"words_loss", "loss"}
     assert sides_of(tmp_path / "run") == ["text"]
@@ -178,12 +179,30 @@ def test_the_text_model_reads_left_to_right_and_learns(shop, tmp_path):
     assert metrics["metrics"]["perplexity"]["value"] < len(shop.items) * 100
     assert metrics["protocol"]["split"] == "test"
     assert "word frequency" in metrics["baselines"]
+    assert set(metrics["metrics"]) == set(CausalTextConfig().monitors())
     model = text_model.CausalTextModel(30, dim=8, layers=2, heads=2, ratio=2.0, dropout=0.0, label_smoothing=0.1)
     words = np.random.default_rng(0).integers(4, 30, (2, 6)).astype(np.int32)
     changed = words.copy()
     changed[:, 4:] = 5
     np.testing.assert_allclose(model(words)[:, :4], model(changed)[:, :4], atol=1e-5)
     assert np.abs(model(words)[:, 5] - model(changed)[:, 5]).max() > 1e-3
+
+
+def test_the_text_models_loss_equals_a_plain_loop():
+    model = text_model.CausalTextModel(30, dim=8, layers=1, heads=2, ratio=2.0, dropout=0.0, label_smoothing=0.1)
+    words = np.random.default_rng(0).integers(4, 30, (2, 6)).astype(np.int32)
+    words[1, 4:] = text_model.PAD
+    log_p = tf.nn.log_softmax(model(words[:, :-1])).numpy()
+    for smoothing, training in ((0.1, True), (0.0, False)):
+        losses = [
+            -(1 - smoothing) * log_p[row, place, word] - smoothing * log_p[row, place].mean()
+            for row in range(2)
+            for place, word in enumerate(words[row, 1:])
+            if word != text_model.PAD
+        ]
+        assert float(model.compute_loss({"words": words}, training=training)) == pytest.approx(
+            np.mean(losses), rel=1e-5
+        )
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from tfrec import retrieval
 from tfrec.assembly import RetrievalAssembly
 from tfrec.assets import Assets
 from tfrec.config import ConfigError, parse_config, read_yaml, recipe_path, save_config
+from tfrec.features import frozen, writer
 from tfrec.features.frozen import frozen_features
-from tfrec.features.store import FeatureError
+from tfrec.features.store import FeatureError, content_keys
 from tfrec.features.writer import FeatureWriter
 from tfrec.runs.run import load_run
 from tfrec.serving.new_items import encode_items
@@ -153,10 +154,25 @@ def test_a_store_brings_its_encoder_along(shop, weights, tmp_path):
     assert not (tmp_path / "run" / "features").exists()
     assert RetrievalAssembly(stored, shop, assets, features).model.item_tower.image is not None
 
+    (tmp_path / "store").rename(tmp_path / "store.moved")
+    with pytest.raises(FeatureError, match="holds no features"):  # nor is it encoded anew, for hours
+        frozen_features(stored, shop, assets, tmp_path / "run")
+    assert not (tmp_path / "run" / "features").exists()
+    (tmp_path / "store.moved").rename(tmp_path / "store")
     assets.text.encoder.layer_norm.beta.assign_add(tf.ones([16]))
     assets.text.__dict__.pop("digest", None)
     with pytest.raises(FeatureError, match="another encoder"):
         frozen_features(stored, shop, assets, tmp_path / "run")
+
+
+def test_contents_are_hashed_once(shop, weights, tmp_path, monkeypatch):
+    """Of photos, every byte is read for it."""
+    config = configured(shop, f"--model.text.weights={weights}", "--model.image.enabled=false")
+    hashed = []
+    for module in (frozen, writer):
+        monkeypatch.setattr(module, "content_keys", lambda *of: hashed.append(of[0]) or content_keys(*of))
+    frozen_features(config, shop, Assets.learn(config, shop), tmp_path)
+    assert hashed == ["text"]
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_newer_purchases_are_served_and_told(split_anew, caplog):
 def test_runs_without_a_record_of_their_events_are_taken_as_they_are(split_anew, tmp_path, caplog):
     root, _ = split_anew
     shutil.copytree(root / "run", tmp_path / "run")
-    file = tmp_path / "run" / "assets" / "digests.json"
+    file = tmp_path / "run" / "dataset.json"
     digests = json.loads(file.read_text())
     file.write_text(json.dumps({name: digests[name] for name in ("items", "users")}))
     assert evaluate(["--run", str(tmp_path / "run")]) == 0

@@ -1,6 +1,8 @@
 """The training command as a user meets it: killed and resumed, repeated, and told wrong things."""
 
+import contextlib
 import json
+import logging
 import os
 import shlex
 import signal
@@ -177,6 +179,22 @@ def test_a_refused_command_removes_what_it_wrote_and_nothing_else(tmp_path):
     assert (tmp_path / "config.yaml").is_file()
     begin(ConfigError("no"), resume=True)
     assert (tmp_path / "config.yaml").is_file()
+
+
+@pytest.mark.parametrize("error", [None, ConfigError("no"), RuntimeError("a defect"), KeyboardInterrupt()])
+def test_a_run_that_ends_ends_its_log(tmp_path, error):
+    """The next training of the process would write into it, too."""
+    log = logging.getLogger("tfrec")
+    before = list(log.handlers)
+    with (
+        contextlib.nullcontext() if error is None else pytest.raises(type(error)),
+        run_folder(tmp_path / "run", RetrievalConfig(data="/d"), resume=False),
+    ):
+        log.warning("a line")
+        assert "a line" in (tmp_path / "run" / "training.log").read_text()
+        if error:
+            raise error
+    assert log.handlers == before
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("a defect")])

@@ -1,6 +1,7 @@
 """The step and the loop: accumulation, loss scaling, schedules, checkpoints that survive a kill."""
 
 import math
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,8 @@ from tests.test_models import DIM, make_batch, make_model
 from tfrec.config import TrainingConfig
 from tfrec.encoders.attributes import AttributeEncoder
 from tfrec.fusion import CrossAttentionFusion
+from tfrec.runs.finished import RunError
+from tfrec.trainable import Trainable
 from tfrec.training import (
     History,
     Trainer,
@@ -92,22 +95,16 @@ def test_splitting_keeps_every_item():
     np.testing.assert_array_equal(tf.concat([p["a"] for p in parts], 0), range(7))
 
 
-class Faint(tf.keras.Model):
+class Faint(Trainable):
     """A model whose true gradient is 1e-7: float16 rounds it to 0 unless the loss is scaled."""
 
     def __init__(self):
         super().__init__()
         self.weight = self.add_weight(name="weight", shape=(), dtype="float32", initializer="zeros")
 
-    def encode(self, batch, training=False):
-        return None
-
     def compute_loss(self, batch, training=False, fresh=None):
         small = tf.cast(tf.cast(self.weight, tf.float16) * tf.constant(1e-3, tf.float16), tf.float32)
         return small * 1e-4
-
-    def remember(self, batch, fresh):
-        pass
 
 
 def test_float16_scales_the_loss(tmp_path):
@@ -169,6 +166,47 @@ def test_early_stopping_restores_the_best_weights(tmp_path):
     np.testing.assert_array_equal(other.vectors.item_ids, seen[1])
 
 
+@pytest.mark.parametrize(("steps", "evaluations", "times"), [(19, 10, 10), (6, 6, 6), (7, 3, 3), (5, 0, 1), (3, 9, 3)])
+def test_validations_are_no_more_than_asked_for_and_the_last_step_has_one(tmp_path, steps, evaluations, times):
+    trainer, seen = make_trainer(tmp_path, Faint(), steps=steps, evaluations=evaluations), []
+    trainer.fit(dataset, lambda: seen.append(int(trainer.progress.step)) or {"recall@20": 0.5})
+    assert (len(seen), seen[-1]) == (times, steps)
+
+
+def test_a_checkpoint_is_written_once(tmp_path, monkeypatch):
+    written = []
+    save = tf.train.CheckpointManager.save
+    monkeypatch.setattr(
+        tf.train.CheckpointManager,
+        "save",
+        lambda self, checkpoint_number: written.append(checkpoint_number) or save(self, checkpoint_number),
+    )
+    for _ in range(2):  # the second finds nothing left to do
+        make_trainer(tmp_path).fit(dataset, lambda: {"recall@20": 0.5})
+    assert written == [3, 6]
+
+
+def test_weights_and_biases_are_told_by_a_run_of_each_folder(tmp_path, monkeypatch):
+    begun, told = [], []
+
+    def init(**options):
+        begun.append(options)
+        return SimpleNamespace(log=lambda values, step: told.append(step), finish=lambda: told.append("finished"))
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    for folder, steps in ((tmp_path / "a" / "run", 1), (tmp_path / "a" / "run", 2), (tmp_path / "b" / "run", 1)):
+        make_trainer(folder, Faint(), steps=steps, wandb=True).fit(dataset, None)
+    assert told == [1, "finished", 2, "finished", 1, "finished"]
+    assert [options["name"] for options in begun] == ["a/run", "a/run", "b/run"]
+    first, resumed, other = (options["id"] for options in begun)
+    assert first == resumed != other
+    failing = make_trainer(tmp_path / "c", Faint(), steps=1, wandb=True)
+    monkeypatch.setattr(failing, "_take_steps", lambda *of: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        failing.fit(dataset, None)
+    assert told[-2:] == ["finished", "finished"]
+
+
 def test_the_smallest_perplexity_is_the_best(tmp_path):
     trainer = make_trainer(tmp_path, monitor="perplexity")
     for step, value in enumerate((50.0, 10.0, 30.0), start=1):
@@ -206,9 +244,20 @@ def test_an_unknown_monitor_is_named(tmp_path):
         trainer._validate(1, {"recall@20": 0.1})
 
 
-def test_unfinished_runs_have_no_weights(tmp_path):
-    with pytest.raises(FileNotFoundError, match="--resume"):
+def test_broken_weights_are_told_and_none_is_left_at_random(tmp_path):
+    with pytest.raises(RunError, match="cannot be read"):  # there are none
         restore_weights(make_model(), tmp_path)
+    trainer = make_trainer(tmp_path)
+    trainer._save()
+    tf.train.Checkpoint(model=tf.Module()).write(str(tmp_path / "best" / "weights"))
+    with pytest.raises(RunError, match="do not fit"):
+        restore_weights(trainer.model, tmp_path)
+    trainer.keep_best()
+    next((tmp_path / "best").glob("*.data-*")).unlink()
+    with pytest.raises(RunError, match="cannot be read"):
+        restore_weights(trainer.model, tmp_path)
+    with pytest.raises(RunError, match="begin the training again"):
+        make_trainer(tmp_path, make_model(bias=True)).resume()
 
 
 def test_the_schedule_rises_and_falls():

@@ -12,7 +12,7 @@ from pipelines.content import ItemContent, photo_arrays
 from pipelines.prepared import Prepared
 from tfrec.assets import Assets, encoder_scope, item_fields
 from tfrec.bank import fill_bank
-from tfrec.config import ConfigError, ImageConfig, ModelConfig, RetrievalConfig, TextConfig
+from tfrec.config import ImageConfig, ModelConfig, RetrievalConfig, TextConfig
 from tfrec.distributed.workers import Workers
 from tfrec.encoders.attributes import AttributeEncoder
 from tfrec.encoders.image import ViTEncoder
@@ -180,7 +180,6 @@ class RetrievalAssembly:
         self.purchases = self._training_purchases()
         self.content = item_content(config, prepared, self.assets, self.features)
         self.batches = self._batches()
-        self._check_neighbours()
         self.model = self._model()
 
     event_values: tuple[str, ...] = ()  # further columns of the events that the model learns from
@@ -234,9 +233,9 @@ class RetrievalAssembly:
             # An estimate of the floats that a place of a history keeps for its gradient: some 12 vectors in each block, 8
             # around the blocks, and logits against candidates, taken as an eighth of the catalogue.
             width = config.model.item.dim * (12 * config.model.query.layers + 8)
-            size = automatic_batch_size(4 * (length + 1) * (width + len(self.prepared.items) // 8))
-            size = int(self.workers.from_chief({"size": size})["size"])
-        self._check_shares(size)
+            fitting = automatic_batch_size(4 * (length + 1) * (width + len(self.prepared.items) // 8))
+            fitting = max(fitting, self.workers.place.count)  # a customer for each worker at least
+            size = int(self.workers.from_chief({"size": fitting})["size"])
         return HistoryBatches(
             self.purchases,
             length=length,
@@ -254,18 +253,6 @@ class RetrievalAssembly:
             worker=self.workers.place.index,
             workers=self.workers.place.count,
         )
-
-    def _check_shares(self, batch_size: int) -> None:
-        """See that every worker gets something of every batch.
-
-        Raises:
-            ConfigError: the batches are too small.
-        """
-        count = self.workers.place.count
-        if count > 1 and batch_size < count:
-            raise ConfigError(f"training.batch_size={batch_size}: {count} workers need at least one customer each")
-        if count > 1 and self.deep and min(self.config.task.encode_items, len(self.prepared.items)) < count:
-            raise ConfigError(f"task.encode_items={self.config.task.encode_items}: {count} workers need one item each")
 
     def _model(self) -> TwoTower:
         config, task, item, query = (
@@ -315,20 +302,6 @@ class RetrievalAssembly:
         vectors.warm.assign((self.frequency > 0).astype(np.float32))
         clear_untrained(model.query_tower, self.purchases)
         return model
-
-    def _check_neighbours(self) -> None:
-        """See that what purchases are to add to other items can be had.
-
-        Raises:
-            ConfigError: a negative weight, or a query without purchases.
-        """
-        query = self.config.model.query
-        for name in ("variants", "followers"):
-            weight = getattr(query, name)
-            if weight < 0 or (weight and query.kind != "history"):
-                raise ConfigError(
-                    f"model.query.{name}={weight} must not be negative, and needs model.query.kind history"
-                )
 
     @cached_property
     def product_score(self) -> float:

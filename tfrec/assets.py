@@ -1,8 +1,6 @@
 """What a run keeps beside its weights: vocabularies, and the encoders that published weights brought along."""
 
-import hashlib
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, overload
 
@@ -11,14 +9,12 @@ import tensorflow as tf
 
 from pipelines.prepared import Prepared
 from pipelines.publish import filled_whole
-from tfrec.config import ConfigError, ImageConfig, ModelConfig, RetrievalConfig, TextConfig, system_name
+from pipelines.schema import ATTRIBUTE_PREFIX
+from tfrec.config import ConfigError, ImageConfig, ModelConfig, RetrievalConfig, TextConfig
 from tfrec.encoders.attributes import AttributeVocabulary
 from tfrec.encoders.sides import ImageSide, Side, TextSide, load_image_side, load_text_side, read_side, save_side
 from tfrec.encoders.text import ClipTokenizer, WordPiece, train_vocabulary
 from tfrec.features.store import SIDES, SideStore, stored_sides
-
-DIGESTS = "digests.json"
-EVENTS = ("events", "split")  # in the digests: what was learned from; the others say what rows mean
 
 
 @dataclass
@@ -31,9 +27,6 @@ class Assets:
         users: vocabulary of the customer fields.
         text: the published text encoder; None where it starts from random weights.
         image: the published image encoder, likewise.
-        digests: of the ids of `items`, and of `users` where the model has rows for them, in their order: what rows of the
-            run's tables mean; and of the `events`, with the description of their `split`: what was learned from. Runs from
-            before any of these were kept lack it.
     """
 
     tokenizer: WordPiece | ClipTokenizer | None
@@ -41,7 +34,6 @@ class Assets:
     users: AttributeVocabulary | None
     text: TextSide | None = None
     image: ImageSide | None = None
-    digests: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def learn(cls, config: RetrievalConfig, prepared: Prepared) -> "Assets":
@@ -62,43 +54,10 @@ class Assets:
                 attributes = AttributeVocabulary.build(frame, fields, min_count=model.attributes.min_count)
         if model.query.user_fields and prepared.user_fields:
             users = AttributeVocabulary.build(prepared.users, prepared.user_fields, min_count=2)
-        has_users = model.query.kind == "user" or system_name(config) == "ratings"
-        digests = {name: _digest(prepared, name) for name in ["items", *["users"] * has_users, *EVENTS]}
-        return cls(tokenizer, attributes, users, text, image, digests)
-
-    def check(self, prepared: Prepared, *, other_events: bool = False) -> None:
-        """Refuse a dataset other than the one that was learned from: rows of the run's tables would be of other items, and
-        what is held out of other events may have been trained on.
-
-        Args:
-            prepared: the dataset.
-            other_events: take other events of the same items, as where newer purchases are served.
-
-        Raises:
-            ConfigError: its items, or users who matter, are others or in another order; or its events or their split are.
-        """
-        for name in self.digests.keys() - set(EVENTS):
-            if _digest(prepared, name) != self.digests[name]:
-                raise ConfigError(
-                    f"{prepared.path}: its {name}, or their order, are not those that the run was trained on, so that rows "
-                    "would be taken for others; give the run its own dataset back, or train a new run"
-                )
-        if not (other_events or self.knows_events(prepared)):
-            raise ConfigError(
-                f"{prepared.path}: its events or their split are not those that the run was trained on, so that it could be "
-                f"evaluated on what it learned. The run: {_events_told(self.digests)}. The dataset: "
-                f"{_events_told({name: _digest(prepared, name) for name in EVENTS})}. Prepare the data again as they were "
-                "for the run, or train a new run (another --out)"
-            )
-
-    def knows_events(self, prepared: Prepared) -> bool:
-        """Whether a dataset's events and their split are those that were learned from; so for runs that kept no record."""
-        return all(self.digests.get(name, _digest(prepared, name)) == _digest(prepared, name) for name in EVENTS)
+        return cls(tokenizer, attributes, users, text, image)
 
     def save(self, folder: Path) -> None:
-        """Write `vocab.txt` or `text/`, `image/`, `attributes.json`, `users.json`, those that there are, and `digests.json`;
-        whole or not.
-        """
+        """Write `vocab.txt` or `text/`, `image/`, `attributes.json`, `users.json`, those that there are; whole or not."""
         with filled_whole(folder) as work:
             if isinstance(self.tokenizer, WordPiece) and self.text is None:
                 self.tokenizer.save(work / "vocab.txt")
@@ -108,15 +67,10 @@ class Assets:
             for name in ("attributes", "users"):
                 if getattr(self, name):
                     getattr(self, name).to_json(work / f"{name}.json")
-            (work / DIGESTS).write_text(json.dumps(self.digests), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path, config: RetrievalConfig, prepared: Prepared, *, other_events: bool = False) -> "Assets":
-        """Read what `save` wrote.
-
-        Raises:
-            ConfigError: `prepared` is not the dataset that they were learned from (`check`).
-        """
+    def load(cls, folder: Path, config: RetrievalConfig) -> "Assets":
+        """Read what `save` wrote."""
 
         def vocabulary(name: str) -> AttributeVocabulary | None:
             path = folder / f"{name}.json"
@@ -136,10 +90,7 @@ class Assets:
         tokenizer = text.tokenizer if text else None
         if path.exists():
             tokenizer = WordPiece.load(path, sequence_length=config.model.text.length)
-        digests = json.loads((folder / DIGESTS).read_text(encoding="utf-8")) if (folder / DIGESTS).exists() else {}
-        assets = cls(tokenizer, vocabulary("attributes"), vocabulary("users"), text, side("image"), digests)
-        assets.check(prepared, other_events=other_events)
-        return assets
+        return cls(tokenizer, vocabulary("attributes"), vocabulary("users"), text, side("image"))
 
     def photo_size(self, model: ModelConfig) -> tuple[int, int]:
         """Height and width of the photos that the model reads."""
@@ -250,18 +201,4 @@ def item_fields(prepared: Prepared, model: ModelConfig) -> tuple[pd.DataFrame, l
 
 def with_group(items: pd.DataFrame) -> pd.DataFrame:
     """An item table with the product group, where there is one, as an attribute field."""
-    return items.assign(**{"attr.group": items["group"]}) if "group" in items else items
-
-
-def _digest(prepared: Prepared, name: str) -> str:
-    if name == "split":
-        return json.dumps(prepared.manifest.get("split") or {}, sort_keys=True)
-    if name == "events":
-        return prepared.manifest["files"]["events.parquet"].get("sha256", "")
-    ids = prepared.items["item_id"] if name == "items" else prepared.users["user_id"]
-    return hashlib.sha256("\n".join(ids).encode()).hexdigest()
-
-
-def _events_told(digests: dict[str, str]) -> str:
-    """Events and their split in words."""
-    return f"events {digests['events'][:12]}, split {digests['split']}"
+    return items.assign(**{f"{ATTRIBUTE_PREFIX}group": items["group"]}) if "group" in items else items

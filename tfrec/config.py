@@ -333,6 +333,10 @@ class RunConfig:
     out: str = ""
     seed: int = 0
 
+    def monitors(self) -> list[str]:
+        """The metrics that a validation tells: what `training.monitor` can name."""
+        return []
+
 
 @dataclass
 class RetrievalConfig(RunConfig):
@@ -348,6 +352,10 @@ class RetrievalConfig(RunConfig):
     task: RetrievalTask = field(default_factory=RetrievalTask)
     training: RetrievalTrainingConfig = field(default_factory=RetrievalTrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def monitors(self) -> list[str]:
+        names = ("precision", "recall", "hit_rate", "ndcg", "map")
+        return [*(f"{name}@{k}" for k in self.evaluation.k for name in names), "mrr"]
 
 
 @dataclass(frozen=True)

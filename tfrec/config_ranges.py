@@ -13,7 +13,9 @@ NOT_NEGATIVE: Rule = "0 or more", lambda value: value >= 0
 ABOVE_ZERO: Rule = "above 0", lambda value: value > 0
 RATE: Rule = "0 or more and below 1", lambda value: 0 <= value < 1
 SHARE: Rule = "0 to 1", lambda value: 0 <= value <= 1
+PART: Rule = "above 0 and at most 1", lambda value: 0 < value <= 1
 HALF: Rule = "0 to 0.5, as no item is to lose both", lambda value: 0 <= value <= 0.5
+PLAY: Rule = "0 to 0.5, as the sides of a box are not to cross", lambda value: 0 <= value <= 0.5
 SEED: Rule = "0 to 4294967295", lambda value: 0 <= value < 2**32
 
 RULES: dict[str, Rule] = {
@@ -26,8 +28,10 @@ RULES: dict[str, Rule] = {
         "recency_days retrieval_weight stage1_epochs stem_convolutions train_blocks variants weight weight_decay",
         ABOVE_ZERO: "learning_rate ratio temperature",
         RATE: "dropout field_dropout id_dropout label_smoothing view_dropout",
-        SHARE: "held_share mask_rate test_share warmup",
+        SHARE: "held_share magnitude mask_rate shift test_share warmup whiten",
+        PART: "zoom",
         HALF: "modality_dropout",
+        PLAY: "box_play",
         SEED: "seed",
     }.items()
     for name in names.split()
@@ -37,6 +41,7 @@ RULES: dict[str, Rule] = {
 def wrong_numbers(config: Any) -> Iterator[str]:
     """What is wrong with the numbers of a configuration: a sentence for each, which names the option and its value."""
     yield from _of_the_query(config)
+    yield from _of_pretraining(config)
     yield from _monitor(config)
     yield from _accumulation(config)
     encodes = getattr(getattr(getattr(config, "model", None), "item", None), "deep", True)
@@ -73,7 +78,14 @@ def _patches(prefix: str, owner: Any) -> Iterator[str]:
 def _of_the_query(config: Any) -> Iterator[str]:
     model = getattr(config, "model", None)
     query, item = getattr(model, "query", None), getattr(model, "item", None)
-    if query is None or item is None or query.kind != "history" or query.layers < 1 or query.heads < 1:
+    if query is None or item is None:
+        return
+    if query.kind != "history":
+        for name in ("variants", "followers"):
+            if (weight := getattr(query, name)) > 0:
+                yield f"model.query.{name}={weight} is for model.query.kind history, which reads purchases; set it to 0"
+        return
+    if query.layers < 1 or query.heads < 1:
         return
     if item.dim % query.heads:
         yield f"model.query.heads={query.heads} must divide the width model.item.dim={item.dim}"
@@ -81,15 +93,27 @@ def _of_the_query(config: Any) -> Iterator[str]:
         yield f"model.query.heads={query.heads}: with rotary positions, model.item.dim={item.dim} a head must be even"
 
 
-def _monitor(config: Any) -> Iterator[str]:
-    """A monitor that no evaluation will tell would end the training at its first one."""
-    training: Any = getattr(config, "training", None)
-    evaluation: Any = getattr(config, "evaluation", None)
-    if not hasattr(training, "monitor") or not hasattr(evaluation, "k") or getattr(training, "final", False):
+def _of_pretraining(config: Any) -> Iterator[str]:
+    """Without words to find again or photos to tell apart there is no loss."""
+    task: Any = getattr(config, "task", None)
+    if not (hasattr(task, "mlm") and hasattr(task, "contrastive")):
         return
-    length = training.monitor.partition("@")[2]
-    if length.isdigit() and int(length) not in evaluation.k:
-        yield f"training.monitor={training.monitor} must be of a length in evaluation.k={evaluation.k}"
+    photos = config.model.image.enabled
+    if task.mlm <= 0 and not (photos and task.contrastive > 0):
+        yield (
+            f"task.mlm={task.mlm}, task.contrastive={task.contrastive}, model.image.enabled={str(photos).lower()}: nothing "
+            "is left to learn; raise one of the weights, with photos for the second"
+        )
+
+
+def _monitor(config: Any) -> Iterator[str]:
+    """A monitor that no validation tells would end the training at its first one."""
+    training: Any = getattr(config, "training", None)
+    if training is None or getattr(training, "final", False):
+        return
+    known = config.monitors()
+    if training.monitor not in known:
+        yield f"training.monitor={training.monitor} is no metric of the validation; name one of {', '.join(known)}"
 
 
 def _accumulation(config: Any) -> Iterator[str]:

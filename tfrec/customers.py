@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.prepared import PreparedError
+from pipelines.schema import ATTRIBUTE_PREFIX
 from tfrec.csr import Csr
 from tfrec.histories import last_purchases
 
@@ -136,7 +137,7 @@ class CustomerReader:
         return last_purchases(item, time, offsets, length=self._length, now=self.now)
 
     def _read_users(self, rows: np.ndarray) -> pa.Table:
-        columns = ["user_id", *(f"attr.{field}" for field in self._fields)]
+        columns = ["user_id", *(ATTRIBUTE_PREFIX + field for field in self._fields)]
         columns = [name for name in columns if name in self._users.schema_arrow.names]
         groups = np.unique(np.searchsorted(self._user_starts, rows, side="right") - 1)
         table = self._users.read_row_groups(groups.tolist(), columns=columns)
@@ -161,9 +162,9 @@ class CustomerReader:
         """As `AttributeVocabulary.encode` does with single values, a column at a time."""
         ids = np.zeros((len(table), len(self._fields)), np.int32)
         for number, (field, values) in enumerate(self._fields.items()):
-            if f"attr.{field}" not in table.column_names:
+            if ATTRIBUTE_PREFIX + field not in table.column_names:
                 continue
-            column = table[f"attr.{field}"]
+            column = table[ATTRIBUTE_PREFIX + field]
             known = pc.fill_null(pc.index_in(column, pa.array(values, column.type)), UNKNOWN - FIRST)
             missing = pc.fill_null(pc.equal(column, ""), True).to_numpy(zero_copy_only=False)
             ids[:, number] = np.where(missing, 0, known.to_numpy() + FIRST)

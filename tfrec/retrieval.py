@@ -51,7 +51,7 @@ def _train(config: RetrievalConfig, run_dir: Path, workers: Workers) -> None:
     prepared = open_prepared(config.data)
     folder = run_dir / "assets"
     with workers.chief_first():  # the others find its assets and features where they see its folder, or make the same
-        assets = Assets.load(folder, config, prepared) if folder.exists() else Assets.learn(config, prepared)
+        assets = Assets.load(folder, config) if folder.exists() else Assets.learn(config, prepared)
         if not folder.exists():
             assets.save(folder)
         features = frozen_features(config, prepared, assets, run_dir)
@@ -80,6 +80,7 @@ def _train(config: RetrievalConfig, run_dir: Path, workers: Workers) -> None:
     trainer.fit(assembly.dataset, None if options.final else validation(assembly))
     assembly.refresh()
     trainer.keep_best()  # with the bank as the best weights fill it
+    trainer.finish()
 
 
 def validation(assembly: RetrievalAssembly) -> Callable[[], dict[str, float]] | None:
@@ -211,7 +212,8 @@ def evaluate(
         The content of metrics.json.
 
     Raises:
-        ConfigError: the run was trained on the split.
+        ConfigError: the run was trained on the split, or its dataset is another one by now.
+        RunError: the training did not finish.
     """
     from tfrec.config import ConfigError, load_config
     from tfrec.evaluation.baselines import run_baselines
@@ -330,6 +332,7 @@ def load_assembly(run_dir: Path, *, other_events: bool = False) -> RetrievalAsse
         other_events: take a dataset whose events or split are not those of the training: it is not to be evaluated on them.
 
     Raises:
+        RunError: the training did not finish, or its weights are broken.
         ConfigError: the dataset is not the run's own.
     """
     import tensorflow as tf
@@ -337,14 +340,14 @@ def load_assembly(run_dir: Path, *, other_events: bool = False) -> RetrievalAsse
     from tfrec.assets import Assets
     from tfrec.config import load_config
     from tfrec.features.frozen import frozen_features
-    from tfrec.runs.places import open_run_data
+    from tfrec.runs.dataset import open_own_data
     from tfrec.training import prepare_evaluation, restore_weights
 
     config = load_config(run_dir / "config.yaml", RetrievalConfig)
-    prepare_evaluation()
+    prepare_evaluation(run_dir)
     tf.keras.utils.set_random_seed(config.seed)
-    prepared = open_run_data(run_dir, config.data)
-    assets = Assets.load(run_dir / "assets", config, prepared, other_events=other_events)
+    prepared = open_own_data(run_dir, config, other_events=other_events)
+    assets = Assets.load(run_dir / "assets", config)
     assembly = assembly_class(config)(config, prepared, assets, frozen_features(config, prepared, assets, run_dir))
     restore_weights(assembly.model, run_dir)
     return assembly

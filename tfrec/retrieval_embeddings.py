@@ -31,7 +31,7 @@ def write_retrieval_embeddings(run_dir: Path) -> None:
     `attention.npz` (`item_id [n]`, `weights [n, h, w]`) into a finished run.
 
     Raises:
-        FileNotFoundError: the training did not finish.
+        RunError: the training did not finish.
     """
     from tfrec.retrieval import candidate_vectors, load_assembly
 

@@ -304,8 +304,10 @@ class HistoryTower(tf.keras.layers.Layer):
         Args:
             items: vectors of the purchases `[B, T, D]`.
             mask: bool `[B, T]`, False where padded.
-            gaps: days from each purchase to the moment its prediction is for, float32 `[B, T]`.
-            user_fields: int32 `[B, G]`.
+            gaps: days from each purchase to the moment its prediction is for, float32 `[B, T]`; None where the tower has no
+                `time_gaps`.
+            user_fields: int32 `[B, G]`; None where it has none.
+            training: whether dropout applies.
 
         Returns:
             `[B, T + 1, D]`: position 0 predicts the first purchase, position t the one after the t-th.

@@ -22,7 +22,8 @@ from tfrec.runs.places import fix_places
 if TYPE_CHECKING:
     import jsonargparse
 
-    from tfrec.config import RunConfig
+    from pipelines.prepared import Prepared
+    from tfrec.config import RetrievalConfig, RunConfig
 
 log = logging.getLogger("tfrec")
 
@@ -52,8 +53,10 @@ def run(arguments: list[str]) -> int:
     from tfrec.config import RetrievalConfig
     from tfrec.reports.summary import summary_table
     from tfrec.runs.data_checks import check_data, leave_out_what_is_missing
+    from tfrec.runs.dataset import keep_dataset
     from tfrec.runs.folder import run_folder
     from tfrec.runs.lock import only_writer
+    from tfrec.weights_and_biases import import_wandb
 
     if not config.data and config.recipe == "demo":
         config.data = DEMO_DATA
@@ -66,24 +69,28 @@ def run(arguments: list[str]) -> int:
     config.out = str(run_dir)
     fix_places(config)
     prepared = open_prepared(config.data)  # wrong data are told before a run is begun, and before TensorFlow is loaded
+    check_data(config, prepared)
     if isinstance(config, RetrievalConfig):
-        check_data(config, prepared)
         for line in leave_out_what_is_missing(config, prepared):
             log.warning(line)
+    check_engine(config, prepared, switches)
+    if getattr(getattr(config, "training", None), "wandb", False):
+        import_wandb()  # told now, if it is not there
     system = system_of(config)
-    check_engine(system, switches)
     if not place_in_cluster().chief:
         system.train(config, run_dir)
         return 0
     with only_writer(run_dir):
         with run_folder(run_dir, config, resume=switches.resume):
+            keep_dataset(run_dir, config, prepared)
             if switches.engine == "ray":
                 from tfrec.distributed.ray_training import train_on_ray
 
                 train_on_ray(run_dir, switches.workers)
             else:
                 system.train(config, run_dir)
-        print(summary_table(system.evaluate(run_dir)))
+            content = system.evaluate(run_dir)
+        print(summary_table(content))
     log.info("done: %s", run_dir / "report.html")
     return 0
 
@@ -121,19 +128,43 @@ def configure(arguments: list[str]) -> tuple[RunConfig | None, jsonargparse.Name
     return config, switches
 
 
-def check_engine(system: ModuleType, switches: argparse.Namespace) -> None:
-    """See that the system can be trained by those who are to train it.
+def check_engine(config: RunConfig, prepared: Prepared, switches: argparse.Namespace) -> None:
+    """See that the configuration can be trained by those who are to train it.
 
     Raises:
         ConfigError: it cannot.
     """
+    from tfrec.config import RetrievalConfig
+
     if switches.engine == "ray" and switches.workers < 1:
         raise ConfigError(f"--workers {switches.workers} must be at least 1")
     if switches.engine == "ray" and place_in_cluster().count > 1:
         raise ConfigError("--engine ray: Ray names the workers itself; unset TF_CONFIG")
     several = switches.engine == "ray" or place_in_cluster().count > 1
-    if several and system.__name__ != "tfrec.retrieval":
+    if several and not isinstance(config, RetrievalConfig):
         raise ConfigError("several workers train retrieval recipes alone; leave out --engine ray, and unset TF_CONFIG")
+    count = switches.workers if switches.engine == "ray" else place_in_cluster().count
+    if isinstance(config, RetrievalConfig) and count > 1:
+        check_shares(config, prepared, count)
+
+
+def check_shares(config: RetrievalConfig, prepared: Prepared, workers: int) -> None:
+    """See that each of several workers gets something of every batch, and can compile its step.
+
+    Raises:
+        ConfigError: the batches are too small, or the step is to be compiled by XLA.
+    """
+    training, items = config.training, prepared.manifest["counts"]["items"]
+    if training.xla:
+        raise ConfigError("training.xla=true: XLA compiles no step that several workers take; set it to false")
+    if training.batch_size != "auto" and training.batch_size < workers:
+        raise ConfigError(
+            f"training.batch_size={training.batch_size}: {workers} workers need at least one customer each"
+        )
+    if config.model.item.deep and min(config.task.encode_items, items) < workers:
+        raise ConfigError(
+            f"task.encode_items={config.task.encode_items} of {items} items: {workers} workers need one item each"
+        )
 
 
 def system_of(config: RunConfig) -> ModuleType:

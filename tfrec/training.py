@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from tfrec.graphs import on_cpu, skip_rewrites
 from tfrec.metric_learning.names import sign_of
 from tfrec.optimizers import LazyAdamW
 from tfrec.processor import multiplies_bfloat16
+from tfrec.runs.finished import RunError, check_finished, tell_finished
+from tfrec.weights import read_weights
+from tfrec.weights_and_biases import wandb_run
 
 log = logging.getLogger("tfrec")
 
@@ -73,8 +77,13 @@ def prepare_keras(seed: int, options: TrainingConfig) -> None:
     tf.keras.mixed_precision.set_global_policy(compute_precision(options.precision))
 
 
-def prepare_evaluation() -> None:
-    """Compute in float32, whatever the training computed in: the first step of evaluating a run, before a layer is made."""
+def prepare_evaluation(run_dir: Path) -> None:
+    """Compute in float32, whatever the training computed in: the first step of evaluating a run, before a layer is made.
+
+    Raises:
+        RunError: the run's training did not finish.
+    """
+    check_finished(run_dir)
     skip_rewrites()
     tf.keras.mixed_precision.set_global_policy("float32")
 
@@ -115,20 +124,14 @@ class Progress(tf.Module):
 class Trainer:
     """Trains a model, and leaves in `run_dir` what is needed to go on after a kill.
 
-    The model offers `encode(batch, training)` (the expensive vectors, or None), `compute_loss(batch, training, fresh)`
-    and `remember(batch, fresh)`, called after each step.
-
     Args:
-        model: the model, built.
+        model: the model, built; it offers what `tfrec.trainable.Trainable` does.
         options: see `TrainingConfig`.
         steps: steps of the whole training.
         run_dir: folder for `checkpoints/`, `best/`, `history.csv`, TensorBoard's `logs/`.
         rates: name prefix of variables -> multiple of the learning rate.
         workers: who trains it together; all of them call the same methods at the same time, each on its share of the
-            batches, and the chief alone reads and writes `run_dir`.
-
-    Raises:
-        ConfigError: the options do not fit several workers.
+            batches, and the chief alone writes into `run_dir`.
     """
 
     def __init__(
@@ -143,8 +146,6 @@ class Trainer:
     ):
         self.model, self.options, self.steps, self.run_dir = model, options, steps, run_dir
         self.workers = workers or Workers()
-        if options.xla and self.workers.place.count > 1:
-            raise ConfigError("training.xla=true: XLA compiles no step that several workers take; set it to false")
         self.progress = Progress()
         self.optimizer = self._optimizer(rates)
         self.variables = model.trainable_variables
@@ -153,6 +154,7 @@ class Trainer:
         self.checkpoints = tf.train.CheckpointManager(
             tf.train.Checkpoint(**self.parts), str(run_dir / "checkpoints"), max_to_keep=2
         )
+        self.saved_step = -1  # of the newest checkpoint
         self.history = History(run_dir / "history.csv")
         self.train_step = tf.function(
             self._step, autograph=False, jit_compile=options.xla or None, reduce_retracing=True
@@ -160,8 +162,6 @@ class Trainer:
         self.sinks: list[Callable[[int, dict], None]] = []
         if self.workers.chief:
             self.sinks += [self.history.write, _tensorboard(run_dir / "logs")]
-        if self.workers.chief and options.wandb:
-            self.sinks.append(_wandb(run_dir))
 
     def _optimizer(self, rates: dict[str, float] | None) -> LazyAdamW | tf.keras.mixed_precision.LossScaleOptimizer:
         options = self.options
@@ -254,10 +254,22 @@ class Trainer:
 
         Args:
             dataset: start and stop step -> batches.
-            evaluate: validation metrics of the model as it is; None where there is no validation.
+            evaluate: validation metrics of the model as it is; None where there is no validation. It is called at most
+                `evaluations` times, evenly spread, the last time after the last step, and then also where they are 0.
         """
-        self.resume()
-        start, every = int(self.progress.step), max(1, self.steps // max(1, self.options.evaluations))
+        with ExitStack() as stack:
+            if self.workers.chief and self.options.wandb:
+                self.sinks.append(stack.enter_context(wandb_run(self.run_dir)))
+            self.resume()
+            self._take_steps(dataset, evaluate)
+            self._save()
+            self.restore_best()
+
+    def _take_steps(
+        self, dataset: Callable[[int, int], tf.data.Dataset], evaluate: Callable[[], dict[str, float]] | None
+    ) -> None:
+        """The steps that are left, with their validations and checkpoints; see `fit`."""
+        start, every = int(self.progress.step), math.ceil(self.steps / max(1, self.options.evaluations))
         if evaluate and self._stale_for_long:  # stopped early, but not yet done with what follows
             start = self.steps
         log_every, saved = max(1, self.steps // LOG_ROWS), time.monotonic()
@@ -276,8 +288,6 @@ class Trainer:
                         break
                 elif time.monotonic() - saved > self.options.checkpoint_seconds:
                     saved = self._save()
-        self._save()
-        self.restore_best()
 
     def _batches(self, dataset: Callable[[int, int], tf.data.Dataset], start: int) -> Iterable[Batch]:
         """The batches of the steps that are left, for which the step has been traced.
@@ -299,8 +309,10 @@ class Trainer:
     def resume(self) -> None:
         """Take up the newest checkpoint, if there is one, and forget what was logged after it."""
         if self.workers.chief and self.checkpoints.latest_checkpoint:
-            self.checkpoints.checkpoint.restore(self.checkpoints.latest_checkpoint).assert_existing_objects_matched()
-            log.info("resumed at step %d of %d", int(self.progress.step), self.steps)
+            cure = "begin the training again with another --out, or go on with the version of tfrec that began it"
+            read_weights(self.checkpoints.checkpoint, self.checkpoints.latest_checkpoint, error=RunError, cure=cure)
+            self.saved_step = int(self.progress.step)
+            log.info("resumed at step %d of %d", self.saved_step, self.steps)
         self.workers.broadcast_from_chief(
             variables_of(*self.parts.values())
         )  # equal at first only if their processors are
@@ -354,10 +366,12 @@ class Trainer:
             sink(step, values)
 
     def _save(self) -> float:
-        """Write a checkpoint; the time it was written."""
-        if self.workers.chief:
+        """Write a checkpoint, unless the newest one is of this step already; the time it was written."""
+        step = int(self.progress.step)
+        if self.workers.chief and self.saved_step != step:
             self.history.flush()
-            self.checkpoints.save(checkpoint_number=int(self.progress.step))
+            self.checkpoints.save(checkpoint_number=step)
+            self.saved_step = step
         return time.monotonic()
 
     def keep_best(self) -> None:
@@ -366,6 +380,11 @@ class Trainer:
             return
         with filled_whole(self.run_dir / "best") as folder:
             tf.train.Checkpoint(model=self.model).write(str(folder / "weights"))
+
+    def finish(self) -> None:
+        """Say in the run that its training is done: the last act of a training, of its last stage where it has several."""
+        if self.workers.chief:
+            tell_finished(self.run_dir, steps=int(self.progress.step))
 
     def restore_best(self) -> None:
         """Put the best weights back into the model (the last ones where nothing was validated)."""
@@ -380,16 +399,14 @@ class Trainer:
 
 
 def restore_weights(model: tf.keras.Model, run_dir: Path) -> None:
-    """Load the weights that a training left in `run_dir`.
+    """Load the best weights that a training has left in `run_dir`.
 
     Raises:
-        FileNotFoundError: the run has none, because its training did not finish.
+        RunError: the run has none, or they are broken or of another model.
     """
     put_back(run_dir / "best")
-    prefix = run_dir / "best" / "weights"
-    if not prefix.with_suffix(".index").is_file():
-        raise FileNotFoundError(f"{run_dir}: no trained weights (best/); finish its training with --resume")
-    tf.train.Checkpoint(model=model).restore(str(prefix)).expect_partial()
+    objects = tf.train.Checkpoint(model=model)
+    read_weights(objects, run_dir / "best" / "weights", error=RunError, cure="copy the whole run, or train it again")
 
 
 def split_items(items: dict, parts: int) -> list[dict]:
@@ -465,12 +482,3 @@ def _tensorboard(folder: Path) -> Callable[[int, dict], None]:
                 tf.summary.scalar(name, value, step=step)
 
     return write
-
-
-def _wandb(run_dir: Path) -> Callable[[int, dict], None]:
-    try:
-        import wandb
-    except ImportError as error:
-        raise ImportError("training.wandb=true needs Weights & Biases: pip install wandb") from error
-    run = wandb.init(project="tfrec", name=run_dir.name, dir=str(run_dir), resume="allow", id=run_dir.name)
-    return lambda step, values: run.log(values, step=step)

@@ -186,7 +186,7 @@ def parse_view(text: str) -> str | None:
         return name
     try:
         return VIEWPOINTS.get(int(float(text)))
-    except ValueError:
+    except (ValueError, OverflowError):  # an infinite number is no whole one
         return None
 
 

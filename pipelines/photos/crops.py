@@ -148,7 +148,7 @@ def _inside(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
     """A box counted from 1, ends included, as Pillow's crop; a pixel's slack at the border is forgiven."""
     x1, y1, x2, y2 = box
     width, height = size
-    if x2 > width + 1 or y2 > height + 1:
+    if x2 > width + 1 or y2 > height + 1 or int(x1) > width or int(y1) > height:
         raise PhotoError("box lies outside the photo")
     left, top = max(0, int(x1) - 1), max(0, int(y1) - 1)
     return left, top, min(width, max(left + 1, int(x2))), min(height, max(top + 1, int(y2)))

@@ -2,9 +2,9 @@
 
 import tensorflow as tf
 
+from pipelines.photos.images import MAX_PIXELS
 from pipelines.photos.orientation import is_sideways, jpeg_orientation, turned_upright
 
-MAX_PIXELS = 50_000_000
 WHITE = 255
 PNG_HEAD = 1 << 18  # bytes in which what is transparent is looked for; it stands before the pixels
 

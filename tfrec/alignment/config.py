@@ -72,3 +72,11 @@ class AlignmentConfig(RunConfig):
     model: AlignmentModelConfig = field(default_factory=AlignmentModelConfig)
     task: AlignmentTask = field(default_factory=AlignmentTask)
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(monitor="photo_mrr"))
+
+    def monitors(self) -> list[str]:
+        return [*match_names("photo", "attributes"), "positive_cosine", "loss"]
+
+
+def match_names(*sides: str) -> list[str]:
+    """The metrics of two sides that find each other (`tfrec.alignment.metrics.match_metrics`), by the side that is found."""
+    return [f"{side}_{name}" for side in sides for name in ("top@1", "top@5", "mrr")]

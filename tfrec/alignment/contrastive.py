@@ -5,6 +5,7 @@ import tensorflow as tf
 from pipelines.batches import Batch
 from tfrec.encoders.attributes import AttributeEncoder
 from tfrec.losses import softmax_loss
+from tfrec.trainable import Trainable
 
 
 def info_nce(
@@ -31,7 +32,7 @@ def same_rows(rows: tf.Tensor) -> tf.Tensor:
     return number[:, None] == number[None]
 
 
-class AlignmentModel(tf.keras.Model):
+class AlignmentModel(Trainable):
     """An attribute encoder and, behind a frozen image encoder, perhaps a linear layer.
 
     Args:
@@ -53,16 +54,9 @@ class AlignmentModel(tf.keras.Model):
         vectors = tf.cast(vectors, tf.float32)
         return tf.math.l2_normalize(vectors if self.project is None else self.project(vectors), -1)
 
-    def encode(self, batch: Batch, training: bool = False) -> None:
-        """Nothing is remembered between steps."""
-        return None
-
     def compute_loss(self, batch: Batch, training: bool = False, fresh: tf.Tensor | None = None) -> tf.Tensor:
         """InfoNCE of a batch: `attributes` int32 `[B, F, V]` and either `vectors` `[B, P]` of the photos, or `views` int32
         `[B, F, V]`, the same attributes seen another time; `whole` int32 `[B, F, V]` tells which items are equal."""
         left = self.attributes(batch["attributes"], training)
         right = self.photos(batch["vectors"]) if "vectors" in batch else self.attributes(batch["views"], training)
         return info_nce(left, right, temperature=self.temperature, same=same_rows(batch["whole"]))
-
-    def remember(self, batch: Batch, fresh: tf.Tensor | None) -> None:
-        """Nothing to remember."""

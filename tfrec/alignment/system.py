@@ -58,6 +58,7 @@ def train(config: AlignmentConfig, run_dir: Path) -> None:
     log.info("stage 2: aligned with %s, %d steps of %d", assembly.side.source, steps, size)
     validate = assembly.validate if len(assembly.rows("val")) else None
     trainer.fit(lambda start, stop: assembly.batches(start, stop, size, stage=2), validate)
+    trainer.finish()
 
 
 def evaluate(run_dir: Path, *, split: str = "test") -> dict:
@@ -77,7 +78,7 @@ def evaluate(run_dir: Path, *, split: str = "test") -> dict:
     from tfrec.training import prepare_evaluation, restore_weights
 
     config = load_config(run_dir / "config.yaml", AlignmentConfig)
-    prepare_evaluation()
+    prepare_evaluation(run_dir)
     assembly = AlignmentAssembly.make(config, run_dir)
     restore_weights(assembly.model, run_dir)
     rows = assembly.rows(split)
@@ -140,9 +141,9 @@ class AlignmentAssembly:
         import tensorflow as tf
 
         from tfrec.encoders.attributes import AttributeVocabulary
-        from tfrec.runs.places import open_run_data
+        from tfrec.runs.dataset import open_own_data
 
-        prepared = open_run_data(run_dir, config.data)
+        prepared = open_own_data(run_dir, config)
         path = run_dir / "assets"
         if not path.exists():
             save_assets(config, prepared, path)
@@ -312,11 +313,12 @@ def photo_vectors(config: AlignmentConfig, prepared: Prepared, side: ImageSide, 
     from tfrec.features.writer import FeatureWriter
 
     if config.features:
-        store = image_store(config)
+        store, keys = image_store(config), content_keys("image", prepared)
         check_store(store, side, pool=None)  # vectors do not depend on how patches are pooled
     else:
-        store = FeatureWriter(side, prepared, run_dir / "features").write()
-    return store.features(content_keys("image", prepared), pooled=True, data=prepared.path).vectors
+        writer = FeatureWriter(side, prepared, run_dir / "features")
+        store, keys = writer.write(), writer.keys
+    return store.features(keys, pooled=True, data=prepared.path).vectors
 
 
 def build_model(config: AlignmentConfig, vocabulary: AttributeVocabulary, photos: np.ndarray) -> AlignmentModel:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
+from pipelines.schema import ATTRIBUTE_PREFIX
 from tfrec.attention import ResumableDropout
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MISSING, UNKNOWN, FIRST = 0, 1, 2
-PREFIX = "attr."
 
 
 @tf.keras.utils.register_keras_serializable("tfrec")
@@ -151,7 +151,7 @@ class AttributeVocabulary:
         """Return ids `[N, F, V]` int32 of a table's `attr.<field>` columns; absent columns are missing."""
         ids = np.zeros((len(frame), len(self.values), self.max_values), np.int32)
         for number, field in enumerate(self.values):
-            if PREFIX + field in frame:
+            if ATTRIBUTE_PREFIX + field in frame:
                 self._fill(ids[:, number], _rows(frame, field), self._ids[field])
         return ids
 
@@ -179,10 +179,14 @@ def _rows(frame: pd.DataFrame, field: str) -> list[Sequence[str]]:
     Raises:
         ValueError: The table has no such column.
     """
-    if PREFIX + field not in frame:
-        columns = sorted(name.removeprefix(PREFIX) for name in frame.columns if name.startswith(PREFIX))
-        raise ValueError(f"field {field!r} has no column {PREFIX + field!r} in the table; its fields are {columns}.")
-    return [_as_values(cell) for cell in frame[PREFIX + field]]
+    if ATTRIBUTE_PREFIX + field not in frame:
+        columns = sorted(
+            name.removeprefix(ATTRIBUTE_PREFIX) for name in frame.columns if name.startswith(ATTRIBUTE_PREFIX)
+        )
+        raise ValueError(
+            f"field {field!r} has no column {ATTRIBUTE_PREFIX + field!r} in the table; its fields are {columns}."
+        )
+    return [_as_values(cell) for cell in frame[ATTRIBUTE_PREFIX + field]]
 
 
 def _as_values(cell: Any) -> Sequence[str]:

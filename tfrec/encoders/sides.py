@@ -24,6 +24,7 @@ from tfrec.encoders.image import ViTEncoder
 from tfrec.encoders.pooling import SentencePooling
 from tfrec.encoders.resnet import ResNetEncoder
 from tfrec.encoders.text import BertEncoder, ClipTextEncoder, ClipTokenizer, WordPiece, read_vocabulary
+from tfrec.weights import read_weights
 
 DESCRIPTION = "encoder.json"
 ENCODERS = {cls.__name__: cls for cls in (BertEncoder, ClipTextEncoder, ViTEncoder, ResNetEncoder)}
@@ -223,14 +224,8 @@ def read_side(folder: Path, *, length: int | None = None, layers: int | None = N
         pooling = SentencePooling(**about["pooling"], name="text_pooling")
         pooling.build((None, None, encoder.dim))
         side = TextSide(encoder, tokenizer, pooling, about["source"])
-    try:
-        _objects(side).read(str(folder / "weights")).assert_existing_objects_matched()
-    except AssertionError as error:
-        raise CheckpointError(f"{folder}: its weights do not fit its {DESCRIPTION} ({error}).") from None
-    except tf.errors.OpError as error:
-        raise CheckpointError(
-            f"{folder}: its weights cannot be read ({error.message}); copy the whole folder, or save the encoder again."
-        ) from None
+    cure = "copy the whole folder, or save the encoder again."
+    read_weights(_objects(side), folder / "weights", error=CheckpointError, cure=cure)
     if layers is not None:
         keep_layers(encoder, layers, str(folder))
     return side

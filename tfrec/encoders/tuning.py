@@ -127,7 +127,7 @@ def add_lora(
 
 
 def merge_lora(encoder: tf.keras.layers.Layer) -> None:
-    """Add the low-rank updates to the weights: the plain encoder again, with the same outputs, for export."""
+    """Add the low-rank updates to the weights: the plain encoder again, with the same outputs."""
     for block in encoder.blocks:
         attention = parts_of(block).attention
         for name, layer in _inputs(attention):

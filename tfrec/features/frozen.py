@@ -8,7 +8,7 @@ from pipelines.prepared import Prepared
 from tfrec.assets import Assets, is_frozen
 from tfrec.config import ModelConfig, RetrievalConfig
 from tfrec.encoders.sides import Side
-from tfrec.features.store import SIDES, FeatureError, SideFeatures, SideStore, content_keys
+from tfrec.features.store import SIDES, FeatureError, SideFeatures, SideStore, content_keys, stored_sides
 from tfrec.features.writer import FeatureWriter
 
 
@@ -29,17 +29,19 @@ def frozen_features(
     which is made here where it is absent.
 
     Raises:
-        FeatureError: the store is of another encoder or in another form, or lacks items.
+        FeatureError: the store is not there, of another encoder or in another form, or lacks items.
     """
+    stores = stored_sides(Path(config.features)) if config.features else {}
     found = {}
     for name, side in frozen_sides(config.model, assets).items():
         pooled, pool = getattr(config.model, name).pooled, config.model.image.pool if name == "image" else 1
-        if config.features and (Path(config.features) / name).is_dir():
-            store = SideStore(Path(config.features) / name)
+        if name in stores:
+            store, keys = stores[name], content_keys(name, prepared)
             check_store(store, side, pool=None if pooled else pool)
         else:
-            store = FeatureWriter(side, prepared, run_dir / "features", tokens=not pooled, pool=pool).write()
-        found[name] = store.features(content_keys(name, prepared), pooled=pooled, data=prepared.path)
+            writer = FeatureWriter(side, prepared, run_dir / "features", tokens=not pooled, pool=pool)
+            store, keys = writer.write(), writer.keys
+        found[name] = store.features(keys, pooled=pooled, data=prepared.path)
     return found
 
 

@@ -70,10 +70,14 @@ class FeatureWriter:
         self.work = self.store / f"{self.side.kind}.tmp"
 
     @cached_property
+    def keys(self) -> list[str]:
+        """The key of each item's content (`content_keys`)."""
+        return content_keys(self.side.kind, self.prepared)
+
+    @cached_property
     def first(self) -> dict[str, int]:
         """The first item of each distinct content, by the content's key."""
-        keys = content_keys(self.side.kind, self.prepared)
-        return {key: item for item, key in reversed(list(enumerate(keys))) if key}
+        return {key: item for item, key in reversed(list(enumerate(self.keys))) if key}
 
     def write(self, make: "Callable[[FeatureWriter, list[int]], Iterator[int]] | None" = None) -> SideStore:
         """Encode what the store lacks.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -21,6 +22,7 @@ from tfrec.encoders.untrained import untrained_vit
 from tfrec.evaluation.labels import item_labels, item_splits
 from tfrec.metric_learning.config import MetricLearningConfig, MetricTask, PhotoEncoderConfig
 from tfrec.metric_learning.losses import LOSSES, MetricLoss
+from tfrec.metric_learning.miners import MININGS
 from tfrec.metric_learning.model import MetricLearner
 from tfrec.metric_learning.multi_view import MultiViewEncoder, ViewFusion
 from tfrec.pixel_components import PixelComponents
@@ -144,9 +146,17 @@ def build_model(config: MetricLearningConfig, *, classes: int, pixels: PixelComp
         config: the run's options.
         classes: how many there are in training.
         pixels: the fixed part of embeddings; None: none.
+
+    Raises:
+        ConfigError: an option does not fit the encoder or the loss.
+        CheckpointError: weights that cannot be had or do not fit.
     """
     model = config.model
     encoder = build_encoder(model.encoder)
+    if model.fusion == "attention" and encoder.output_dim % model.heads:
+        raise ConfigError(
+            f"model.heads={model.heads} must divide the width {encoder.output_dim} of the encoder's vectors"
+        )
     views = MultiViewEncoder(encoder, ViewFusion(model.fusion, heads=model.heads, name="fusion"), name="views")
     loss = build_loss(config.task, classes)
     return MetricLearner(views, model.embedding, loss, neck=model.neck, pixels=pixels, pixel_weight=model.pixels.weight)
@@ -156,17 +166,32 @@ def build_loss(task: MetricTask, classes: int) -> MetricLoss:
     """The loss layer of a task with so many classes in training.
 
     Raises:
-        ConfigError: `task.options` names an unknown loss, or an option that its loss does not have.
+        ConfigError: `task.options` names an unknown loss, or an option that its loss does not have, or a value that this
+            cannot have.
     """
     for name, options in task.options.items():
         if name not in LOSSES:
             raise ConfigError(f"task.options: {name!r} is no loss; name one of {', '.join(sorted(LOSSES))}")
         known = [p.name for p in inspect.signature(LOSSES[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
         known = [option for option in known if option not in ("weights", "bias")]
-        for option in options:
+        for option, value in options.items():
             if option not in known:
                 raise ConfigError(f"task.options.{name}: no option {option!r}; there are {', '.join(known) or 'none'}")
+            if wrong := wrong_value(option, value):
+                raise ConfigError(f"task.options.{name}.{option}={value!r} must be {wrong}")
     return MetricLoss(task.loss, num_classes=classes, options=task.options.get(task.loss, {}), name="loss")
+
+
+def wrong_value(option: str, value: Any) -> str:
+    """What the value of a loss's option must be where it is not; "" where it is."""
+    if option == "mining":
+        return "" if value in MININGS else f"one of {', '.join(MININGS)}"
+    if option == "epsilon" and value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "a number"
+    divides = option in ("alpha", "beta", "scale", "temperature")
+    return "above 0" if divides and value <= 0 else ""
 
 
 def build_encoder(options: PhotoEncoderConfig) -> tf.keras.layers.Layer:

@@ -168,3 +168,6 @@ class MetricLearningConfig(RunConfig):
         default_factory=lambda: MetricTrainingConfig(batch_size=64, monitor="knn_accuracy")
     )
     evaluation: MetricEvaluation = field(default_factory=MetricEvaluation)
+
+    def monitors(self) -> list[str]:
+        return [*(f"recall@{k}" for k in self.evaluation.k), "map@r", "r_precision", "knn_accuracy"]

@@ -9,6 +9,7 @@ import tensorflow as tf
 # Stands for "excluded" in a row maximum or log-sum-exp; finite, because infinities turn into NaN in
 # gradients.
 EXCLUDED = -1e30
+MININGS = ("all", "semihard", "hard", "batch_hard")
 
 
 def pair_masks(labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -83,7 +84,7 @@ def triplet_mask(
         return triplets & (gap > 0.0) & (gap <= margin)
     if mining == "hard":
         return triplets & (gap <= 0.0)
-    raise ValueError(f"mining={mining!r} is unknown; use 'all', 'semihard', 'hard' or 'batch_hard'")
+    raise ValueError(f"mining={mining!r} is unknown; use one of {MININGS}")
 
 
 def _first_best(scores: tf.Tensor) -> tf.Tensor:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines.publish import written_whole
-from tfrec.config import ConfigError
 from tfrec.metric_learning.config import MetricLearningConfig
 
 if TYPE_CHECKING:
@@ -51,16 +50,20 @@ def train(config: MetricLearningConfig, run_dir: Path) -> None:
     trainer = Trainer(model, options=options, steps=steps, run_dir=run_dir, rates=rates)
     trainer.fit(assembly.dataset, validation(assembly))
     write_embeddings(assembly, run_dir)
+    trainer.finish()
 
 
 def validation(assembly: MetricAssembly) -> Callable[[], dict[str, float]] | None:
-    """A function that evaluates the model as it is on the validation items; None where there are none."""
+    """A function that evaluates the model as it is on the validation items; None where no two of them are of one class, so
+    that every metric would be 0 for ever, and the first weights the best.
+    """
     from tfrec.evaluation.embedding_metrics import knn_hits, retrieval_metrics
+    from tfrec.evaluation.labels import can_be_evaluated
 
     rows, options = assembly.rows("val"), assembly.config.evaluation
     labels = assembly.labels[rows]
-    if len(rows) < 2 or len(set(labels)) < 2:
-        log.info("no validation items: the last weights are kept")
+    if not can_be_evaluated(labels) or np.unique(labels, return_counts=True)[1].max() < 2:
+        log.info("no two validation items of one class beside another class: the last weights are kept")
         return None
 
     def evaluate() -> dict[str, float]:
@@ -94,19 +97,20 @@ def evaluate(run_dir: Path, *, split: str = "test", ks: list[int] | None = None)
         The content of metrics.json.
 
     Raises:
-        ConfigError: the training did not finish or the split has no items to evaluate.
+        RunError: the training did not finish.
+        ConfigError: the split has no items to evaluate.
     """
     from pipelines.photos.views import read_views
     from tfrec.config import load_config
     from tfrec.evaluation.metrics import write_metrics
     from tfrec.metric_learning.protocol import LabelProtocol, protocol_words
     from tfrec.reports.metrics_page import write_metrics_page
-    from tfrec.runs.places import open_run_data
+    from tfrec.runs.dataset import open_own_data
+    from tfrec.runs.finished import check_finished
 
     config = load_config(run_dir / "config.yaml", MetricLearningConfig)
-    prepared = open_run_data(run_dir, config.data)
-    if not (run_dir / VECTORS_FILE).is_file():
-        raise ConfigError(f"{run_dir} has no {VECTORS_FILE}: finish its training with --resume")
+    check_finished(run_dir)
+    prepared = open_own_data(run_dir, config)
     with np.load(run_dir / VECTORS_FILE, allow_pickle=False) as arrays:
         vectors, before, ids = arrays["vectors"], arrays["before"], arrays["item_id"]
     sides = LabelProtocol.build(prepared, ids, config, split)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from tfrec.alignment.config import match_names
 from tfrec.config import RunConfig, TrainingConfig
 
 
@@ -97,3 +98,11 @@ class PretrainConfig(RunConfig):
     model: PretrainModelConfig = field(default_factory=PretrainModelConfig)
     task: PretrainTask = field(default_factory=PretrainTask)
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(monitor="photo_mrr"))
+
+    def __post_init__(self) -> None:
+        if not self.model.image.enabled and self.training.monitor in match_names("photo", "text"):
+            self.training.monitor = "loss"  # nothing finds photos where there are none
+
+    def monitors(self) -> list[str]:
+        words = ["words_loss", "loss"] if self.task.mlm else []
+        return words + (match_names("photo", "text") if self.model.image.enabled else [])

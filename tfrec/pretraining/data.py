@@ -10,7 +10,7 @@ from pipelines.batches import Batch
 from pipelines.content import photo_arrays
 from pipelines.epochs import ShuffledRows
 from pipelines.prepared import Prepared
-from pipelines.schema import TRAIN, VAL
+from pipelines.schema import ATTRIBUTE_PREFIX, TRAIN, VAL
 from tfrec.config import ConfigError
 from tfrec.encoders.text import WordPiece
 from tfrec.encoders.wordpiece import SPECIAL_TOKENS
@@ -20,7 +20,6 @@ from tfrec.pretraining.config import PretrainConfig
 if TYPE_CHECKING:
     import tensorflow as tf
 
-WHITE = 255
 AS_MASK, AS_RANDOM = 0.8, 0.9  # of the chosen words: 80 % become [MASK], 10 % another word, the rest stay (BERT)
 
 
@@ -106,7 +105,7 @@ def with_photos(batch: dict) -> dict:
 
 def attribute_values(prepared: Prepared) -> list[list[str]]:
     """All attribute values of each item."""
-    columns = [prepared.items[f"attr.{field}"] for field in prepared.fields]
+    columns = [prepared.items[ATTRIBUTE_PREFIX + field] for field in prepared.fields]
     return [[value for cell in cells for value in cell] for cells in zip(*columns)] or [
         [] for _ in prepared.items["text"]
     ]
@@ -157,6 +156,8 @@ def draw_moves(count: int, size: tuple[int, int], shift: float, rng: np.random.G
 def move_photos(photos: tf.Tensor, moves: tf.Tensor) -> tf.Tensor:
     """Move photos uint8 `[B, H, W, 3]` by `moves` int32 `[B, 3]` (see `draw_moves`); what comes in is white."""
     import tensorflow as tf
+
+    from pipelines.photos.pixels import WHITE
 
     height, width = photos.shape[1], photos.shape[2]
     rows = tf.range(height)[None] - moves[:, :1]

@@ -10,6 +10,7 @@ from tfrec.alignment.contrastive import info_nce, same_rows
 from tfrec.encoders.sides import ImageSide, Side, TextSide
 from tfrec.encoders.text import BertEncoder, ClipTextEncoder
 from tfrec.losses import softmax_losses, weighted_mean
+from tfrec.trainable import Trainable
 
 
 class MaskedWords(tf.keras.layers.Layer):
@@ -32,7 +33,7 @@ class MaskedWords(tf.keras.layers.Layer):
         return tf.matmul(states, self.encoder.token_embedding.embeddings, transpose_b=True) + self.bias
 
 
-class PretrainModel(tf.keras.Model):
+class PretrainModel(Trainable):
     """A text encoder and perhaps an image encoder, with what teaches them.
 
     Args:
@@ -69,16 +70,13 @@ class PretrainModel(tf.keras.Model):
         assert self.image is not None
         return tf.math.l2_normalize(tf.cast(self.image.pooled(self.image(photos, training=training)), tf.float32), -1)
 
-    def encode(self, batch: Batch, training: bool = False) -> None:
-        """Nothing is remembered between steps."""
-        return None
-
     def compute_loss(self, batch: Batch, training: bool = False, fresh: tf.Tensor | None = None) -> tf.Tensor:
         """The weighted sum of both losses.
 
         Args:
             batch: `tokens` int32 `[B, T]`, `masked` int32 `[B, T]` (with words hidden), `hidden` bool `[B, T]` (where), and
-                with an image encoder `photos` uint8 `[B, H, W, 3]`.
+                with an image encoder `photos` uint8 `[B, H, W, 3]` and `whole` int32 `[B, T]`, the ids sorted: items that
+                have equal ones are no negatives of each other.
         """
         loss = 0.0
         if self.words is not None:
@@ -97,6 +95,3 @@ class PretrainModel(tf.keras.Model):
         logits = self.words(tf.boolean_mask(states, batch["hidden"]))
         words = tf.boolean_mask(batch["tokens"], batch["hidden"])
         return weighted_mean(softmax_losses(logits, words))
-
-    def remember(self, batch: Batch, fresh: tf.Tensor | None) -> None:
-        """Nothing to remember."""

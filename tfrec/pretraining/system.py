@@ -35,6 +35,7 @@ def train(config: PretrainConfig, run_dir: Path) -> None:
     trainer = Trainer(model, options=options, steps=steps, run_dir=run_dir)
     trainer.fit(data.batches, (lambda: held_out_metrics(data, model)) if len(data.held) else None)
     publish_encoders(model, run_dir)
+    trainer.finish()
 
 
 def publish_encoders(model: PretrainModel, run_dir: Path) -> None:
@@ -53,10 +54,10 @@ def assemble(config: PretrainConfig, run_dir: Path) -> tuple[PretrainData, Pretr
 
     from tfrec.encoders.text import WordPiece, train_vocabulary
     from tfrec.pretraining.data import PretrainData, attribute_values
-    from tfrec.runs.places import open_run_data
+    from tfrec.runs.dataset import open_own_data
 
     path, text = run_dir / "assets" / "vocab.txt", config.model.text
-    prepared = open_run_data(run_dir, config.data)
+    prepared = open_own_data(run_dir, config)
     if not path.exists():
         extra = [" ".join(values) for values in attribute_values(prepared)] if text.attributes else []
         part = item_splits(prepared.items)
@@ -120,7 +121,9 @@ def vectors(data: PretrainData, model: PretrainModel, rows: np.ndarray) -> tuple
 
 
 def held_out_metrics(data: PretrainData, model: PretrainModel) -> dict[str, float]:
-    """Metrics on the held-out items: words found again, and texts and photos finding each other."""
+    """Metrics on the held-out items: words found again (`loss` is the words' alone, whatever else is trained), and texts and
+    photos finding each other.
+    """
     import tensorflow as tf
 
     from pipelines.batches import make_dataset
@@ -165,7 +168,7 @@ def evaluate(run_dir: Path) -> dict:
     from tfrec.training import prepare_evaluation, restore_weights
 
     config = load_config(run_dir / "config.yaml", PretrainConfig)
-    prepare_evaluation()
+    prepare_evaluation(run_dir)
     data, model = assemble(config, run_dir)
     restore_weights(model, run_dir)
     values = held_out_metrics(data, model)

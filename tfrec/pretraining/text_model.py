@@ -17,8 +17,10 @@ from tfrec.config import ConfigError
 from tfrec.encoders.wordpiece import count_words, split_words
 from tfrec.evaluation.bootstrap import exact
 from tfrec.evaluation.labels import item_splits
+from tfrec.losses import softmax_losses, weighted_mean
 from tfrec.pretraining.text_model_config import CausalTextConfig
 from tfrec.towers import DecoderBlock, normal, sinusoids
+from tfrec.trainable import Trainable
 
 log = logging.getLogger("tfrec")
 
@@ -27,7 +29,7 @@ SPECIAL = ("[PAD]", "[START]", "[END]", "[UNK]")
 EVALUATION_BATCH = 256
 
 
-class CausalTextModel(tf.keras.Model):
+class CausalTextModel(Trainable):
     """Words so far to the next one (Vaswani et al. 2017 without the encoder); one matrix reads and writes words.
 
     Args:
@@ -67,23 +69,13 @@ class CausalTextModel(tf.keras.Model):
             x = block(x, seen, training=training)
         return tf.matmul(tf.cast(self.norm(x), tf.float32), self.words, transpose_b=True) + self.bias
 
-    def encode(self, batch: Batch, training: bool = False) -> None:
-        """Nothing is remembered between steps."""
-        return None
-
     def compute_loss(self, batch: Batch, training: bool = False, fresh: tf.Tensor | None = None) -> tf.Tensor:
         """Mean cross-entropy in nats a word of `words` int32 `[B, T + 1]`, smoothed in training."""
         words = batch["words"]
-        logits, targets = self(words[:, :-1], training=training), words[:, 1:]
-        log_p = tf.nn.log_softmax(logits)
-        loss = -tf.gather(log_p, targets, batch_dims=2)
-        if training and self.label_smoothing:
-            loss = (1 - self.label_smoothing) * loss - self.label_smoothing * tf.reduce_mean(log_p, -1)
-        counts = tf.cast(targets != PAD, tf.float32)
-        return tf.math.divide_no_nan(tf.reduce_sum(loss * counts), tf.reduce_sum(counts))
-
-    def remember(self, batch: Batch, fresh: tf.Tensor | None) -> None:
-        """Nothing to remember."""
+        logits, targets = self(words[:, :-1], training=training), tf.reshape(words[:, 1:], [-1])
+        smoothing = self.label_smoothing if training else 0.0
+        losses = softmax_losses(tf.reshape(logits, [-1, logits.shape[-1]]), targets, label_smoothing=smoothing)
+        return weighted_mean(losses, tf.cast(targets != PAD, tf.float32))
 
 
 def learn_words(texts: list[str], size: int) -> list[str]:
@@ -122,6 +114,7 @@ def train(config: CausalTextConfig, run_dir: Path) -> None:
         return make_dataset(lambda step: {"words": training[order(step)]}, start, stop)
 
     trainer.fit(dataset, (lambda: held_out_metrics(model, validation)) if len(validation) else None)
+    trainer.finish()
 
 
 def assemble(config: CausalTextConfig, run_dir: Path) -> tuple[CausalTextModel, dict[str, np.ndarray], list[str]]:
@@ -130,9 +123,9 @@ def assemble(config: CausalTextConfig, run_dir: Path) -> tuple[CausalTextModel, 
     Raises:
         ConfigError: the dataset has no texts to train on, or none to test on.
     """
-    from tfrec.runs.places import open_run_data
+    from tfrec.runs.dataset import open_own_data
 
-    prepared, path = open_run_data(run_dir, config.data), run_dir / "assets" / "words.json"
+    prepared, path = open_own_data(run_dir, config), run_dir / "assets" / "words.json"
     texts = list(prepared.items["text"])
     part = item_splits(prepared.items)
     if not (part == TEST).any():
@@ -221,7 +214,7 @@ def evaluate(run_dir: Path) -> dict:
     from tfrec.training import prepare_evaluation, restore_weights
 
     config = load_config(run_dir / "config.yaml", CausalTextConfig)
-    prepare_evaluation()
+    prepare_evaluation(run_dir)
     model, rows, vocabulary = assemble(config, run_dir)
     training, held = rows["train"], rows["test"]
     restore_weights(model, run_dir)

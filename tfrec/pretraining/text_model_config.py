@@ -48,3 +48,6 @@ class CausalTextConfig(RunConfig):
     model: TextModelConfig = field(default_factory=TextModelConfig)
     task: TextTask = field(default_factory=TextTask)
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(monitor="loss"))
+
+    def monitors(self) -> list[str]:
+        return ["loss", "perplexity", "accuracy"]

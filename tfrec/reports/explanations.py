@@ -133,26 +133,6 @@ def without_word(text: str, word: str) -> str:
     return re.sub(rf"\b{re.escape(word)}\b", " ", text)
 
 
-def in_words(reason: dict[str, Any], titles: dict[str, str]) -> str:
-    """An explanation as a line for people.
-
-    Args:
-        reason: of one item, as `Explainer` makes it.
-        titles: item id -> what people call it.
-    """
-    said = []
-    if reason["because"] and reason["because"][0]["gain"] > 0:
-        best = reason["because"][0]["name"]
-        said.append(f"like {titles.get(best) or best}")
-    parts = {name: gain for name, gain in reason.get("modalities", {}).items() if gain > 0}
-    if parts:
-        said.append(f"by its {max(parts, key=lambda name: parts[name])}")
-    words = [entry["name"] for entry in reason.get("words", [])[:2] if entry["gain"] > 0]
-    if words:
-        said.append(f"({', '.join(words)})")
-    return " ".join(said)
-
-
 def _first(named: Iterable[tuple[str, float]]) -> list[dict[str, Any]]:
     """The entries (name, gain) of largest gain, best first."""
     ordered = sorted(named, key=lambda entry: -float(entry[1]))[:SHOWN]

@@ -1,4 +1,4 @@
-"""Whether a dataset has what a retrieval configuration needs: asked before a run is begun or TensorFlow loaded."""
+"""Whether a dataset has what a configuration needs: asked before a run is begun or TensorFlow loaded."""
 
 from __future__ import annotations
 
@@ -8,21 +8,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines.schema import SPLIT_CODES
-from tfrec.config import ConfigError, ModelConfig, RetrievalConfig
+from tfrec.config import ConfigError, ModelConfig, RetrievalConfig, RunConfig
 from tfrec.ratings.config import RatingsConfig
 
 if TYPE_CHECKING:
     from pipelines.prepared import Prepared
 
 
-def check_data(config: RetrievalConfig, prepared: Prepared) -> None:
+def check_data(config: RunConfig, prepared: Prepared) -> None:
     """Refuse a dataset that a configuration cannot learn from, or be evaluated on.
 
     Raises:
-        ConfigError: nothing to train on or to be evaluated on, items that nothing tells apart, or ratings on another scale
-            than the options'.
+        ConfigError: attributes that it does not have; of retrieval also nothing to train on or to be evaluated on, items
+            that nothing tells apart, none of the content whose work is to be cut, or ratings on another scale than the
+            options'.
     """
-    problems = [*_parts(config, prepared), *_items(config.model, prepared), *_scale(config, prepared)]
+    problems = [*_fields(config, prepared)]
+    if isinstance(config, RetrievalConfig):
+        problems += [*_parts(config, prepared), *_items(config.model, prepared)]
+        problems += [*_accumulation(config, prepared), *_scale(config, prepared)]
     if problems:
         raise ConfigError("; ".join(problems))
 
@@ -62,6 +66,28 @@ def _parts(config: RetrievalConfig, prepared: Prepared) -> Iterator[str]:
             )
 
 
+def _fields(config: RunConfig, prepared: Prepared) -> Iterator[str]:
+    """Attribute fields that are named and that the items do not have."""
+    options = getattr(getattr(config, "model", None), "attributes", None)
+    if not getattr(options, "enabled", True):
+        return
+    unknown = sorted(set(getattr(options, "fields", None) or []) - set(prepared.fields))
+    if unknown:
+        known = ", ".join(prepared.fields) or "none"
+        yield f"model.attributes.fields: the items of {prepared.path} have no {', '.join(unknown)}; they have {known}"
+
+
+def _content(model: ModelConfig, prepared: Prepared) -> dict[str, bool]:
+    """Each kind of content that the model reads -> whether any item has it."""
+    fields = model.attributes.fields or prepared.fields or (model.attributes.group and "group" in prepared.items)
+    has = {
+        "photos": (model.image.enabled, "photos" in prepared.content),
+        "texts": (model.text.enabled, "texts" in prepared.content),
+        "attributes": (model.attributes.enabled, bool(fields)),
+    }
+    return {name: there for name, (read, there) in has.items() if read}
+
+
 def _items(model: ModelConfig, prepared: Prepared) -> Iterator[str]:
     """Where items have no vectors of their own, something else must tell them apart."""
     if model.item.id_embedding:
@@ -69,22 +95,24 @@ def _items(model: ModelConfig, prepared: Prepared) -> Iterator[str]:
     if not (model.item.deep or model.item.shallow):
         yield "model.item.id_embedding=false: set model.item.deep or model.item.shallow to true, or items are all alike"
         return
-    fields = model.attributes.fields or prepared.fields
-    lacking = {
-        "photos": model.image.enabled and "photos" not in prepared.content,
-        "texts": model.text.enabled and "texts" not in prepared.content,
-        "attributes": model.attributes.enabled
-        and not (fields or (model.attributes.group and "group" in prepared.items)),
-    }
-    read = {"photos": model.image.enabled, "texts": model.text.enabled, "attributes": model.attributes.enabled}
-    if any(read[name] and not lacking[name] for name in read):
+    content = _content(model, prepared)
+    if any(content.values()):
         return
-    wanted = [name for name, lacks in lacking.items() if lacks]
     yield (
         f"model.item.id_embedding=false: nothing tells the items of {prepared.path} apart, which have no "
-        f"{' and no '.join(wanted) or 'content that is enabled'}; set it to true, or prepare data that have them "
+        f"{' and no '.join(content) or 'content that is enabled'}; set it to true, or prepare data that have them "
         "(pipelines movielens and hm write texts and attributes, sequences attributes alone: --attributes FILE)"
     )
+
+
+def _accumulation(config: RetrievalConfig, prepared: Prepared) -> Iterator[str]:
+    """Without content there is no item tower, whose work alone can be cut into parts."""
+    parts = config.training.accumulate
+    if parts > 1 and config.model.item.deep and not any(_content(config.model, prepared).values()):
+        yield (
+            f"training.accumulate={parts} cuts the work of the item tower, but the items of {prepared.path} have nothing "
+            "that it could encode; set it to 1, and lower training.batch_size where memory is short"
+        )
 
 
 def _scale(config: RetrievalConfig, prepared: Prepared) -> Iterator[str]:

@@ -30,17 +30,26 @@ def run_folder(run_dir: Path, config: RunConfig, *, resume: bool) -> Iterator[No
     begun = (run_dir / "config.yaml").exists()
     before = set(run_dir.iterdir()) if run_dir.is_dir() else set()
     _open(run_dir, config, resume=resume)
-    handler = log_to(run_dir / "training.log")
     try:
-        yield
+        with _logged(run_dir / "training.log"):
+            yield
     except Exception as error:
         # A loss that is no number asks for other options as well.
         refused = is_users(error) or isinstance(error, FloatingPointError)
         if refused and not begun and not any(run_dir.rglob("checkpoint")):
-            log.removeHandler(handler)
-            handler.close()
             _remove_what_came(run_dir, before)
         raise
+
+
+@contextmanager
+def _logged(file: Path) -> Iterator[None]:
+    """Also write the log of a block to a file."""
+    handler = log_to(file)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
 
 
 def _open(run_dir: Path, config: RunConfig, *, resume: bool) -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from pipelines.time_bounds import DAY
 from tfrec.neighbours import Neighbours, product_neighbours, products_of
+from tfrec.runs.finished import RunError
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("tfrec")
-
-
-class RunError(ValueError):
-    """A run folder that is absent, unfinished or broken."""
 
 
 class Towers(Protocol):
@@ -183,9 +180,10 @@ def load_run(run_dir: Path, *, max_users: int = MAX_USER_TABLE) -> Run:
         max_users: keep up to so many customers with their histories; a model that looks customers up keeps all.
 
     Raises:
-        RunError: the folder holds no finished run of the retrieval system.
+        RunError: the folder holds no finished run of the retrieval system, or its weights are broken.
     """
     from tfrec.config import RetrievalConfig, load_config, plain
+    from tfrec.runs.dataset import knows_events
 
     if not (run_dir / "config.yaml").is_file():
         raise RunError(f"{run_dir}: no config.yaml there; name the --out folder of python -m tfrec.train")
@@ -197,7 +195,7 @@ def load_run(run_dir: Path, *, max_users: int = MAX_USER_TABLE) -> Run:
 
     assembly = load_assembly(run_dir, other_events=True)
     towers, prepared, assets = ServedTowers(assembly), assembly.prepared, assembly.assets
-    if not assets.knows_events(prepared):
+    if not knows_events(run_dir, prepared):
         log.warning(
             "%s: its events or their split are not those that the run was trained on. Popular items, customers' histories "
             "and what follows an item are taken from them; all that was learned stays as it is.",

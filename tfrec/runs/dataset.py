@@ -1,0 +1,128 @@
+"""Which dataset a run is trained on: kept in the run, so that it is neither taken up nor evaluated on another one.
+
+`dataset.json` holds digests by name: of the ids of `items`, and of `users` where the model has rows for them, in their
+order: what rows of the run's tables mean; and of what was learned from: the `events` with the description of their `split`,
+or, of systems that learn from items, the `items_split`. Of what a run has not kept, any is taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow.parquet as pq
+
+from pipelines.publish import write_whole
+from tfrec.config import ConfigError, RetrievalConfig, RunConfig, system_name
+from tfrec.runs.places import open_run_data
+
+if TYPE_CHECKING:
+    from pipelines.prepared import Prepared
+
+FILE = "dataset.json"
+ROWS = ("items", "users")
+EVENTS, ITEMS = ("events", "split"), ("items_split",)
+
+
+def open_own_data(run_dir: Path, config: RunConfig, *, other_events: bool = False) -> Prepared:
+    """The dataset that a run was trained on.
+
+    Args:
+        run_dir: the run.
+        config: its configuration.
+        other_events: see `check_dataset`.
+
+    Raises:
+        PreparedError, RemoteError: it is not there, or broken.
+        ConfigError: it is another one by now.
+    """
+    prepared = open_run_data(run_dir, config.data)
+    check_dataset(run_dir, prepared, other_events=other_events)
+    return prepared
+
+
+def keep_dataset(run_dir: Path, config: RunConfig, prepared: Prepared) -> None:
+    """Keep in a run what tells its dataset from others; of a run that is taken up, see that it is still the same.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if _kept(run_dir):
+        check_dataset(run_dir, prepared)
+        return
+    if isinstance(config, RetrievalConfig):
+        has_users = config.model.query.kind == "user" or system_name(config) == "ratings"
+        names = ["items", *["users"] * has_users, *EVENTS]
+    else:
+        names = ["items", *ITEMS]
+    write_whole(run_dir / FILE, json.dumps({name: _digest(prepared, name) for name in names}) + "\n")
+
+
+def check_dataset(run_dir: Path, prepared: Prepared, *, other_events: bool = False) -> None:
+    """Refuse a dataset other than the one that a run was trained on: rows of its tables would be of other items, and what is
+    held out by another split may have been trained on.
+
+    Args:
+        run_dir: the run.
+        prepared: the dataset.
+        other_events: take other events of the same items, as where newer purchases are served.
+
+    Raises:
+        ConfigError: its items, or users who matter, are others or in another order; or its events or a split are.
+    """
+    kept = _kept(run_dir)
+    for name in ROWS:
+        if name in _changed(kept, prepared):
+            raise ConfigError(
+                f"{prepared.path}: its {name}, or their order, are not those that the run was trained on, so that rows "
+                "would be taken for others; give the run its own dataset back, or train a new run"
+            )
+    learned = ITEMS if ITEMS[0] in kept else EVENTS
+    if not other_events and _changed(kept, prepared) & set(learned):
+        what = (
+            "the split of its items is not the one" if learned is ITEMS else "its events or their split are not those"
+        )
+        raise ConfigError(
+            f"{prepared.path}: {what} that the run was trained on, so that it could be evaluated on what it learned. The "
+            f"run: {_told(kept, learned)}. The dataset: "
+            f"{_told({name: _digest(prepared, name) for name in learned}, learned)}. Prepare the data again as they were "
+            "for the run, or train a new run (another --out)"
+        )
+
+
+def knows_events(run_dir: Path, prepared: Prepared) -> bool:
+    """Whether a dataset's events and their split are those that a run was trained on; so for runs that kept no record."""
+    return not _changed(_kept(run_dir), prepared) & set(EVENTS)
+
+
+def _kept(run_dir: Path) -> dict[str, str]:
+    file = run_dir / FILE
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _changed(kept: dict[str, str], prepared: Prepared) -> set[str]:
+    """The names under which a dataset is another one."""
+    return {name for name, digest in kept.items() if _digest(prepared, name) != digest}
+
+
+def _digest(prepared: Prepared, name: str) -> str:
+    """A digest of one of `ROWS`, `EVENTS` or `ITEMS`; of tables, only the column is read that it is of."""
+    if name == "split":
+        return json.dumps(prepared.manifest.get("split") or {}, sort_keys=True)
+    if name == "events":
+        return prepared.manifest["files"]["events.parquet"].get("sha256", "")
+    table, column = {"items": ("items", "item_id"), "users": ("users", "user_id"), "items_split": ("items", "split")}[
+        name
+    ]
+    file = prepared.path / f"{table}.parquet"
+    if column not in pq.read_schema(file).names:
+        return ""
+    values = pq.read_table(file, columns=[column])[column].to_pylist()
+    return hashlib.sha256("\n".join(map(str, values)).encode()).hexdigest()
+
+
+def _told(digests: dict[str, str], names: tuple[str, ...]) -> str:
+    """What was learned from, in words: digests shortened, the description of a split whole."""
+    return ", ".join(f"{n} {digests[n] if n == 'split' else digests[n][:12]}" for n in names if n in digests)
