@@ -76,7 +76,9 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
         step's ops, and took longer to trace than the model."""
         step = tf.cast(self.iterations + 1, tf.float32)
         adam = Adam(
-            *(tf.constant(x, tf.float32) for x in (self.beta_1, self.beta_2, self.epsilon)),
+            beta_1=tf.constant(self.beta_1),
+            beta_2=tf.constant(self.beta_2),
+            epsilon=tf.constant(self.epsilon),
             power_1=self.beta_1**step,
             power_2=self.beta_2**step,
         )
