@@ -14,20 +14,15 @@ from tfrec import train
 from tfrec.alignment import sanity_check
 from tfrec.alignment import system as alignment
 from tfrec.alignment.config import AlignmentConfig
-from tfrec.alignment.contrastive import AlignmentModel, info_nce, same_rows
-from tfrec.alignment.metrics import (
-    alignment_metrics,
-    chance,
-    fit_ridge,
-    linear_baseline,
-    match_metrics,
-    match_ranks,
-    unit,
-)
+from tfrec.alignment.contrastive import AlignmentModel
+from tfrec.alignment.metrics import SIDES, alignment_metrics, linear_baseline, unit
 from tfrec.alignment.system import AlignmentAssembly, drop_fields
 from tfrec.encoders.attributes import AttributeEncoder
+from tfrec.evaluation.matching import chance, match_metrics, match_ranks
+from tfrec.evaluation.ridge import fit_ridge
 from tfrec.features.store import FeatureError
 from tfrec.features.writer import FeatureWriter
+from tfrec.losses import info_nce, same_rows
 
 
 def random_units(count, dim=8, seed=0):
@@ -66,13 +61,13 @@ def test_ranks_count_better_ones_and_share_ties():
 def test_a_block_of_queries_at_a_time_gives_the_same_ranks(monkeypatch):
     left, right = random_units(23), random_units(23, seed=1)
     whole = match_metrics(left, right)
-    monkeypatch.setattr("tfrec.alignment.metrics.BLOCK", 5 * 23)
+    monkeypatch.setattr("tfrec.evaluation.matching.BLOCK", 5 * 23)
     blocks = match_metrics(left, right)
     assert {name: values.tolist() for name, values in blocks.items()} == {n: v.tolist() for n, v in whole.items()}
 
 
 def test_chance_is_what_random_vectors_reach():
-    expected = chance(20)
+    expected = chance(20, SIDES)
     found = [match_metrics(random_units(20, seed=s), random_units(20, seed=1000 + s)) for s in range(300)]
     for name in ("top@1", "top@5", "mrr"):
         mean = np.mean([values[name].mean() for values in found])

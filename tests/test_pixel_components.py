@@ -6,7 +6,7 @@ import pytest
 from tests.layer_checks import check_layer
 from tests.metric_data import write_items
 from tests.test_metric_learning import SMALL, configure, run, vectors
-from tfrec.pixel_components import PixelComponents
+from tfrec.metric_learning.pixel_components import PixelComponents
 
 RNG = np.random.default_rng(0)
 PHOTOS = RNG.integers(0, 256, (40, 2, 8, 6, 3)).astype(np.uint8)

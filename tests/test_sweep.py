@@ -17,7 +17,7 @@ from tfrec.analysis.inputs import AnalysisError
 from tfrec.analyze import main as analyze
 from tfrec.child_processes import Children
 from tfrec.errors import SweepError
-from tfrec.metric_learning.names import sign_of
+from tfrec.evaluation.names import sign_of
 from tfrec.runs.lock import only_writer
 from tfrec.sweep import flatten, main, read_results, read_sweep
 

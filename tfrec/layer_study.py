@@ -195,9 +195,9 @@ def probe(
     Returns:
         `probe` with `probe_low` and `probe_high` (95 % bootstrap), and `neighbours`.
     """
-    from tfrec.alignment.metrics import fit_ridge
     from tfrec.evaluation.bootstrap import bootstrap_means
     from tfrec.evaluation.embedding_metrics import knn_hits
+    from tfrec.evaluation.ridge import fit_ridge
 
     centre, spread = vectors[train].mean(0), vectors[train].std(0)
     vectors = ((vectors - centre) / np.maximum(spread, 1e-6)).astype(np.float64)

@@ -1,7 +1,8 @@
-"""The objective of retrieval: one softmax over a set of distinct candidates, with its corrections in a visible order.
+"""Softmax objectives: of retrieval over a set of distinct candidates, with its corrections in a visible order, and of two
+sides of the same items that are to find each other.
 
-Candidates are *distinct* items (those of the batch, drawn ones, or the whole catalogue), so an accidental hit, the
-positive standing among the negatives a second time, cannot occur. Everything is float32, whatever the compute type.
+Candidates of retrieval are *distinct* items (those of the batch, drawn ones, or the whole catalogue), so an accidental hit,
+the positive standing among the negatives a second time, cannot occur. Everything is float32, whatever the compute type.
 """
 
 from collections.abc import Callable
@@ -215,6 +216,30 @@ def weighted_mean(values: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Ten
         weights = tf.ones_like(values)
     (total,) = all_reduce_sum([tf.stop_gradient(tf.reduce_sum(weights))])
     return tf.math.divide_no_nan(tf.reduce_sum(values * weights), total)
+
+
+def info_nce(
+    left: tf.Tensor, right: tf.Tensor, *, temperature: tf.Tensor | float, same: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Mean InfoNCE of both directions with in-batch negatives (Oord et al. 2018, https://arxiv.org/abs/1807.03748).
+
+    Args:
+        left: unit vectors `[B, D]`.
+        right: unit vectors `[B, D]`; row i belongs to row i of `left`.
+        temperature: divides the cosine.
+        same: bool `[B, B]`, True where two rows are of equal content and so are no negatives of each other; None: none.
+    """
+    logits = tf.matmul(left, right, transpose_b=True) / temperature
+    labels = tf.range(tf.shape(logits)[0])
+    losses = [softmax_loss(side, labels, masked=same) for side in (logits, tf.transpose(logits))]
+    return (losses[0] + losses[1]) / 2.0
+
+
+def same_rows(rows: tf.Tensor) -> tf.Tensor:
+    """Which rows of `[B, ...]` int are equal: bool `[B, B]`."""
+    # A number for each distinct row, so that memory does not grow with the width of the rows.
+    _, number = tf.raw_ops.UniqueV2(x=tf.reshape(rows, [tf.shape(rows)[0], -1]), axis=[0])
+    return number[:, None] == number[None]
 
 
 def sampling_log_probability(

@@ -1,6 +1,6 @@
 """The models: towers, an objective, and nothing of files."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +14,20 @@ from tfrec.towers import HistoryTower, ItemTower, ShallowTower, UserTower, norma
 
 SHORT_PART = 4  # histories up to T / SHORT_PART purchases are read apart from longer ones
 CATALOGUE_PART = 8192  # items whose vectors are made at once
+
+
+class Candidates(NamedTuple):
+    """The items that a step's softmax is over, and that its histories are read from.
+
+    Attributes:
+        rows: distinct item rows int32 `[R]`.
+        vectors: theirs, before they are normalised, `[R, D]`.
+        slots: where each item of the catalogue stands among them, int32 `[N]`, -1: nowhere.
+    """
+
+    rows: tf.Tensor
+    vectors: tf.Tensor
+    slots: tf.Tensor
 
 
 class ItemVectors(tf.keras.layers.Layer):
@@ -288,38 +302,37 @@ class TwoTower(tfrs.Model):
                 drawn; `encode_rows` int32 `[E]` and `items` (their content).
             fresh: content vectors `[E, D]` of `encode_rows`; encoded here where None.
         """
-        rows, vectors = self.read_items(inputs, training, fresh)
-        return self.retrieval_loss(self.read_histories(inputs, rows, vectors, training), rows, vectors)
+        candidates = self.read_items(inputs, training, fresh)
+        return self.retrieval_loss(self.read_histories(inputs, candidates, training), candidates)
 
-    def read_items(
-        self, inputs: Batch, training: bool = False, fresh: tf.Tensor | None = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The candidates of a batch: item rows `[R]` and their vectors `[R, D]`."""
+    def read_items(self, inputs: Batch, training: bool = False, fresh: tf.Tensor | None = None) -> Candidates:
+        """The candidates of a batch."""
         fresh_slots = None
         if self.vectors.content:
             fresh = self.encode(inputs, training) if fresh is None else fresh
             fresh_slots = self.vectors.slots(inputs["encode_rows"])
         rows = inputs["rows"] if self.candidate_kind == "in_batch" else tf.range(self.vectors.items)
-        return rows, self.vectors.vectors(rows, fresh, fresh_slots, training)
+        return Candidates(rows, self.vectors.vectors(rows, fresh, fresh_slots, training), self.vectors.slots(rows))
 
     def read_histories(
-        self, inputs: Batch, rows: tf.Tensor, vectors: tf.Tensor, training: bool = False
+        self, inputs: Batch, candidates: Candidates, training: bool = False
     ) -> list[tuple[Batch, tf.Tensor]]:
         """The batch in parts by length of history, each with its queries `[B, T + 1, D]`."""
-        columns = self.vectors.slots(rows)
-        return [(part, self.queries(part, vectors, columns, training)) for part in self._parts(inputs)]
+        _, vectors, slots = candidates
+        return [(part, self.queries(part, vectors, slots, training)) for part in self._parts(inputs)]
 
-    def retrieval_loss(self, parts: list[tuple[Batch, tf.Tensor]], rows: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
-        """The softmax loss of what `read_histories` returned among the candidates `rows` with their `vectors`."""
-        candidates, columns = self.vectors.finish(vectors, rows), self.vectors.slots(rows)
+    def retrieval_loss(self, parts: list[tuple[Batch, tf.Tensor]], candidates: Candidates) -> tf.Tensor:
+        """The softmax loss of what `read_histories` returned among the candidates."""
+        rows, vectors, slots = candidates
+        finished = self.vectors.finish(vectors, rows)
         log_q, losses, weights = None if self.log_q is None else tf.gather(self.log_q, rows), [], []
         for part, queries in parts:  # whose logits are never put together: they are by far the largest arrays of a step
-            queries, labels, weight, bonus, masked = self._examples(part, queries, tf.shape(candidates)[0], columns)
+            queries, labels, weight, bonus, masked = self._examples(part, queries, tf.shape(rows)[0], slots)
             weights.append(weight)
             losses.append(
                 candidate_losses(
                     queries,
-                    candidates,
+                    finished,
                     labels,
                     log_q=log_q,
                     bonus=bonus,

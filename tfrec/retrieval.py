@@ -216,18 +216,15 @@ def evaluate(
         RunError: the training did not finish.
     """
     from tfrec.config import ConfigError, load_config
-    from tfrec.evaluation.baselines import run_baselines
-    from tfrec.evaluation.metrics import summarize_protocol, write_metrics, write_per_user
-    from tfrec.examples import sample_examples, write_examples
     from tfrec.reports.recommender_page import write_recommender_page
 
     if split == "val" and load_config(run_dir / "config.yaml", RetrievalConfig).training.final:
         raise ConfigError(f"--split val: {run_dir} was trained on it (training.final); evaluate it on test")
     assembly = load_assembly(run_dir)
-    config, prepared = assembly.config, assembly.prepared
+    config = assembly.config
     ks = sorted(ks or config.evaluation.k)
     protocol = build_protocol(
-        prepared,
+        assembly.prepared,
         split,
         seen_filter=config.evaluation.seen_filter if seen_filter is None else seen_filter,
         min_rating=config.evaluation.min_rating,
@@ -236,37 +233,56 @@ def evaluate(
         final=config.training.final,
         seed=config.seed,
     )
+    ranking = rank(assembly, protocol, max(ks))
+    content = _write_metrics(run_dir, assembly, protocol, ranking, ks)
+    _write_lists(run_dir, assembly, protocol, ranking, ks)
+    write_recommender_page(run_dir, assembly.prepared)
+    return content
+
+
+def _write_metrics(
+    run_dir: Path, assembly: RetrievalAssembly, protocol: Protocol, ranking: Ranking, ks: list[int]
+) -> dict:
+    """Write `metrics.json`: the model's metrics, beside those of the rules and of the best that could be had."""
+    from tfrec.evaluation.baselines import run_baselines
+    from tfrec.evaluation.metrics import summarize_protocol, write_metrics
+
+    config, split = assembly.config, protocol.split
     about = protocol.describe() | {"recipe": config.recipe, "training_seed": config.seed}
     _tell_repeats(about)
-    ranking = rank(assembly, protocol, max(ks))
-    ranked, vectors = ranking.rows, ranking.candidates
-    metrics, cohorts = summarize_protocol(protocol, ranked, vectors=vectors, ks=ks, seed=config.seed)
+    judged = {"vectors": ranking.candidates, "ks": ks, "seed": config.seed}
+    metrics, cohorts = summarize_protocol(protocol, ranking.rows, **judged)
     found = metrics.get(f"recall@{max(ks)}")
     log.info("%s: recall@%d %s", split, max(ks), found and round(found["value"], 4))
-    baselines = {}
-    for name, lists in run_baselines(prepared, protocol, max(ks)):
-        baselines[name] = summarize_protocol(protocol, lists, vectors=vectors, ks=ks, seed=config.seed)[0]
+    baselines = {
+        name: summarize_protocol(protocol, lists, **judged)[0]
+        for name, lists in run_baselines(assembly.prepared, protocol, max(ks))
+    }
     own, of_rules = assembly.further_metrics(split, lambda protocol: protocol_queries(assembly, protocol)[0])
-    metrics, baselines = metrics | own, baselines | of_rules
-    more = {}
-    reachable = best_reachable(prepared, protocol, ks)
-    if reachable:
-        more["oracle"] = reachable
-    content = write_metrics(
+    reachable = best_reachable(assembly.prepared, protocol, ks)
+    return write_metrics(
         run_dir / "metrics.json",
         protocol=about,
-        metrics=metrics,
-        baselines=baselines,
+        metrics=metrics | own,
+        baselines=baselines | of_rules,
         cohorts=cohorts,
-        **more,
+        **({"oracle": reachable} if reachable else {}),
     )
-    write_per_user(run_dir / "users.parquet", protocol, ranked, list(prepared.users["user_id"]), ks)
-    examples = sample_examples(protocol, ranked, ranking.scores, prepared.users["user_id"])
-    if config.model.query.kind == "history":
+
+
+def _write_lists(
+    run_dir: Path, assembly: RetrievalAssembly, protocol: Protocol, ranking: Ranking, ks: list[int]
+) -> None:
+    """Write each customer's metrics and some customers' lists with their reasons: `users.parquet`, `examples.json`."""
+    from tfrec.evaluation.metrics import write_per_user
+    from tfrec.examples import sample_examples, write_examples
+
+    users = assembly.prepared.users["user_id"]
+    write_per_user(run_dir / "users.parquet", protocol, ranking.rows, list(users), ks)
+    examples = sample_examples(protocol, ranking.rows, ranking.scores, users)
+    if assembly.config.model.query.kind == "history":
         _add_reasons(assembly, protocol, examples, ranking)
     write_examples(run_dir, examples)
-    write_recommender_page(run_dir, prepared)
-    return content
 
 
 def _tell_repeats(about: dict) -> None:

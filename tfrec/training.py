@@ -21,8 +21,8 @@ from pipelines.publish import filled_whole, put_back, write_whole
 from tfrec.attention import ResumableDropout
 from tfrec.config import ConfigError, TrainingConfig
 from tfrec.distributed.workers import Workers, all_gather_rows, all_reduce_sum, variables_of
+from tfrec.evaluation.names import sign_of
 from tfrec.graphs import on_cpu, skip_rewrites
-from tfrec.metric_learning.names import sign_of
 from tfrec.optimizers import LazyAdamW
 from tfrec.processor import multiplies_bfloat16
 from tfrec.runs.finished import RunError, check_finished, tell_finished

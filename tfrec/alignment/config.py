@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from tfrec.config import ImageConfig, RunConfig, TrainingConfig
+from tfrec.evaluation.names import match_names
 
 
 @dataclass
@@ -75,8 +76,3 @@ class AlignmentConfig(RunConfig):
 
     def monitors(self) -> list[str]:
         return [*match_names("photo", "attributes"), "positive_cosine", "loss"]
-
-
-def match_names(*sides: str) -> list[str]:
-    """The metrics of two sides that find each other (`tfrec.alignment.metrics.match_metrics`), by the side that is found."""
-    return [f"{side}_{name}" for side in sides for name in ("top@1", "top@5", "mrr")]

@@ -1,35 +1,11 @@
-"""The symmetric InfoNCE objective, and the model that brings attributes into the space of photos."""
+"""The model that brings attributes into the space of photos."""
 
 import tensorflow as tf
 
 from pipelines.batches import Batch
 from tfrec.encoders.attributes import AttributeEncoder
-from tfrec.losses import softmax_loss
+from tfrec.losses import info_nce, same_rows
 from tfrec.trainable import Trainable
-
-
-def info_nce(
-    left: tf.Tensor, right: tf.Tensor, *, temperature: tf.Tensor | float, same: tf.Tensor | None = None
-) -> tf.Tensor:
-    """Mean InfoNCE of both directions with in-batch negatives (Oord et al. 2018, https://arxiv.org/abs/1807.03748).
-
-    Args:
-        left: unit vectors `[B, D]`.
-        right: unit vectors `[B, D]`; row i belongs to row i of `left`.
-        temperature: divides the cosine.
-        same: bool `[B, B]`, True where two rows are of equal content and so are no negatives of each other; None: none.
-    """
-    logits = tf.matmul(left, right, transpose_b=True) / temperature
-    labels = tf.range(tf.shape(logits)[0])
-    losses = [softmax_loss(side, labels, masked=same) for side in (logits, tf.transpose(logits))]
-    return (losses[0] + losses[1]) / 2.0
-
-
-def same_rows(rows: tf.Tensor) -> tf.Tensor:
-    """Which rows of `[B, ...]` int are equal: bool `[B, B]`."""
-    # A number for each distinct row, so that memory does not grow with the width of the rows.
-    _, number = tf.raw_ops.UniqueV2(x=tf.reshape(rows, [tf.shape(rows)[0], -1]), axis=[0])
-    return number[:, None] == number[None]
 
 
 class AlignmentModel(Trainable):

@@ -1,35 +1,15 @@
-"""How well two sides of the same items find each other, and what chance and a linear model reach."""
+"""How well photos and attributes find each other, and what a linear model reaches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from tfrec.evaluation.bootstrap import bootstrap_means, exact
+from tfrec.evaluation.bootstrap import bootstrap_means
+from tfrec.evaluation.matching import match_both_ways, match_metrics
+from tfrec.evaluation.ridge import fit_ridge
 
-TOP = (1, 5)
-BLOCK = 1 << 26  # similarities that are held at once
+SIDES = ("photo", "attributes")
 MAIN = ("photo_top@5", "photo_mrr", "attributes_top@5", "attributes_mrr")  # first in every table
-
-
-def match_ranks(similarity: np.ndarray, first: int = 0) -> np.ndarray:
-    """The place of each query's own target, from 1: float64 `[Q]`.
-
-    Args:
-        similarity: `[Q, N]`, the target of row i in column `first` + i. Equal scores share their mean place, so that a model
-            that gives all the same score is no better than chance.
-        first: column of the first row's target.
-    """
-    own = np.diagonal(similarity, first)[:, None]
-    above, equal = (similarity > own).sum(1), (similarity == own).sum(1)
-    return 1.0 + above + (equal - 1) / 2.0
-
-
-def match_metrics(queries: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
-    """Per-query metrics of finding `targets` `[N, D]` by `queries` `[N, D]`, matched row by row: name -> `[N]`."""
-    rows = max(1, BLOCK // max(1, len(targets)))
-    blocks = [match_ranks(queries[start : start + rows] @ targets.T, start) for start in range(0, len(queries), rows)]
-    ranks = np.concatenate(blocks) if blocks else np.zeros(0)
-    return {**{f"top@{k}": (ranks <= k).astype(float) for k in TOP}, "mrr": 1.0 / ranks}
 
 
 def alignment_metrics(attributes: np.ndarray, photos: np.ndarray, *, seed: int = 0) -> dict[str, dict[str, float]]:
@@ -44,18 +24,10 @@ def alignment_metrics(attributes: np.ndarray, photos: np.ndarray, *, seed: int =
         `photo_top@5`, `photo_mrr`, `photo_top@1` (attributes find the photo), the same with `attributes_` (the photo
         finds the attributes), and `positive_cosine`: name -> value, low, high.
     """
-    values = {f"photo_{name}": value for name, value in match_metrics(attributes, photos).items()}
-    values |= {f"attributes_{name}": value for name, value in match_metrics(photos, attributes).items()}
+    values = match_both_ways(photos, attributes, SIDES)
     values["positive_cosine"] = np.einsum("nd,nd->n", attributes, photos).astype(float)
     found = bootstrap_means(values, seed=seed)
     return {name: found[name] for name in (*MAIN, *(name for name in found if name not in MAIN))}
-
-
-def chance(count: int) -> dict[str, dict[str, float]]:
-    """What a random order of `count` candidates reaches on average."""
-    mrr = float((1.0 / np.arange(1, count + 1)).mean())
-    values = {f"top@{k}": min(1.0, k / count) for k in TOP} | {"mrr": mrr}
-    return {f"{side}_{name}": exact(value) for side in ("photo", "attributes") for name, value in values.items()}
 
 
 def linear_baseline(
@@ -92,17 +64,6 @@ def linear_baseline(
 
     attributes, photos = evaluated(max(strengths, key=quality), train, test)
     return alignment_metrics(attributes, photos, seed=seed)
-
-
-def fit_ridge(inputs: np.ndarray, outputs: np.ndarray, strength: float) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from inputs `[N, P]` to predicted outputs `[N, A]`, solved for the smaller of N and P."""
-    x_mean, y_mean = inputs.mean(0), outputs.mean(0)
-    x, y = inputs - x_mean, outputs - y_mean
-    if len(x) < x.shape[1]:
-        weights = x.T @ np.linalg.solve(x @ x.T + strength * np.eye(len(x)), y)
-    else:
-        weights = np.linalg.solve(x.T @ x + strength * np.eye(x.shape[1]), x.T @ y)
-    return lambda values: (values - x_mean) @ weights + y_mean
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

@@ -71,8 +71,9 @@ def evaluate(run_dir: Path, *, split: str = "test") -> dict:
     Returns:
         The content of metrics.json.
     """
-    from tfrec.alignment.metrics import alignment_metrics, chance, linear_baseline
+    from tfrec.alignment.metrics import SIDES, alignment_metrics, linear_baseline
     from tfrec.config import load_config
+    from tfrec.evaluation.matching import chance
     from tfrec.evaluation.metrics import write_metrics
     from tfrec.reports.metrics_page import write_metrics_page
     from tfrec.training import prepare_evaluation, restore_weights
@@ -90,7 +91,7 @@ def evaluate(run_dir: Path, *, split: str = "test") -> dict:
     place = np.arange(len(fitted) + len(rows))
     raw = assembly.raw(PIXELS, np.concatenate([fitted, rows]))
     baselines = {
-        "chance": chance(len(rows)),
+        "chance": chance(len(rows), SIDES),
         "linear": linear_baseline(*raw, place[: len(fitted)], place[len(fitted) :], seed=config.seed),
     }
     about = {
@@ -196,14 +197,14 @@ class AlignmentAssembly:
 
     def validate(self) -> dict[str, float]:
         """Metrics on the validation items."""
-        from tfrec.alignment.metrics import match_metrics
+        from tfrec.alignment.metrics import SIDES
+        from tfrec.evaluation.matching import match_both_ways
 
         rows = self.rows("val")
         attributes, photos = self.vectors(rows)
-        found = {f"photo_{name}": v.mean() for name, v in match_metrics(attributes, photos).items()}
-        found |= {f"attributes_{name}": v.mean() for name, v in match_metrics(photos, attributes).items()}
+        found = {name: float(values.mean()) for name, values in match_both_ways(photos, attributes, SIDES).items()}
         cosine = float(np.einsum("nd,nd->n", attributes, photos).mean())
-        return {**{k: float(v) for k, v in found.items()}, "positive_cosine": cosine, "loss": self.loss(rows)["value"]}
+        return {**found, "positive_cosine": cosine, "loss": self.loss(rows)["value"]}
 
     def raw(self, size: tuple[int, int], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pixels in 0..1 `[R, P]` and one-hot attributes `[R, A]` of items: what the linear baseline reads."""

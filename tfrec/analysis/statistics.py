@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from tfrec.analysis.inputs import AnalysisError
-from tfrec.metric_learning.names import sign_of
+from tfrec.evaluation.names import sign_of
 
 EXACT_PAIRS = 14  # up to here all 2^n sign flips are tried
 FLIPS = 20_000

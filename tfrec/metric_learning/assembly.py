@@ -25,7 +25,7 @@ from tfrec.metric_learning.losses import LOSSES, MetricLoss
 from tfrec.metric_learning.miners import MININGS
 from tfrec.metric_learning.model import MetricLearner
 from tfrec.metric_learning.multi_view import MultiViewEncoder, ViewFusion
-from tfrec.pixel_components import PixelComponents
+from tfrec.metric_learning.pixel_components import PixelComponents
 from tfrec.sampling import sample_rows
 
 EMBED_BATCH = 256

@@ -5,7 +5,7 @@ import tensorflow_recommenders as tfrs
 
 from tfrec.metric_learning.losses import MetricLoss, normalize
 from tfrec.metric_learning.multi_view import MultiViewEncoder
-from tfrec.pixel_components import PixelComponents
+from tfrec.metric_learning.pixel_components import PixelComponents
 
 
 class MetricLearner(tfrs.Model):

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from tfrec.alignment.config import match_names
 from tfrec.config import RunConfig, TrainingConfig
+from tfrec.evaluation.names import match_names
 
 
 @dataclass

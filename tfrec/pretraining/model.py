@@ -6,10 +6,9 @@ from typing import Any
 import tensorflow as tf
 
 from pipelines.batches import Batch
-from tfrec.alignment.contrastive import info_nce, same_rows
 from tfrec.encoders.sides import ImageSide, Side, TextSide
 from tfrec.encoders.text import BertEncoder, ClipTextEncoder
-from tfrec.losses import softmax_losses, weighted_mean
+from tfrec.losses import info_nce, same_rows, softmax_losses, weighted_mean
 from tfrec.trainable import Trainable
 
 
@@ -49,6 +48,9 @@ class PretrainModel(Trainable):
         self.words = MaskedWords(text.encoder, name="words") if mlm else None
         self.mlm_weight, self.contrastive_weight = mlm, contrastive if image else 0.0
         self.log_scale = tf.Variable(-math.log(temperature), name="log_scale", trainable=bool(image))
+        # Graphs of what every validation runs, traced once in the model's life.
+        self.text_graph = tf.function(self.text_vectors, autograph=False, reduce_retracing=True)
+        self.photo_graph = tf.function(self.photo_vectors, autograph=False, reduce_retracing=True)
 
     @property
     def sides(self) -> list[Side]:

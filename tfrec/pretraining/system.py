@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("tfrec")
 
 EVALUATION_BATCH = 64
+SIDES = ("photo", "text")
 
 
 def train(config: PretrainConfig, run_dir: Path) -> None:
@@ -109,14 +110,13 @@ def vectors(data: PretrainData, model: PretrainModel, rows: np.ndarray) -> tuple
     from pipelines.photos.pixels import decode_photos
 
     texts, photos = [], []
-    of_text, of_photo = (tf.function(vectors, autograph=False) for vectors in (model.text_vectors, model.photo_vectors))
     for start in range(0, len(rows), EVALUATION_BATCH):
         contents = data.contents(rows[start : start + EVALUATION_BATCH])
         pixels = contents.get("photos")
         if pixels is None:
             pixels = decode_photos(tf.constant(contents["photo_bytes"]), data.config.model.image.size)[0]
-        texts.append(of_text(tf.constant(contents["tokens"])).numpy())
-        photos.append(of_photo(tf.constant(pixels)).numpy())
+        texts.append(model.text_graph(tf.constant(contents["tokens"])).numpy())
+        photos.append(model.photo_graph(tf.constant(pixels)).numpy())
     return np.concatenate(texts), np.concatenate(photos)
 
 
@@ -127,7 +127,7 @@ def held_out_metrics(data: PretrainData, model: PretrainModel) -> dict[str, floa
     import tensorflow as tf
 
     from pipelines.batches import make_dataset
-    from tfrec.alignment.metrics import match_metrics
+    from tfrec.evaluation.matching import match_both_ways
     from tfrec.pretraining.data import hide_words
 
     found: dict[str, float] = {}
@@ -147,8 +147,7 @@ def held_out_metrics(data: PretrainData, model: PretrainModel) -> dict[str, floa
         found["loss"] = found["words_loss"]
     if model.image is not None:
         texts, photos = vectors(data, model, data.held)
-        found |= {f"photo_{name}": float(v.mean()) for name, v in match_metrics(texts, photos).items()}
-        found |= {f"text_{name}": float(v.mean()) for name, v in match_metrics(photos, texts).items()}
+        found |= {name: float(values.mean()) for name, values in match_both_ways(photos, texts, SIDES).items()}
     return found
 
 
@@ -161,8 +160,8 @@ def evaluate(run_dir: Path) -> dict:
     Returns:
         The content of metrics.json.
     """
-    from tfrec.alignment.metrics import chance
     from tfrec.config import load_config
+    from tfrec.evaluation.matching import chance
     from tfrec.evaluation.metrics import write_metrics
     from tfrec.reports.metrics_page import write_metrics_page
     from tfrec.training import prepare_evaluation, restore_weights
@@ -173,7 +172,7 @@ def evaluate(run_dir: Path) -> dict:
     restore_weights(model, run_dir)
     values = held_out_metrics(data, model)
     metrics = {name: exact(value) for name, value in values.items()}
-    by_chance = {name.replace("attributes_", "text_"): value for name, value in chance(len(data.held)).items()}
+    by_chance = chance(len(data.held), SIDES)
     about = {
         "recipe": config.recipe,
         "dataset": data.prepared.manifest["dataset"],

@@ -10,7 +10,7 @@ import tensorflow_recommenders as tfrs
 from pipelines.batches import Batch
 from tfrec.attention import ResumableDropout
 from tfrec.losses import weighted_mean
-from tfrec.models import TwoTower
+from tfrec.models import Candidates, TwoTower
 from tfrec.ratings.config import RatingTask
 from tfrec.towers import normal
 
@@ -130,27 +130,24 @@ class RatingTwoTower(TwoTower):
 
     def compute_loss(self, inputs: Batch, training: bool = False, fresh: tf.Tensor | None = None) -> tf.Tensor:
         """The weighted sum of both tasks' losses; `inputs` also hold `ratings` float32 `[B, T + 1]` of the targets."""
-        rows, vectors = self.read_items(inputs, training, fresh)
-        parts = self.read_histories(inputs, rows, vectors, training)
+        candidates = self.read_items(inputs, training, fresh)
+        parts = self.read_histories(inputs, candidates, training)
         liked = [(self._liked(part), queries) for part, queries in parts]
-        loss = self.options.retrieval_weight * self.retrieval_loss(liked, rows, vectors)
-        return loss + self.options.weight * self._rating_loss(parts, rows, vectors, training)
+        loss = self.options.retrieval_weight * self.retrieval_loss(liked, candidates)
+        return loss + self.options.weight * self._rating_loss(parts, candidates, training)
 
     def _liked(self, part: Batch) -> Batch:
         """The part with the targets of retrieval: a disliked item is read, and not recommended."""
         return part | {"weights": part["weights"] * tf.cast(part["ratings"] >= self.options.liked, tf.float32)}
 
-    def _rating_loss(
-        self, parts: list[tuple[Batch, tf.Tensor]], rows: tf.Tensor, vectors: tf.Tensor, training: bool
-    ) -> tf.Tensor:
-        columns = self.vectors.slots(rows)
-        examples = [self._rated(part, queries, columns, vectors) for part, queries in parts]
+    def _rating_loss(self, parts: list[tuple[Batch, tf.Tensor]], candidates: Candidates, training: bool) -> tf.Tensor:
+        examples = [self._rated(part, queries, candidates) for part, queries in parts]
         inputs = {name: tf.concat([example[name] for example in examples], 0) for name in examples[0]}
         ratings, squares = self.head(inputs, training=training)
         errors = self.ranking(labels=inputs["rating"][:, None], predictions=ratings[:, None], training=training)
         return weighted_mean(errors) + self.options.penalty * weighted_mean(squares)
 
-    def _rated(self, part: Batch, queries: tf.Tensor, columns: tf.Tensor, vectors: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _rated(self, part: Batch, queries: tf.Tensor, candidates: Candidates) -> dict[str, tf.Tensor]:
         """What the head reads of a part's targets, and their ratings, `[P, ...]` each."""
         examples = part["targets"] >= 0
         item = tf.boolean_mask(part["targets"], examples)
@@ -159,7 +156,7 @@ class RatingTwoTower(TwoTower):
             "user": tf.boolean_mask(tf.repeat(part["user"][:, None], places, 1), examples),
             "item": item,
             "query": tf.boolean_mask(queries, examples)[:, : self.vectors.dim],  # without the 1 that reads a bias
-            "candidate": tf.gather(vectors, tf.gather(columns, item)),
+            "candidate": tf.gather(candidates.vectors, tf.gather(candidates.slots, item)),
             "rating": tf.boolean_mask(part["ratings"], examples),
         }
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from tfrec.evaluation.bootstrap import Interval, shown
-from tfrec.metric_learning.names import sign_of
+from tfrec.evaluation.names import sign_of
 from tfrec.reports.page import Table
 
 ACRONYMS = ("ndcg", "map", "mrr", "rmse", "mae", "knn", "ari", "nmi")

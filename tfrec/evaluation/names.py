@@ -1,4 +1,4 @@
-"""Which way a metric is better, told by its name: what training, reports and the comparison of runs rank by."""
+"""Metrics by their names: which way one is better, and what those of two sides that find each other are called."""
 
 from __future__ import annotations
 
@@ -13,3 +13,8 @@ def sign_of(name: str) -> int:
     """
     last = name.removesuffix(".low").removesuffix(".high").rpartition(".")[2]
     return -1 if last.rpartition("_")[2] in SMALLER_IS_BETTER else 1
+
+
+def match_names(*sides: str) -> list[str]:
+    """The metrics of sides that find each other (`tfrec.evaluation.matching`), by the side that is found."""
+    return [f"{side}_{name}" for side in sides for name in ("top@1", "top@5", "mrr")]
