@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -250,7 +250,7 @@ def _write_metrics(
     config, split = assembly.config, protocol.split
     about = protocol.describe() | {"recipe": config.recipe, "training_seed": config.seed}
     _tell_repeats(about)
-    judged = {"vectors": ranking.candidates, "ks": ks, "seed": config.seed}
+    judged: dict[str, Any] = {"vectors": ranking.candidates, "ks": ks, "seed": config.seed}
     metrics, cohorts = summarize_protocol(protocol, ranking.rows, **judged)
     found = metrics.get(f"recall@{max(ks)}")
     log.info("%s: recall@%d %s", split, max(ks), found and round(found["value"], 4))

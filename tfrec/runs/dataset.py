@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 FILE = "dataset.json"
 ROWS = ("items", "users")
 EVENTS, ITEMS = ("events", "split"), ("items_split",)
+COLUMNS = {"items": ("items", "item_id"), "users": ("users", "user_id"), "items_split": ("items", "split")}
 
 
 def open_own_data(run_dir: Path, config: RunConfig, *, other_events: bool = False) -> Prepared:
@@ -73,14 +74,15 @@ def check_dataset(run_dir: Path, prepared: Prepared, *, other_events: bool = Fal
         ConfigError: its items, or users who matter, are others or in another order; or its events or a split are.
     """
     kept = _kept(run_dir)
+    changed = _changed(kept, prepared)
     for name in ROWS:
-        if name in _changed(kept, prepared):
+        if name in changed:
             raise ConfigError(
                 f"{prepared.path}: its {name}, or their order, are not those that the run was trained on, so that rows "
                 "would be taken for others; give the run its own dataset back, or train a new run"
             )
     learned = ITEMS if ITEMS[0] in kept else EVENTS
-    if not other_events and _changed(kept, prepared) & set(learned):
+    if not other_events and changed & set(learned):
         what = (
             "the split of its items is not the one" if learned is ITEMS else "its events or their split are not those"
         )
@@ -113,9 +115,7 @@ def _digest(prepared: Prepared, name: str) -> str:
         return json.dumps(prepared.manifest.get("split") or {}, sort_keys=True)
     if name == "events":
         return prepared.manifest["files"]["events.parquet"].get("sha256", "")
-    table, column = {"items": ("items", "item_id"), "users": ("users", "user_id"), "items_split": ("items", "split")}[
-        name
-    ]
+    table, column = COLUMNS[name]
     file = prepared.path / f"{table}.parquet"
     if column not in pq.read_schema(file).names:
         return ""
