@@ -78,11 +78,13 @@ class PartEncoder:
 
     def _make(self, number: int) -> int:
         from tfrec.features.blocks import checked
+        from tfrec.graphs import with_rewrites
 
         cut = self.cuts[number]
         path = self.writer.part_file(cut)
         if not path.exists():  # else it was made by a worker that died after it
-            places, features = zip(*self.blocks(*cut), strict=True)
+            with with_rewrites():  # as where one process encodes: without them, the last bit of a number may differ
+                places, features = zip(*self.blocks(*cut), strict=True)
             arrays: dict[str, Any] = {
                 name: checked(np.concatenate([block[name] for block in features]), self.writer.side)
                 for name in features[0]
