@@ -34,18 +34,16 @@ settings.register_profile("tfrec", derandomize=True, deadline=None)
 settings.load_profile("tfrec")
 
 
-LONGEST = {
-    f"tests.test_{name}"
-    for name in (
-        "published_training workers serving_loader serve_life train_command metric_learning retrieve ray_training "
-        "shop_pipeline serving_model ray_encoding training pretrain ratings models notebook"
-    ).split()
-}
+LONGEST = [
+    *("published_training", "workers", "serving_loader", "serve_life", "train_command", "metric_learning", "retrieve"),
+    *("ray_training", "shop_pipeline", "serving_model", "ray_encoding", "training", "pretrain", "ratings", "models"),
+    "notebook",
+]
 
 
 def pytest_collection_modifyitems(items):
     """Begin with the longest files, of a minute or two and more, or the workers wait for one's at the end."""
-    items.sort(key=lambda item: item.module.__name__ not in LONGEST)
+    items.sort(key=lambda item: item.module.__name__.removeprefix("tests.test_") not in LONGEST)
 
 
 @pytest.fixture(autouse=True, scope="module")
