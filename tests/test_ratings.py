@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 
@@ -12,6 +13,7 @@ import pytest
 
 from pipelines.__main__ import main as prepare
 from pipelines.prepared import PreparedWriter, open_prepared
+from tfrec.evaluation.baselines import item_cosine
 from tfrec.evaluation.protocol import ProtocolError, build_protocol
 from tfrec.ratings.model import USER_SCALE, RatingHead
 from tfrec.ratings.system import rating_errors, rating_rules
@@ -102,6 +104,15 @@ def test_a_random_split_is_predicted_from_all_that_is_left(movies):
         assert protocol.history[row].tolist() == known["item"].tolist()
         assert set(protocol.targets[row]) == set(held["item"][held["rating"] >= 4])
         assert set(protocol.excluded()[row]) == set(known["item"][known["rating"] >= 4])
+
+
+def test_rules_neither_count_nor_read_what_was_not_liked(movies):
+    prepared = open_prepared(movies)
+    events, protocol = prepared.events(), build_protocol(prepared, "test", min_rating=4.0, seen_filter=True)
+    assert len(protocol.known) == ((events["split"] < 2) & (events["rating"] >= 4)).sum()
+    assert protocol.history.lengths.sum() > protocol.liked.lengths.sum()
+    liked = replace(protocol, history=protocol.liked)
+    np.testing.assert_array_equal(item_cosine(protocol, 5), item_cosine(liked, 5))
 
 
 def test_the_recipe_learns_what_each_user_likes(movies, tmp_path):

@@ -5,7 +5,8 @@
 * `item_cosine`: items bought by the same customers as the history's, cosine of co-occurrence.
 * `tfidf`: items whose text and attributes resemble the history's.
 
-Where the split holds out new items alone, the rules leave out what the user has, whether or not seen items are filtered
+Where ratings are given and low ones are no targets (`min_rating`), the rules neither count them nor read them, `repurchase`
+apart. Where the split holds out new items alone, the rules leave out what the user has, whether or not seen items are filtered
 (`repurchase` apart, which would be nothing then).
 
 Every list is filled up with popular items, so cold users get the popular ones. All work runs in chunks of
@@ -134,9 +135,9 @@ def _rank(protocol: Protocol, k: int, score: Callable[[sparse.csr_array], np.nda
     Args:
         protocol: who is evaluated on what.
         k: length of the lists.
-        score: from the distinct histories of some users, 0/1 `[B, N]`, to scores `[N, B]`.
+        score: from the distinct items of some users' histories that count, 0/1 `[B, N]`, to scores `[N, B]`.
     """
-    history, excluded = protocol.history.distinct(), protocol.excluded()
+    history, excluded = protocol.liked.distinct(), protocol.excluded()
 
     def chunk(start: int) -> Ranked:
         part = history.slice(start, start + DENSE_USERS)

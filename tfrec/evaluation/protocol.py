@@ -64,7 +64,7 @@ class Protocol:
         targets: `U` rows of distinct items, at least one each.
         query_time: int64 `[U]`, the moment of prediction: the window's start (temporal) or the held-out
             event's time.
-        known: every event that was known before the held-out ones, of all users; what baselines may count.
+        known: every event that was known before the held-out ones, of all users, and counts; what baselines learn from.
         n_items: size of the catalogue; every item is a candidate.
         target_repeat: bool `[T]`, the target is in that user's history.
         target_cold: bool `[T]`, the target was never sold in what the model was trained on.
@@ -72,7 +72,7 @@ class Protocol:
             or dropped.
         dropped_targets: targets that `seen_filter` dropped, of all users.
         dropped_users: users who had none left.
-        min_rating: events rated lower are no targets, and the seen filter passes over them; 0: all count.
+        min_rating: events rated lower are no targets, and neither the seen filter nor a baseline counts them; 0: all count.
         liked: the events of the history that count.
         eligible_users: users who could be evaluated before sampling to `max_users` by `seed`.
     """
@@ -219,7 +219,7 @@ def build_protocol(
             f"{_filters_told(min_rating, held_out, targets, seen_filter=seen_filter)}. "
             "Prepare the data with a longer test period or more events."
         )
-    trained = np.zeros(n_items, bool)
+    known, trained = earlier & counts, np.zeros(n_items, bool)
     trained[log.item[part <= SPLIT_CODES["val" if final else "train"]]] = True
     chosen = targets.take(users)
     return Protocol(
@@ -231,7 +231,7 @@ def build_protocol(
         liked=liked.take(users),
         targets=chosen,
         query_time=_query_times(split_info, split, log.time[first_held[users]]),
-        known=Events(log.user[earlier], log.item[earlier], log.time[earlier]),
+        known=Events(log.user[known], log.item[known], log.time[known]),
         n_items=n_items,
         target_repeat=repeat[np.isin(targets.rows, users)],
         target_cold=~trained[chosen.items],
