@@ -6,8 +6,8 @@
 * `tfidf`: items whose text and attributes resemble the history's.
 
 Where ratings are given and low ones are no targets (`min_rating`), the rules neither count them nor read them, `repurchase`
-apart. Where the split holds out new items alone, the rules leave out what the user has, whether or not seen items are filtered
-(`repurchase` apart, which would be nothing then).
+apart. Where the split holds out new items alone, they leave out what the user has, whether or not seen items are filtered
+(`repurchase` apart again, which would be nothing then).
 
 Every list is filled up with popular items, so cold users get the popular ones. All work runs in chunks of
 bounded memory; for very many users, sample them in the protocol (`max_users`).
