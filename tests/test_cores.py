@@ -48,7 +48,10 @@ import sys, tempfile
 from pathlib import Path
 import numpy as np
 import tfrec, tensorflow as tf
-from tfrec.cores import calls_at_a_time, one_thread_an_op
+from tfrec.cores import calls_at_a_time, one_thread_an_op, threads_for
+for own, threads in ((.5, 1), (2.0, 2)):
+    threads_for(own)
+    assert tf.config.threading.get_intra_op_parallelism_threads() == threads
 assert calls_at_a_time(4) == 1
 one_thread_an_op()
 assert (calls_at_a_time(4), calls_at_a_time(.5)) == (4, 1) and calls_at_a_time() >= 1

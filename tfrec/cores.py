@@ -29,6 +29,17 @@ def one_thread_an_op() -> None:
         tf.config.threading.set_intra_op_parallelism_threads(1)
 
 
+def threads_for(cores: float) -> None:
+    """Give the ops of this process as many threads as it has cores to itself: workers of one machine that each had a thread
+    for every core would wait for each other's.
+
+    To be called before TensorFlow runs anything.
+    """
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(max(1, int(cores)))
+
+
 def calls_at_a_time(own: float | None = None) -> int:
     """How many calls of a model keep the cores of this process busy.
 

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tfrec.config import ConfigError
-from tfrec.distributed.ray_parts import EngineError, cluster, cores_each, import_ray
+from tfrec.distributed.ray_parts import EngineError, cluster, cores_each, import_ray, own_cores
 
 if TYPE_CHECKING:
     from ray.train import ScalingConfig
@@ -61,12 +61,14 @@ def work(settings: dict[str, Any]) -> None:
     os.chdir(settings["folder"])  # which the paths in the options start from
     from tfrec.command import log_to
     from tfrec.config import RetrievalConfig, load_config
+    from tfrec.cores import threads_for
     from tfrec.distributed.cluster import place_in_cluster
     from tfrec.retrieval import train
 
     run_dir = Path(settings["run"])
     config = load_config(run_dir / "config.yaml", RetrievalConfig)
     log.setLevel(logging.INFO)
+    threads_for(own_cores() or 1.0)
     if place_in_cluster().chief:
         log_to(run_dir / "training.log")
     train(config, run_dir)
