@@ -79,7 +79,7 @@ $(DEMO_RECS): $(DEMO_RUN)/.exported
 # ---- checks ----------------------------------------------------------------------------------------------------
 
 test: lint types ## lint, types and every test (under 15 minutes)
-	$(PY) -m pytest -ra -n 3 --dist loadfile --durations=25 $(PYTEST_ARGS)
+	$(PY) -m pytest -ra -n 3 --dist loadfile --no-loadscope-reorder --durations=25 $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev ## ruff: rules and format
 	$(PY) -m ruff check .

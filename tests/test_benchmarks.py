@@ -22,6 +22,7 @@ from benchmarks import (
     shop,
     start,
     step,
+    update,
     workers,
 )
 from benchmarks.load import Answers, Load
@@ -44,6 +45,12 @@ def test_processes_are_timed_in_turns_and_failures_told():
     assert "| help |" in start.table(runs)
     with pytest.raises(RuntimeError, match="oh no"):
         start.time_processes({"broken": ["-c", "raise SystemExit('oh no')"]}, 1)
+
+
+def test_both_optimizers_update_the_same_weights():
+    own, keras = (contender(update.Work(blocks=1, steps=2))() for contender in update.CONTENDERS.values())
+    assert own[0] == keras[0] > 1_000_000
+    assert [len(own[2]), len(keras[2])] == [2, 2]
 
 
 def test_a_second_worker_is_judged_by_what_grows_with_the_work(tmp_path, monkeypatch):
