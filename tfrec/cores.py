@@ -18,17 +18,6 @@ Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
-def one_thread_an_op() -> None:
-    """Give each op of this process one thread, for calls that run side by side.
-
-    To be called before TensorFlow runs anything; a process in which it runs already stays as it is.
-    """
-    import tensorflow as tf
-
-    with contextlib.suppress(RuntimeError):  # it runs: `calls_at_a_time` says so
-        tf.config.threading.set_intra_op_parallelism_threads(1)
-
-
 def threads_for(cores: float) -> None:
     """Give the ops of this process as many threads as it has cores to itself: workers of one machine that each had a thread
     for every core would wait for each other's.
@@ -38,6 +27,15 @@ def threads_for(cores: float) -> None:
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(max(1, int(cores)))
+
+
+def one_thread_an_op() -> None:
+    """Give each op of this process one thread, for calls that run side by side.
+
+    To be called before TensorFlow runs anything; a process in which it runs already stays as it is.
+    """
+    with contextlib.suppress(RuntimeError):  # it runs: `calls_at_a_time` says so
+        threads_for(1)
 
 
 def calls_at_a_time(own: float | None = None) -> int:

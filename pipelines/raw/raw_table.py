@@ -93,9 +93,8 @@ class RawTable(ABC):
         at = np.flatnonzero(mask)
         if len(at):
             self.rejected += len(at)
-            rows = self._rows_without(
-                self._block_start + at, np.array(self._reported)
-            )  # malformed rows are in no block
+            malformed = np.array(self._reported)  # these are in no block
+            rows = self._rows_without(self._block_start + at, malformed)
             shown = values.take(pa.array(at)).to_pylist()
             self._writer.reject_rows(file=self.name, rows=rows, field=field, values=shown, reason=reason)
             self._rejected_rows.append(rows)
