@@ -75,10 +75,8 @@ def tokenize(tokenizer: WordPiece | ClipTokenizer, texts: Iterable[str | None], 
     return rows
 
 
-def build_item_tower(model: ModelConfig, assets: Assets, features: Features) -> ItemTower | None:
-    """The item tower of a configuration; what comes as features has no encoder in it."""
-    if not (model.image.enabled or assets.tokenizer or assets.attributes):
-        return None
+def build_item_tower(model: ModelConfig, assets: Assets, features: Features) -> ItemTower:
+    """The item tower of a configuration that reads something of items; what comes as features has no encoder in it."""
     options = model.fusion
     fusion = CrossAttentionFusion(
         options.dim,
