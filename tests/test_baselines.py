@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from pipelines.prepared import PreparedWriter, open_prepared
+from tfrec.co_occurrence import keep_largest
 from tfrec.csr import Csr
 from tfrec.evaluation.baselines import (
     CHUNK_CANDIDATES,
-    _keep_largest,
     fill_up,
     item_cosine,
     popularity,
@@ -192,5 +192,5 @@ def test_one_long_list_of_seen_items_does_not_widen_those_of_all(monkeypatch):
 
 def test_keep_largest_keeps_the_first_of_equal_values():
     values = np.array([2.0, 1, 3, 1, 1, 0])
-    _keep_largest(values, 4)
+    keep_largest(values, 4)
     assert values.tolist() == [2, 1, 3, 1, 0, 0]

@@ -19,7 +19,7 @@ from tests.serving_fakes import FakeTowers, make_run
 from tfrec import retrieval
 from tfrec.index.indexes import ExactIndex
 from tfrec.index.search import MAX_QUERIES, exact_top_k
-from tfrec.neighbours import APART, NEARER, Neighbours, followers, product_neighbours, variant_table
+from tfrec.neighbours import APART, NEARER, RIDGE, Neighbours, companions, followers, product_neighbours, variant_table
 from tfrec.repeats import BUCKETS, RepeatScores
 from tfrec.retrieval import purchase_bonus
 from tfrec.serving.model import NeighbourGains, ServingModel
@@ -123,6 +123,57 @@ def test_a_log_without_pairs_has_no_followers():
     assert followers(purchases, 4, 1.0).rows.shape == (4, 0)
 
 
+def entries(table: Neighbours) -> dict[tuple[int, int], float]:
+    """Item and neighbour -> gain."""
+    item, slot = np.nonzero(table.rows >= 0)
+    return {(int(i), int(table.rows[i, s])): float(table.scores[i, s]) for i, s in zip(item, slot, strict=True)}
+
+
+@given(seeds, st.integers(1, 8))
+def test_companions_are_coefficients_of_a_ridge_regression_on_the_nearest_items(seed, explaining):
+    rng = np.random.default_rng(seed)
+    log = random_log(rng, 60, 8)
+    bought = np.zeros((log.users, 9))
+    bought[log.user, log.item] = 1.0
+    counts = bought.T @ bought
+    cosine = counts / np.sqrt(np.maximum(np.outer(counts.diagonal(), counts.diagonal()), 1))
+    np.fill_diagonal(cosine, 0.0)
+    expected = {}
+    for item in range(9):
+        near = [other for other in np.argsort(-cosine[item], kind="stable")[:explaining] if cosine[item, other] > 0]
+        # The least ||x_item - X_near w||^2 + RIDGE ||w||^2, as least squares of a taller system.
+        tall = np.concatenate([bought[:, near], np.sqrt(RIDGE) * np.eye(len(near))])
+        share = np.linalg.lstsq(tall, np.concatenate([bought[:, item], np.zeros(len(near))]), rcond=None)[0]
+        expected |= {(int(i), item): 5.0 * weight for i, weight in zip(near, share, strict=True) if weight > 1e-9}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tfrec.neighbours.EXPLAINING", explaining)
+        patch.setattr("tfrec.neighbours.SOLVED_AT_ONCE", 4)
+        table = companions(log, 9, 5.0)
+    found = {pair: gain for pair, gain in entries(table).items() if gain > 5e-9}
+    ties = np.any(np.diff(np.sort(cosine, 1)[:, ::-1], axis=1)[:, explaining - 1 : explaining] == 0)
+    if not ties:  # of equal cosines at the edge, either may be taken
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-8)
+    assert (np.diff(table.scores, axis=1) <= 0).all()
+    assert (table.scores >= 0).all()
+    assert all(item != other for item, other in found)
+
+
+def test_what_is_bought_together_shares_what_it_explains():
+    """Items 0 and 1 are always bought together and with 2: a cosine would count both in full."""
+    user = np.repeat(np.arange(1000), 3)
+    log = Purchases(user, np.tile(np.arange(3), 1000), np.zeros(3000, np.int64), 1000)
+    gains = entries(companions(log, 4, 1.0))
+    assert gains[0, 2] == pytest.approx(gains[1, 2]) == pytest.approx(1000 / (2000 + RIDGE), rel=1e-5)
+    few = companions(log, 4, 1.0, most=1)
+    assert few.rows.shape == (4, 1)
+    assert few.rows[3, 0] == -1
+
+
+def test_a_log_of_single_purchases_has_no_companions():
+    purchases = Purchases(np.arange(3, dtype=np.int32), np.arange(3, dtype=np.int32), np.zeros(3, np.int64), 3)
+    assert companions(purchases, 4, 1.0).rows.shape == (4, 0)
+
+
 @given(seeds, st.sampled_from([None, 1, 3, 9]), st.sampled_from([1.0, 0.5]))
 def test_gains_are_those_of_a_loop_in_evaluation_and_in_serving(seed, recent, older):
     table, rng = random_table(seed, recent=recent, older=older), np.random.default_rng(seed)
@@ -160,7 +211,9 @@ BONUSES = {
     "repeats": {"repeats": True},
     "products": {"repeats": True, "products": PRODUCTS, "product_score": 0.75},
     "followers alone": {"followers": random_table(1, recent=2, older=0.4)},
+    "companions": {"companions": random_table(2, width=5)},
     "all": {
+        "companions": random_table(2, width=5),
         "repeats": True,
         "products": PRODUCTS,
         "product_score": 0.75,

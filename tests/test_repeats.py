@@ -4,6 +4,7 @@ import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 
 # isort: split
 import numpy as np
+import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from tfrec.csr import Csr
 from tfrec.index.search import exact_top_k
 from tfrec.models import by_length
-from tfrec.repeats import BUCKETS, RepeatScores, scores_of_purchases, totals
+from tfrec.repeats import BUCKETS, RepeatScores, scores_of_purchases, totals, whole_scores
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -85,6 +86,21 @@ def test_totals_add_up_the_entries_of_each_item(seed):
     for row in range(len(rows)):
         expected = {item: bonus[row][rows[row] == item].sum() for item in set(rows[row].tolist()) if item >= 0}
         found = {item: total for item, total in zip(distinct[row].tolist(), summed[row]) if item >= 0}
-        assert list(distinct[row]).count(-1) == rows.shape[1] - len(found)
+        assert (distinct[row] >= 0).sum() == len(found)
         assert found.keys() == expected.keys()
         np.testing.assert_allclose([found[item] for item in expected], list(expected.values()), atol=1e-5)
+    assert distinct.shape[1] == max([len(set(row.tolist()) - {-1, -2}) for row in rows], default=0)
+
+
+@pytest.mark.parametrize("items", [20, 200])  # all products are made, or the vectors of the rows are gathered
+def test_whole_scores_are_products_and_bonus(items):
+    rng = np.random.default_rng(items)
+    queries, vectors, bonus = rng.normal(size=(5, 4)), rng.normal(size=(items, 4)), rng.normal(size=(5, 6))
+    rows = rng.integers(0, items, (5, 6))
+    found = whole_scores(
+        *(tf.constant(x, tf.float32) for x in (queries, vectors)), tf.constant(rows), tf.constant(bonus, tf.float32)
+    )
+    expected = np.take_along_axis(queries @ vectors.T, rows, 1) + bonus
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    nothing = whole_scores(tf.zeros([2, 4]), tf.zeros([items, 4]), tf.zeros([2, 0], tf.int32), tf.zeros([2, 0]))
+    assert nothing.shape == (2, 0)

@@ -24,7 +24,7 @@ from tfrec.evaluation.protocol import Protocol
 from tfrec.features.store import SideFeatures
 from tfrec.fusion import CrossAttentionFusion
 from tfrec.models import ItemVectors, TwoTower
-from tfrec.neighbours import Neighbours, followers, product_neighbours, products_of
+from tfrec.neighbours import Neighbours, companions, followers, product_neighbours, products_of
 from tfrec.towers import HistoryTower, ItemTower, ShallowTower, UserTower
 
 Encoder = TypeVar("Encoder", bound=tf.keras.layers.Layer)
@@ -312,15 +312,24 @@ class RetrievalAssembly:
         tables = []
         if self.product_score:
             tables.append(product_neighbours(self.prepared.items["group"], self.frequency, self.product_score))
-        if self.followers is not None:
-            tables.append(self.followers)
-        return tables
+        return tables + [table for table in (self.followers, self.companions) if table is not None]
 
     @cached_property
     def followers(self) -> Neighbours | None:
         """What others bought soon after each item, where it gains from its purchase."""
         weight = self.config.model.query.followers
-        return followers(self.purchases, len(self.prepared.items), weight) if weight else None
+        return followers(self.wanted, len(self.prepared.items), weight) if weight else None
+
+    @cached_property
+    def companions(self) -> Neighbours | None:
+        """What the same customers bought as each item, where it gains from its purchase."""
+        weight = self.config.model.query.companions
+        return companions(self.wanted, len(self.prepared.items), weight) if weight else None
+
+    @property
+    def wanted(self) -> Purchases:
+        """The training purchases that say what others may be recommended."""
+        return self.purchases
 
     def _two_tower(self, **parts: Any) -> TwoTower:
         return TwoTower(**parts)

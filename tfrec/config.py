@@ -173,6 +173,8 @@ class QueryConfig:
             its vectors explain too much.
         followers: what the last purchases add to the items that other customers bought soon after them, in logits a unit
             of a cosine; set likewise.
+        companions: what every purchase adds to the items that the same customers bought, before it or after, in logits a
+            unit of a regression's coefficient; set likewise.
         dropout: dropout rate.
     """
 
@@ -188,6 +190,7 @@ class QueryConfig:
     repeats: bool = True
     variants: float = 0.0
     followers: float = 0.0
+    companions: float = 0.0
     dropout: float = 0.2
 
 

@@ -23,9 +23,9 @@ RULES: dict[str, Rule] = {
     for rule, names in {
         POSITIVE: "accumulate batch_size components depths dim embedding encode_items factors heads hidden hidden_dim k "
         "keep_layers length min_count neighbors patch per_class pool side size steps vocabulary_size width",
-        NOT_NEGATIVE: "checkpoint_seconds clip_norm contrastive encoder_rate epochs evaluations followers hard_negatives "
-        "layers lora_rank max_eval_users max_rows max_users min_steps mlm negatives operations patience penalty "
-        "recency_days retrieval_weight stage1_epochs stem_convolutions train_blocks variants weight weight_decay",
+        NOT_NEGATIVE: "checkpoint_seconds clip_norm companions contrastive encoder_rate epochs evaluations followers "
+        "hard_negatives layers lora_rank max_eval_users max_rows max_users min_steps mlm negatives operations patience "
+        "penalty recency_days retrieval_weight stage1_epochs stem_convolutions train_blocks variants weight weight_decay",
         ABOVE_ZERO: "learning_rate ratio temperature",
         RATE: "dropout field_dropout id_dropout label_smoothing view_dropout",
         SHARE: "held_share magnitude mask_rate shift test_share warmup whiten",
@@ -81,7 +81,7 @@ def _of_the_query(config: Any) -> Iterator[str]:
     if query is None or item is None:
         return
     if query.kind != "history":
-        for name in ("variants", "followers"):
+        for name in ("variants", "followers", "companions"):
             if (weight := getattr(query, name)) > 0:
                 yield f"model.query.{name}={weight} is for model.query.kind history, which reads purchases; set it to 0"
         return

@@ -1,19 +1,22 @@
 """Items that gain from a purchase of another one, by a fixed table beside the vectors: exact in every search.
 
 A vector of a few hundred numbers cannot hold whom each item's buyers turned to next, nor that two items are one product in
-two colours; a short list for each item can. The lists are counted, not learned: of the purchases that a model was trained
-on its vectors explain too much to leave a list its weight.
+two colours; a short list for each item can. The lists are counted or solved for, not learned beside the vectors: of the
+purchases that a model was trained on its vectors explain too much to leave a list its weight.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from pipelines.batches import Purchases
+from tfrec.co_occurrence import cosines, indicator, latest_items
+from tfrec.processor import cores
 
 VARIANTS = 15  # of an item that are looked at; H&M's products have 2.2 items on average
 FOLLOWERS = 32  # kept of each item: twice as many rank no better
@@ -22,6 +25,11 @@ APART = 4  # purchases between an item and its follower, at most, the follower i
 NEARER = 0.5  # what a follower one purchase later counts
 RECENT = 5  # purchases of a customer whose followers count
 OLDER = 0.5  # what those of the purchase before count
+COMPANIONS = 32  # kept of each item
+EXPLAINING = 64  # items that an item's purchases are explained by
+RIDGE = 200.0  # purchases; the usual penalty of such regressions, of small logs and large ones alike
+LATEST = 500  # purchases of a customer that are counted; co-occurrence grows with their square
+SOLVED_AT_ONCE = 256  # items
 
 
 @dataclass(frozen=True)
@@ -126,18 +134,75 @@ def followers(purchases: Purchases, items: int, weight: float, most: int = FOLLO
         most: followers that are kept of each item.
     """
     sales = np.bincount(purchases.item, minlength=items).astype(np.float64)
-    rows, scores, width = np.full((items, most), -1, np.int32), np.zeros((items, most), np.float32), 0
+    lists = _Lists(items, most)
     for start, stop in _ranges(sales):
         item, follower, count = _following(purchases, start, stop, items)
-        gain = weight * count / (np.sqrt(sales[item] * sales[follower]) + 1.0)
-        order = np.lexsort((follower, -gain, item))
-        counts = np.bincount(item - start, minlength=stop - start)
+        lists.add(item, follower, weight * count / (np.sqrt(sales[item] * sales[follower]) + 1.0))
+    return lists.neighbours(RECENT, OLDER)
+
+
+def companions(purchases: Purchases, items: int, weight: float, most: int = COMPANIONS) -> Neighbours:
+    """What the same customers bought, before or after, gains from an item's purchase.
+
+    A sparse linear method: whether customers bought item j is regressed on whether they bought the `EXPLAINING` items
+    that are nearest to it by the cosine of their buyers (fsSLIM, Ning and Karypis 2011,
+    https://doi.org/10.1109/ICDM.2011.134; squared penalty as in EASE, Steck 2019, https://arxiv.org/abs/1905.03375). A
+    purchase of i adds `weight` times i's coefficient to j, where that is positive. Unlike a cosine, coefficients of items
+    that are bought together share what they explain.
+
+    Args:
+        purchases: what is counted, the latest `LATEST` distinct items of a customer.
+        items: size of the catalogue N.
+        weight: logits a unit of a coefficient, which is a share of the customers.
+        most: companions that are kept of each item.
+    """
+    buyers = latest_items(purchases.user, purchases.item, purchases.users, LATEST)
+    nearest, bought = cosines(buyers, items, EXPLAINING), indicator(buyers, items).tocsc()
+
+    def solve(start: int) -> tuple[np.ndarray, ...]:
+        found = []
+        for item in range(start, min(start + SOLVED_AT_ONCE, items)):
+            near = nearest.indices[nearest.indptr[item] : nearest.indptr[item + 1]]
+            counts = (bought[:, near].T @ bought[:, [*near, item]]).toarray().astype(np.float64)
+            counts[np.diag_indices(len(near))] += RIDGE
+            gain = weight * np.linalg.solve(counts[:, :-1], counts[:, -1])
+            found.append((near[gain > 0], np.full((gain > 0).sum(), item), gain[gain > 0]))
+        return tuple(np.concatenate(part) for part in zip(*found))
+
+    with ThreadPoolExecutor(cores()) as pool:
+        item, companion, gain = (
+            np.concatenate(part) for part in zip(*pool.map(solve, range(0, items, SOLVED_AT_ONCE)))
+        )
+    lists = _Lists(items, most)
+    lists.add(item, companion, gain)
+    return lists.neighbours()
+
+
+class _Lists:
+    """The `most` strongest neighbours of each of `items` items."""
+
+    def __init__(self, items: int, most: int):
+        self._rows, self._scores, self._width = (
+            np.full((items, most), -1, np.int32),
+            np.zeros((items, most), np.float32),
+            0,
+        )
+
+    def add(self, item: np.ndarray, other: np.ndarray, gain: np.ndarray) -> None:
+        """List what `other` `[E]` gain from `item` `[E]`: all of these items' neighbours at once, each once."""
+        items, most = self._rows.shape
+        order = np.lexsort((other, -gain, item))
+        counts = np.bincount(item, minlength=items)
         place = np.arange(len(item)) - np.repeat(np.cumsum(counts) - counts, counts)
         kept, place = order[place < most], place[place < most]
-        rows[item[kept], place] = follower[kept]
-        scores[item[kept], place] = gain[kept]
-        width = max(width, min(most, int(counts.max(initial=0))))
-    return Neighbours(np.ascontiguousarray(rows[:, :width]), np.ascontiguousarray(scores[:, :width]), RECENT, OLDER)
+        self._rows[item[kept], place] = other[kept]
+        self._scores[item[kept], place] = gain[kept]
+        self._width = max(self._width, min(most, int(counts.max(initial=0))))
+
+    def neighbours(self, recent: int | None = None, older: float = 1.0) -> Neighbours:
+        """All that was listed."""
+        rows, scores = (np.ascontiguousarray(array[:, : self._width]) for array in (self._rows, self._scores))
+        return Neighbours(rows, scores, recent, older)
 
 
 def _ranges(sales: np.ndarray) -> Iterator[tuple[int, int]]:

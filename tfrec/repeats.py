@@ -16,6 +16,7 @@ from pipelines.batches import Batch
 from tfrec.evaluation.scores import LOWEST
 
 BUCKETS = 10  # of days since the purchase: 0, 1-2, 3-6, 7-14, ..., 511 and more
+DENSER = 16  # items whose products take as long as gathering one item's vector, at least
 SCALE = 10.0  # logits a unit of weight: the learning rate suits weights of about 0.1
 
 
@@ -65,7 +66,8 @@ def totals(rows: tf.Tensor, bonus: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         bonus: float32 `[B, W]`.
 
     Returns:
-        Distinct rows int32 `[B, W]`, -1 behind them, and the sum of each one's entries `[B, W]`.
+        Distinct rows int32 `[B, M]`, -1 behind them, and the sum of each one's entries `[B, M]`; M is the largest number of
+        distinct items of a row.
     """
     order = tf.argsort(rows, axis=1, direction="DESCENDING", stable=True)
     rows, bonus = tf.gather(rows, order, batch_dims=1), tf.gather(bonus, order, batch_dims=1)
@@ -74,7 +76,10 @@ def totals(rows: tf.Tensor, bonus: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     place = tf.cumsum(starts, axis=1) + tf.range(batch)[:, None] * width
     distinct = tf.maximum(tf.math.unsorted_segment_max(rows, place, batch * width), -1)
     summed = tf.math.unsorted_segment_sum(bonus, place, batch * width)
-    return tf.reshape(distinct, [batch, width]), tf.reshape(summed, [batch, width])
+    distinct, summed = tf.reshape(distinct, [batch, width]), tf.reshape(summed, [batch, width])
+    # Most places of a history are padding and most items have few neighbours: what is behind all rows would cost the most.
+    most = tf.maximum(tf.reduce_max(tf.reduce_sum(tf.cast(distinct >= 0, tf.int32), 1)), 0)
+    return distinct[:, :most], summed[:, :most]
 
 
 def whole_scores(queries: tf.Tensor, vectors: tf.Tensor, rows: tf.Tensor, bonus: tf.Tensor) -> tf.Tensor:
@@ -89,7 +94,13 @@ def whole_scores(queries: tf.Tensor, vectors: tf.Tensor, rows: tf.Tensor, bonus:
     Returns:
         `[B, W]`.
     """
-    return tf.einsum("bd,bwd->bw", queries, tf.gather(vectors, tf.maximum(rows, 0))) + bonus
+    at = tf.maximum(rows, 0)
+    products = tf.cond(
+        tf.shape(vectors)[0] <= DENSER * tf.shape(rows)[1],
+        lambda: tf.gather(tf.matmul(queries, vectors, transpose_b=True), at, batch_dims=1),
+        lambda: tf.einsum("bd,bwd->bw", queries, tf.gather(vectors, at)),
+    )
+    return products + bonus
 
 
 def among(rows: tf.Tensor, listed: tf.Tensor) -> tf.Tensor:

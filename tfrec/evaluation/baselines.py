@@ -19,12 +19,12 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipelines.time_bounds import DAY
+from tfrec.co_occurrence import cosines, indicator, latest_items
 from tfrec.csr import Csr
 from tfrec.evaluation.protocol import Protocol
 from tfrec.index.search import ScoreBoard
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from pipelines.prepared import Prepared
 
 CHUNK_USERS = 4_096
-CHUNK_ITEMS = 2_048
 CHUNK_CANDIDATES = 1 << 20  # of all users of a chunk that are filled up at once
 DENSE_USERS = 128  # columns of a dense score matrix `[N, users]`
 MAX_PURCHASES = 100  # of a user, latest ones; co-occurrence grows with their square
@@ -108,7 +107,9 @@ def item_cosine(
         neighbours: most similar items kept of each item; bounds the memory.
         max_purchases: distinct items counted of each buyer, the latest ones; bounds the time.
     """
-    similarity = _item_similarity(_buyers(protocol, max_purchases), protocol.n_items, neighbours)
+    known = protocol.known
+    buyers = latest_items(known.user, known.item, int(known.user.max(initial=-1)) + 1, max_purchases)
+    similarity = cosines(buyers, protocol.n_items, neighbours)
     to_others = similarity.T.tocsr()
     return _rank(protocol, k, lambda history: (to_others @ history.T).toarray())
 
@@ -142,7 +143,7 @@ def _rank(protocol: Protocol, k: int, score: Callable[[sparse.csr_array], np.nda
     def chunk(start: int) -> Ranked:
         part = history.slice(start, start + DENSE_USERS)
         board = ScoreBoard(protocol.n_items, len(part), k)
-        board.fill(score(_indicator(part, protocol.n_items)))
+        board.fill(score(indicator(part, protocol.n_items)))
         if excluded is not None:
             board.exclude(excluded.slice(start, start + DENSE_USERS))
         ids, scores = board.best()
@@ -214,56 +215,6 @@ def _by_popularity(protocol: Protocol, days: int) -> np.ndarray:
         last_week = known.time >= protocol.query_time.min() - days * DAY
         recent = np.bincount(known.item[last_week], minlength=protocol.n_items)
     return np.lexsort((-overall, -recent)).astype(np.int32)
-
-
-def _buyers(protocol: Protocol, max_purchases: int) -> Csr:
-    """The latest distinct items of every user with known events."""
-    known = protocol.known
-    n_users = int(known.user.max(initial=-1)) + 1
-    bought = Csr.from_rows(known.user, known.item, n_users).distinct()
-    from_end = bought.offsets[bought.rows + 1] - np.arange(len(bought.items))
-    return bought.where(from_end <= max_purchases)
-
-
-def _item_similarity(buyers: Csr, n_items: int, neighbours: int) -> sparse.csr_array:
-    """Cosine between items' sets of buyers, `[N, N]`; each row keeps its strongest `neighbours`."""
-    from scipy import sparse
-
-    bought = _indicator(buyers, n_items)  # [users, N]
-    norm = np.sqrt(np.maximum(bought.sum(axis=0), 1)).astype(np.float32)
-    bought = (bought @ sparse.diags_array(1 / norm, dtype=np.float32)).tocsr()
-    by_item = bought.T.tocsr()
-
-    def chunk(start: int) -> sparse.csr_array:
-        block = by_item[start : start + CHUNK_ITEMS] @ bought
-        block.sort_indices()
-        for row, (low, high) in enumerate(pairwise(block.indptr)):
-            block.data[low:high][block.indices[low:high] == start + row] = 0  # itself
-            _keep_largest(block.data[low:high], neighbours)
-        block.eliminate_zeros()
-        return block
-
-    with ThreadPoolExecutor(cores()) as pool:
-        return sparse.vstack(list(pool.map(chunk, range(0, n_items, CHUNK_ITEMS))), format="csr")
-
-
-def _keep_largest(values: np.ndarray, n: int) -> None:
-    """Set all but the n largest values `[C]` to 0 in place; of equal ones the first are kept."""
-    if len(values) <= n:
-        return
-    least = np.partition(values, len(values) - n)[len(values) - n]
-    tied = np.flatnonzero(values == least)
-    room = n - np.count_nonzero(values > least)
-    values[values < least] = 0
-    values[tied[room:]] = 0
-
-
-def _indicator(rows: Csr, n_items: int) -> sparse.csr_array:
-    """The rows as a sparse 0/1 matrix `[R, N]`."""
-    from scipy import sparse
-
-    ones = np.ones(len(rows.items), np.float32)
-    return sparse.csr_array((ones, rows.items, rows.offsets), shape=(len(rows), n_items))
 
 
 def _in_chunks(chunk: Callable[[int], Ranked], n_rows: int, size: int) -> Ranked:

@@ -44,6 +44,11 @@ class RatingAssembly(RetrievalAssembly):
         assert self.purchases.rating is not None  # `_training_purchases` has read them
         return self.purchases.rating
 
+    @property
+    def wanted(self) -> Purchases:
+        """The training ratings from `rating.liked` on."""
+        return self.purchases.where(self.ratings >= self.config.rating.liked)
+
     def _two_tower(self, **parts: Any) -> RatingTwoTower:
         options = self.config.rating
         head = RatingHead(

@@ -112,6 +112,7 @@ class Run:
         products: the product of each of the `N` items ("" = none).
         product_score: what a purchase adds to the scores of all items of its product; not negative.
         followers: items that gain from a purchase of another one because they were bought after it; None: none do.
+        companions: items that gain from it because the same customers bought them; None: none do.
         rates: whether a ranking head predicts ratings.
         attends: whether photos are fused by an attention that can be shown.
         repeats: whether earlier purchases of an item count in its score.
@@ -138,6 +139,7 @@ class Run:
     products: list[str] = field(default_factory=list)
     product_score: float = 0.0
     followers: Neighbours | None = None
+    companions: Neighbours | None = None
     rates: bool = False
     attends: bool = False
     modalities: frozenset[str] = frozenset()
@@ -160,9 +162,8 @@ class Run:
         if self.product_score:
             sales = self.popularity if self.frequency is None else self.frequency
             tables.append(product_neighbours(pd.Series(self.products), sales, self.product_score))
-        if self.followers is not None:
-            tables.append(self.followers.extended(len(self.item_ids)))
-        return tables
+        counted = [table for table in (self.followers, self.companions) if table is not None]
+        return tables + [table.extended(len(self.item_ids)) for table in counted]
 
 
 POPULAR_DAYS = 7
@@ -215,6 +216,7 @@ def load_run(run_dir: Path, *, max_users: int = MAX_USER_TABLE) -> Run:
         products=products_of(prepared.items),
         product_score=assembly.product_score,
         followers=assembly.followers,
+        companions=assembly.companions,
         rates=towers.rates,
         attends=towers.attends,
         modalities=assembly.modalities,
