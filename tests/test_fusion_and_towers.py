@@ -66,10 +66,12 @@ def test_heads_must_divide_the_width():
 
 def test_rotation_depends_on_the_distance_alone():
     x = tf.repeat(normal(1, 1, 1, 6), 9, axis=2)  # the same vector at nine places
-    turned = rotate(x)[0, 0].numpy()
+    turned = rotate(x, tf.range(9))[0, 0].numpy()
     products = turned @ turned.T
     np.testing.assert_allclose(products[0, 2], products[5, 7], rtol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(turned, axis=1), np.linalg.norm(x[0, 0], axis=1), rtol=1e-5)
+    rows = rotate(tf.repeat(x[:, :, :2], 2, axis=0), tf.constant([[3, 8], [0, 4]]))[:, 0]
+    np.testing.assert_allclose(rows, np.stack([turned[[3, 8]], turned[[0, 4]]]), rtol=1e-5)
 
 
 def test_fusion_layer():
@@ -139,14 +141,14 @@ def test_a_missing_photo_is_the_learned_token_whatever_the_pixels(item_tower):
     np.testing.assert_allclose(item_tower(without), item_tower(other), rtol=1e-6)
     assert not np.allclose(item_tower(without), item_tower(items()))
     before = item_tower(without).numpy()
-    item_tower.no_photo.assign_add(tf.ones_like(item_tower.no_photo))
+    item_tower.no_photo.assign_add(normal(*item_tower.no_photo.shape))  # not a constant: normalisation takes it away
     assert not np.allclose(before, item_tower(without))
     np.testing.assert_allclose(item_tower(items()), item_tower(items()), rtol=1e-6)
 
 
 def test_the_learned_token_is_silent_where_the_modality_is_there(item_tower):
     before = item_tower(items()).numpy()
-    item_tower.no_photo.assign_add(tf.ones_like(item_tower.no_photo))
+    item_tower.no_photo.assign_add(normal(*item_tower.no_photo.shape))  # not a constant: normalisation takes it away
     item_tower.no_text.assign_add(tf.ones_like(item_tower.no_text))
     np.testing.assert_allclose(before, item_tower(items()), rtol=1e-6)
 
@@ -228,3 +230,22 @@ def test_sinusoids_are_distinct_unit_pairs():
     table = sinusoids(50, 8).numpy()
     assert len(np.unique(table.round(5), axis=0)) == 50
     np.testing.assert_allclose(table[:, 0] ** 2 + table[:, 4] ** 2, 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary", "none"])
+@pytest.mark.parametrize("layers", [0, 1, 2])
+def test_the_last_place_alone_is_read_as_among_all(positions, layers):
+    tower = HistoryTower(8, 6, layers=layers, heads=2, positions=positions, user_fields=(3,))
+    items, lengths = normal(4, 5, 8), np.array([5, 2, 0, 1])
+    inputs = (
+        items,
+        tf.constant(np.arange(5) >= 5 - lengths[:, None]),
+        tf.ones([4, 5]),
+        tf.constant([[0], [2], [1], [0]]),
+    )
+    whole, last = tower(*inputs), tower(*inputs, last=True)
+    assert last.shape == (4, 1, 8)
+    expected = np.stack([whole[row, 5 if length else 0] for row, length in enumerate(lengths)])
+    np.testing.assert_allclose(last[:, 0], expected, rtol=1e-5, atol=1e-6)
+    nothing = tower(items[:, :0], inputs[1][:, :0], inputs[2][:, :0], inputs[3], last=True)
+    np.testing.assert_allclose(nothing[2], last[2], rtol=1e-5, atol=1e-6)

@@ -80,7 +80,8 @@ class Attention(tf.keras.layers.Layer):
         mask: tf.Tensor | None = None,
         training: bool | None = None,
         return_scores: bool = False,
-        skipped: tf.Tensor | int = 0,
+        places: tf.Tensor | None = None,
+        asking: tf.Tensor | None = None,
     ) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
         """Attend from `query` to `memory` (to itself where `memory` is None).
 
@@ -89,14 +90,16 @@ class Attention(tf.keras.layers.Layer):
             memory: `[B, K, D]` or None.
             mask: bool, True where a key may be seen: `[B, K]` or `[B, Q, K]`.
             return_scores: return the attention weights `[B, heads, Q, K]` as well.
-            skipped: places of padding that were left out behind the first one; rotary positions count them.
+            places: of the memory int32 `[K]`, which rotary positions are; 0, 1 and so on where None.
+            asking: places of the queries int32 `[B, Q]`, where they are not those of the memory.
 
         Returns:
             `[B, Q, D]`, or the pair with the weights.
         """
         q, k, v = self._project(query, memory)
         if self.rotary:
-            q, k = rotate(q, skipped), rotate(k, skipped)
+            places = tf.range(tf.shape(k)[2]) if places is None else places
+            q, k = rotate(q, places if asking is None else asking), rotate(k, places)
         scores = tf.cast(tf.matmul(q, k, transpose_b=True), tf.float32) / math.sqrt(self.dim // self.heads)
         if mask is not None:
             mask = mask[:, None, None, :] if mask.shape.rank == 2 else mask[:, None]
@@ -132,15 +135,20 @@ class Attention(tf.keras.layers.Layer):
         }
 
 
-def rotate(x: tf.Tensor, skipped: tf.Tensor | int = 0) -> tf.Tensor:
-    """Rotate the halves of each head by position-dependent angles. `x`: `[B, heads, T, D]` with even D; same shape back.
+def rotate(x: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
+    """Rotate the halves of each head by angles that grow with its place.
 
-    All but the first place count as `skipped` places further on.
+    Args:
+        x: `[B, heads, T, D]` with even D.
+        places: int32 `[T]` or `[B, T]`.
+
+    Returns:
+        The same shape.
     """
     half = x.shape[-1] // 2
-    places = tf.range(tf.shape(x)[2])
-    positions = tf.cast(tf.where(places > 0, places + skipped, 0), tf.float32)
-    angles = positions[:, None] * (10000.0 ** (-tf.range(half, dtype=tf.float32) / half))[None]  # (T, D / 2)
+    rates = 10000.0 ** (-tf.range(half, dtype=tf.float32) / half)
+    angles = tf.cast(places, tf.float32)[..., None] * rates  # (T, D / 2) or (B, T, D / 2)
+    angles = angles if places.shape.rank == 1 else angles[:, None]
     cos, sin = tf.cast(tf.cos(angles), x.dtype), tf.cast(tf.sin(angles), x.dtype)
     first, second = x[..., :half], x[..., half:]
     return tf.concat([first * cos - second * sin, first * sin + second * cos], -1)

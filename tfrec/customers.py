@@ -44,6 +44,17 @@ class Customers:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def by_length(self) -> tuple[Customers, np.ndarray]:
+        """The same customers in order of what they bought, and the row here of each, `[U]`.
+
+        A batch of a model takes the time of its longest history and of the most items that one of its customers excludes.
+        """
+        keys = [(self.history >= 0).sum(1)] if self.seen is None else [self.seen.lengths, (self.history >= 0).sum(1)]
+        order = np.lexsort(keys)
+        seen = None if self.seen is None else self.seen.take(order)
+        history, days_ago, fields = (array[order] for array in (self.history, self.days_ago, self.fields))
+        return Customers(self.ids.take(pa.array(order)), history, days_ago, fields, seen), order
+
     def excluded(self, start: int, stop: int) -> np.ndarray:
         """The items that customers `start` to `stop` shall not be shown, int32 `[B, E]`, -1 padded."""
         if self.seen is None:

@@ -35,6 +35,12 @@ def last_purchases(
     )
 
 
+def longest(history: np.ndarray) -> int:
+    """Purchases of the longest of the histories int32 `[U, T]`, which are padded on the left with -1."""
+    read = (history >= 0).any(0)
+    return history.shape[1] - int(read.argmax()) if read.any() else 0
+
+
 def to_gaps(days_ago: np.ndarray) -> np.ndarray:
     """Days from each purchase to the next one, the last one's to now: float32 `[U, T]` from days ago `[U, T]`."""
     following = np.concatenate([days_ago[:, 1:], np.zeros_like(days_ago[:, :1])], 1)

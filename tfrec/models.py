@@ -224,7 +224,12 @@ class TwoTower(tfrs.Model):
         return self.item_tower(batch["items"], training=training)
 
     def queries(
-        self, batch: Batch, vectors: tf.Tensor | None, slots: tf.Tensor | None = None, training: bool = False
+        self,
+        batch: Batch,
+        vectors: tf.Tensor | None,
+        slots: tf.Tensor | None = None,
+        training: bool = False,
+        last: bool = False,
     ) -> tf.Tensor:
         """Query vectors at every place of the batch's histories.
 
@@ -234,9 +239,11 @@ class TwoTower(tfrs.Model):
             vectors: items' vectors, as `ItemVectors.vectors` gives them, `[R, D]`, or as `finish` does, whose bias is passed
                 over; None with a user tower, which reads none.
             slots: where each item stands among them `[N]`; None where they are all items in order.
+            last: the query of the next purchase alone; the start token's of an empty history.
 
         Returns:
-            `[B, T + 1, D]` (`[B, 1, D]` with a user tower), normalised where items are, with the 1 that reads a bias.
+            `[B, T + 1, D]` (`[B, 1, D]` with a user tower or `last`), normalised where items are, with the 1 that reads a
+            bias.
         """
         if isinstance(self.query_tower, UserTower):
             return self._finish(self.query_out(self.query_tower(batch["user"], batch["user_fields"])[:, None]))
@@ -244,10 +251,13 @@ class TwoTower(tfrs.Model):
         bought = tf.gather(vectors, rows if slots is None else tf.maximum(tf.gather(slots, rows), 0))
         bought = bought[..., : self.vectors.dim]
         items = tf.cast(self.vectors.history(rows, bought), self.query_tower.compute_dtype)
-        states = self.query_tower(items, mask, batch["gaps"], batch["user_fields"], training=training)
+        states = self.query_tower(items, mask, batch["gaps"], batch["user_fields"], training=training, last=last)
         queries = self.query_out(tf.cast(states, tf.float32))
         if self.shortcut:
-            queries = self.strength * queries + self._mean_of_history(bought, mask)
+            means = self._mean_of_history(bought, mask)
+            queries = self.strength * queries + (
+                means[:, -1:] if last else means
+            )  # zeros of an empty history at any place
         return self._finish(queries)
 
     def _finish(self, queries: tf.Tensor) -> tf.Tensor:
@@ -276,15 +286,8 @@ class TwoTower(tfrs.Model):
         return tf.concat([self.vectors.vectors(rows[start : start + CATALOGUE_PART]) for start in starts], 0)
 
     def last_query(self, batch: Batch, vectors: tf.Tensor | None) -> tf.Tensor:
-        """The query that predicts the next purchase, given all items' `vectors` (see `queries`): `[B, D]`.
-
-        An empty history is read at the start token.
-        """
-        queries = self.queries(batch, vectors)
-        if isinstance(self.query_tower, UserTower):
-            return queries[:, 0]
-        known = tf.reduce_any(batch["history"] >= 0, 1)
-        return tf.where(known[:, None], queries[:, -1], queries[:, 0])
+        """The query that predicts the next purchase, given all items' `vectors` (see `queries`): `[B, D]`."""
+        return self.queries(batch, vectors, last=True)[:, 0]
 
     def training_tables(self) -> list[tf.Variable]:
         """The tables `[N, D]` that queries and new items do not read, where the candidates' vectors are at hand."""

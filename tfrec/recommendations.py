@@ -25,6 +25,7 @@ from pipelines.prepared import Prepared, open_prepared
 from pipelines.remote import local_copy
 from tfrec.cores import calls_at_a_time, in_order, one_thread_an_op
 from tfrec.customers import CustomerReader, Customers
+from tfrec.histories import longest
 from tfrec.pretraining.generation import Generation, Search, log_sales
 from tfrec.publish import find_version, read_manifest
 from tfrec.recommendation_files import Parts, format_of, recommendation_table
@@ -213,13 +214,14 @@ class Job:
 
     def recommend(self, customers: Customers, progress: Callable[[int], object]) -> tuple[np.ndarray, np.ndarray]:
         """Item rows int32 `[U, k]` and scores float32 `[U, k]` of a part's customers."""
+        customers, places = customers.by_length()
         users = self._user_rows(customers)
         rows = np.empty((len(customers), self.options.k), np.int32)
         scores = np.empty(rows.shape, np.float32)
 
         def answer(start: int) -> int:
             stop = min(start + self.options.batch, len(customers))
-            rows[start:stop], scores[start:stop] = self._answer(customers, users, start, stop)
+            rows[places[start:stop]], scores[places[start:stop]] = self._answer(customers, users, start, stop)
             return stop - start
 
         for done in in_order(answer, range(0, len(customers), self.options.batch), self.calls):
@@ -235,7 +237,9 @@ class Job:
         def search(
             history: np.ndarray, days_ago: np.ndarray, excluded: np.ndarray, rows: np.ndarray, k: int
         ) -> tuple[np.ndarray, np.ndarray]:
-            query = {"history": history, "days_ago": days_ago, "user": user[rows], "user_fields": fields[rows]}
+            read = slice(history.shape[1] - longest(history), None)
+            query = {"history": history[:, read], "days_ago": days_ago[:, read]}
+            query |= {"user": user[rows], "user_fields": fields[rows]}
             found = self.model("recommend_rows", **query, exclude=excluded, k=k)
             return found["item_row"].numpy(), found["score"].numpy()
 

@@ -12,7 +12,7 @@ import numpy as np
 from tfrec.config import RetrievalConfig
 from tfrec.csr import Csr
 from tfrec.evaluation.protocol import Protocol, ProtocolError, build_protocol
-from tfrec.histories import last_purchases, to_gaps
+from tfrec.histories import last_purchases, longest, to_gaps
 
 if TYPE_CHECKING:
     from pipelines.prepared import Prepared
@@ -134,15 +134,21 @@ def protocol_histories(protocol: Protocol, length: int, user_fields: np.ndarray)
 
 
 def query_vectors(model: TwoTower, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """Query vectors float32 `[U, D]` in batches."""
+    """Query vectors float32 `[U, D]` in batches of customers with histories of like length, without their padding."""
     import tensorflow as tf
 
-    vectors = model.all_vectors()
-    count, parts = len(inputs["user"]), []
-    for start in range(0, count, QUERY_BATCH):
-        batch = {name: tf.convert_to_tensor(x[start : start + QUERY_BATCH]) for name, x in inputs.items()}
+    vectors, history = model.all_vectors(), inputs["history"]
+    order = np.argsort((history >= 0).sum(1), kind="stable")
+    parts = []
+    for start in range(0, len(order), QUERY_BATCH):
+        batch = {name: x[order[start : start + QUERY_BATCH]] for name, x in inputs.items()}
+        padding = history.shape[1] - longest(batch["history"])
+        batch |= {name: batch[name][:, padding:] for name in ("history", "gaps")}
+        batch = {name: tf.convert_to_tensor(x) for name, x in batch.items()}
         parts.append(model.last_query_graph(batch, vectors).numpy())
-    return np.concatenate(parts)
+    queries = np.concatenate(parts)
+    queries[order] = queries.copy()
+    return queries
 
 
 def protocol_queries(assembly: RetrievalAssembly, protocol: Protocol) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -230,10 +230,22 @@ class DecoderBlock(tf.keras.layers.Layer):
         self.feed_forward = FeedForward(dim, ratio=ratio, dropout=dropout, name="feed_forward")
 
     def call(
-        self, x: tf.Tensor, mask: tf.Tensor, training: bool | None = None, skipped: tf.Tensor | int = 0
+        self,
+        x: tf.Tensor,
+        mask: tf.Tensor,
+        training: bool | None = None,
+        places: tf.Tensor | None = None,
+        asked: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """`x` `[B, T, D]`, `mask` bool `[B, T, T]`; the same shape back. `skipped`: see `Attention`."""
-        attended = self.attention(self.norm(x), mask=mask, training=training, skipped=skipped)
+        """`x` `[B, T, D]`, `mask` bool `[B, T, T]`, `places` int32 `[T]` (see `Attention`); the same shape back, or
+        `[B, 1, D]` where one place of each row is `asked` for, int32 `[B, 1]`."""
+        read = self.norm(x)
+        if asked is None:
+            attended = self.attention(read, mask=mask, training=training, places=places)
+        else:
+            x, query, mask = (tf.gather(part, asked, batch_dims=1) for part in (x, read, mask))
+            asking = None if places is None else tf.gather(places, asked)
+            attended = self.attention(query, read, mask=mask, training=training, places=places, asking=asking)
         x = x + self.dropout(attended, training=training)
         return x + self.feed_forward(x, training=training)
 
@@ -298,6 +310,7 @@ class HistoryTower(tf.keras.layers.Layer):
         gaps: tf.Tensor | None = None,
         user_fields: tf.Tensor | None = None,
         training: bool | None = None,
+        last: bool = False,
     ) -> tf.Tensor:
         """Read histories.
 
@@ -308,9 +321,11 @@ class HistoryTower(tf.keras.layers.Layer):
                 `time_gaps`.
             user_fields: int32 `[B, G]`; None where it has none.
             training: whether dropout applies.
+            last: whether the next purchase alone is to be predicted, for which the last block reads one place.
 
         Returns:
-            `[B, T + 1, D]`: position 0 predicts the first purchase, position t the one after the t-th.
+            `[B, T + 1, D]`: position 0 predicts the first purchase, position t the one after the t-th. With `last`
+            `[B, 1, D]`: position T, and position 0 of an empty history.
         """
         if self.time_gaps:
             items += tf.cast(tf.gather(self.gap_table, gap_bucket(gaps)), items.dtype)
@@ -320,12 +335,18 @@ class HistoryTower(tf.keras.layers.Layer):
             start += tf.gather(table, user_fields[:, i])[:, None]
         x = tf.concat([tf.cast(start, items.dtype), items], 1)  # (B, T + 1, D)
         x = self.dropout(x + tf.cast(self._positions(tf.shape(items)[1]), x.dtype), training=training)
-        seen = tf.concat([tf.ones_like(mask[:, :1]), mask], 1)
+        seen = tf.pad(mask, [[0, 0], [1, 0]], constant_values=True)
         steps = tf.range(tf.shape(x)[1])
         causal = seen[:, None, :] & (steps[:, None] >= steps[None, :])[None]
-        skipped = self.length - tf.shape(items)[1]  # the start token stays as far from the last purchase as in training
-        for block in self.blocks:
-            x = block(x, causal, training=training, skipped=skipped)
+        # The start token stays as far from the last purchase as in training, however short the batch's histories.
+        places = tf.where(steps > 0, steps + self.length - tf.shape(items)[1], 0)
+        asked = tf.where(tf.reduce_any(mask, 1), tf.shape(items)[1], 0)[:, None] if last else None
+        for block in self.blocks[:-1]:
+            x = block(x, causal, training=training, places=places)
+        for block in self.blocks[-1:]:
+            x = block(x, causal, training=training, places=places, asked=asked)
+        if last and not self.blocks:
+            x = tf.gather(x, asked, batch_dims=1)
         return self.norm(x)
 
     def _positions(self, length: tf.Tensor) -> tf.Tensor:
