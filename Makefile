@@ -23,7 +23,7 @@ DEMO_DATA := data/demo
 DEMO_RUN := runs/demo
 DEMO_RECS := $(DEMO_RUN)/recommendations.parquet
 
-.PHONY: help install demo test lint types bench lock clean clean-demo
+.PHONY: help install demo test test-long lint types bench lock clean clean-demo
 
 help: ## list the targets
 	@echo "usage: make TARGET [PYTHON=/path/to/python3.11] [VENV=.venv] [PIP_ARGS=...] [PYTEST_ARGS=...]"
@@ -78,8 +78,13 @@ $(DEMO_RECS): $(DEMO_RUN)/.exported
 
 # ---- checks ----------------------------------------------------------------------------------------------------
 
-test: lint types ## lint, types and every test (under 15 minutes)
-	$(PY) -m pytest -ra -n 3 --dist loadfile --no-loadscope-reorder --durations=25 $(PYTEST_ARGS)
+PYTEST := $(PY) -m pytest -ra -n 3 --dist loadfile --no-loadscope-reorder --durations=25
+
+test: lint types ## lint, types and every test but the long ones (under 15 minutes)
+	$(PYTEST) -m "not long" $(PYTEST_ARGS)
+
+test-long: $(VENV)/.installed-dev ## the tests of a minute each: killed workers and trainings, the notebook, a C++ server
+	$(PYTEST) -m long $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev ## ruff: rules and format
 	$(PY) -m ruff check .

@@ -34,16 +34,26 @@ settings.register_profile("tfrec", derandomize=True, deadline=None)
 settings.load_profile("tfrec")
 
 
+# The files of a minute and more, the longest first.
 LONGEST = [
-    *("published_training", "workers", "serving_loader", "serve_life", "train_command", "metric_learning", "retrieve"),
-    *("ray_training", "shop_pipeline", "serving_model", "ray_encoding", "training", "pretrain", "ratings", "models"),
-    "notebook",
+    *(
+        "workers",
+        "serving_loader",
+        "train_command",
+        "ray_training",
+        "serve_life",
+        "metric_learning",
+        "published_training",
+    ),
+    *("shop_pipeline", "serving_model", "training", "pretrain", "ray_encoding", "retrieve", "notebook", "features"),
+    *("benchmarks", "sequence_recipe", "ratings", "ray_retrieval", "models"),
 ]
 
 
 def pytest_collection_modifyitems(items):
-    """Begin with the longest files, of a minute or two and more, or the workers wait for one's at the end."""
-    items.sort(key=lambda item: item.module.__name__.removeprefix("tests.test_") not in LONGEST)
+    """Begin with the longest files, or the workers wait for one's at the end."""
+    ranks = {f"tests.test_{name}": rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.module.__name__, len(ranks)))
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -129,7 +129,7 @@ def test_projections_keep_classes_apart(method):
     np.testing.assert_allclose(project(vectors, method, limit=60).points, made.points, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_umap_keeps_classes_apart():
     pytest.importorskip("umap")
     vectors, labels = _blobs()

@@ -71,6 +71,7 @@ print("same")
 """
 
 
+@pytest.mark.long
 def test_an_encoded_catalogue_is_the_same_however_many_calls_run_side_by_side():
     done = subprocess.run([sys.executable, "-c", SIDE_BY_SIDE], capture_output=True, text=True, check=False)
     assert done.stdout.endswith("same\n"), done.stderr

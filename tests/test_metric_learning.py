@@ -56,6 +56,7 @@ def trained(data, tmp_path_factory):
     return run(configure(data, SMALL, options), tmp_path_factory.mktemp("runs") / "both")
 
 
+@pytest.mark.long
 def test_both_views_tell_classes_apart_that_one_view_cannot(data, trained, tmp_path):
     both = metric_learning.evaluate(trained)
     options = {"training": {"steps": 60}, "task": {"loss": "supcon"}, "model": {"views": ["front"]}}
@@ -143,7 +144,7 @@ def test_a_neck_spreads_what_a_random_encoder_leaves_together(cars):
     assert abs(mean_cosine(neck=True)) < 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_training_resumes_to_the_same_vectors(data, tmp_path, monkeypatch):
     from tfrec.training import Trainer
 

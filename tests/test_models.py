@@ -149,6 +149,7 @@ def test_an_empty_history_is_read_at_the_start_token():
     assert np.isfinite(model.last_query(batch, vectors)).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [{"tie": True, "content": False, "normalize": False}, {"kind": "user"}])
 def test_other_compositions_learn_a_batch_by_heart(options):
     model, batch = make_model(**options), make_batch()

@@ -15,7 +15,7 @@ def test_the_notebook_is_kept_without_outputs():
     assert not [cell for cell in cells if cell.get("outputs") or cell.get("execution_count")]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_notebook_runs_to_its_end(tmp_path, monkeypatch):
     monkeypatch.setenv("TFREC_NOTEBOOK_SIZE", "tiny")
     monkeypatch.setenv("TFREC_NOTEBOOK_TRAIN_OPTIONS", "--training.epochs 1 --model.image.layers 1")

@@ -103,7 +103,7 @@ def served_and_stored(run, assembly):
     return encode_items(run, assembly.prepared, assembly.prepared.items), stored
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_frozen_run_needs_its_weights_folder_once_and_serves_raw_content(shop, weights, tmp_path):
     config = configured(shop, *frozen_options(weights), "--model.image.pooled=true")
     run_dir = tmp_path / "run"
@@ -122,6 +122,7 @@ def test_a_frozen_run_needs_its_weights_folder_once_and_serves_raw_content(shop,
     np.testing.assert_allclose(again.model.all_vectors(), assembly.model.all_vectors(), atol=1e-4)
 
 
+@pytest.mark.long
 def test_what_a_run_stored_is_read_again_in_whatever_precision_it_was_computed(shop, weights, tmp_path):
     """A run is judged and exported in float32; its features were computed in the precision of its training."""
     config = configured(

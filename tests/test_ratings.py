@@ -115,6 +115,7 @@ def test_rules_neither_count_nor_read_what_was_not_liked(movies):
     np.testing.assert_array_equal(item_cosine(protocol, 5), item_cosine(liked, 5))
 
 
+@pytest.mark.long
 def test_the_recipe_learns_what_each_user_likes(movies, tmp_path):
     options = [
         *("--model.item.dim", "16", "--model.query.length", "12", "--model.text.vocabulary_size", "100"),

@@ -67,7 +67,7 @@ def test_parts_become_the_store_of_one_process_and_none_is_made_twice(shop, tmp_
     assert_equal(store, expected)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_worker_loses_and_doubles_nothing(shop, tmp_path):
     pytest.importorskip("ray.data", reason="needs Ray: pip install '.[ray]'")
     weights = save_sides(shop.items["text"], tmp_path / "weights")

@@ -76,7 +76,7 @@ def test_a_worker_makes_parts_as_the_single_process_does_and_none_twice(models, 
     assert Path("recs.csv").read_bytes() == Path("whole.csv").read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_worker_loses_and_doubles_nothing(models, prepared, tmp_path):
     pytest.importorskip("ray.data", reason="needs Ray: pip install '.[ray]'")
     go(models, prepared, tmp_path / "whole.parquet", part=5)

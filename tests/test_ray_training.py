@@ -50,7 +50,7 @@ def kill_a_worker(process: subprocess.Popen, run: Path) -> bool:
     return False
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_worker_changes_no_loss(tmp_path):
     pytest.importorskip("ray.train", reason="needs Ray: pip install '.[ray]'")
     from pipelines.__main__ import main

@@ -296,7 +296,7 @@ def crash(models: Path, prepared: Path, out: Path, step: int) -> subprocess.Comp
     return subprocess.run(command_line, capture_output=True, text=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_and_resumed_is_the_same_to_the_byte(models, prepared, tmp_path):
     """SIGKILL in the first part, before a part's rename, in the last file and before the parts are
     removed.
@@ -472,6 +472,7 @@ def test_histories_are_continued(models, prepared, tmp_path):
     assert found["item_ids"].map(lambda items: len(set(items)) == len(items)).all()
 
 
+@pytest.mark.long
 def test_samples_without_a_history_follow_the_sales(models, prepared, run, tmp_path):
     nobody = set(range(USERS)) - set(events_frame()["user"])
     (tmp_path / "nobody.txt").write_text("".join(f"c{row}\n" for row in nobody))

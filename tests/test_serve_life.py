@@ -290,7 +290,7 @@ def test_a_version_that_fails_its_warm_up_is_not_served(exported, model):
         assert served(server) == ["1"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_many_swaps_fail_no_request_and_leave_no_memory(exported, model):
     process = start(model, "--poll-seconds", "0.05")
     try:

@@ -29,7 +29,7 @@ LIBRARIES = Path(tf.sysconfig.get_lib())
 ROUNDS = 20
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler (g++)"),
 ]
 

@@ -665,7 +665,7 @@ def test_from_a_shops_tables_to_an_answer(tmp_path):
     assert set(found) <= ids - {"0003é"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_shop_of_ids_alone_is_trained_on_and_exported(tmp_path):
     """The least that a shop can have: what it has no data for is left out of the model, and said."""
     rng = np.random.default_rng(0)

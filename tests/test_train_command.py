@@ -53,7 +53,7 @@ def shop(tmp_path_factory):
     return path
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_training_resumes_to_the_same_losses_and_metrics(shop, tmp_path):
     command_line = ["tfrec.train", "--recipe", "demo", "--data", shop, *SMALL]
     run(*command_line, "--out", tmp_path / "whole")
@@ -123,7 +123,7 @@ PLAIN = shlex.split(
 )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_items_without_products_are_trained_on_with_one_warning(shop_without_products, tmp_path, caplog):
     words = [*PLAIN, "--model.item.deep", "false", "--data", str(shop_without_products), "--out"]
     assert train.main([*words, str(tmp_path / "run")]) == 0

@@ -57,7 +57,7 @@ def together(tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", MODELS)
 def test_two_workers_learn_what_one_does(together, tmp_path, name):
     alone = learn(Workers(), tmp_path, **MODELS[name])
@@ -71,7 +71,7 @@ def test_two_workers_learn_what_one_does(together, tmp_path, name):
         np.testing.assert_allclose(first[key], value, atol=tolerance * scale, rtol=1e-5, err_msg=key)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_worker_ends_the_training_which_then_goes_on_to_the_same_losses(together, tmp_path):
     chief, killed = start_workers(tmp_path, "--kill", "3")
     assert killed.returncode < 0

@@ -180,6 +180,11 @@ class RetrievalAssembly:
         self.batches = self._batches()
         self.model = self._model()
 
+    @property
+    def alone_in_float32(self) -> bool:
+        """Whether a process alone has the model, and computes as evaluation does."""
+        return self.workers.place.count == 1 and self.model.compute_dtype == "float32"
+
     event_values: tuple[str, ...] = ()  # further columns of the events that the model learns from
 
     def _training_purchases(self) -> Purchases:

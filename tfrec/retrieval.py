@@ -25,10 +25,13 @@ log = logging.getLogger("tfrec")
 QUERY_BATCH = 512
 
 
-def train(config: RetrievalConfig, run_dir: Path) -> None:
+def train(config: RetrievalConfig, run_dir: Path) -> RetrievalAssembly:
     """Train a model from wherever its run stands, and leave its best weights in the run.
 
     Where TF_CONFIG names several workers, all of them call this at the same time.
+
+    Returns:
+        The trained model, with its best weights.
 
     Raises:
         WorkerLost: another worker died.
@@ -36,10 +39,10 @@ def train(config: RetrievalConfig, run_dir: Path) -> None:
     from tfrec.distributed.workers import Workers, loss_of_a_worker_told
 
     with loss_of_a_worker_told():
-        _train(config, run_dir, Workers.join())
+        return _train(config, run_dir, Workers.join())
 
 
-def _train(config: RetrievalConfig, run_dir: Path, workers: Workers) -> None:
+def _train(config: RetrievalConfig, run_dir: Path, workers: Workers) -> RetrievalAssembly:
     import tensorflow as tf
 
     from pipelines.prepared import open_prepared
@@ -81,6 +84,7 @@ def _train(config: RetrievalConfig, run_dir: Path, workers: Workers) -> None:
     assembly.refresh()
     trainer.keep_best()  # with the bank as the best weights fill it
     trainer.finish()
+    return assembly
 
 
 def validation(assembly: RetrievalAssembly) -> Callable[[], dict[str, float]] | None:
@@ -204,7 +208,12 @@ def purchase_bonus(
 
 
 def evaluate(
-    run_dir: Path, *, split: str = "test", ks: list[int] | None = None, seen_filter: bool | None = None
+    run_dir: Path,
+    *,
+    split: str = "test",
+    ks: list[int] | None = None,
+    seen_filter: bool | None = None,
+    trained: RetrievalAssembly | None = None,
 ) -> dict:
     """Evaluate a finished run: writes `metrics.json`, `users.parquet`, `examples.json` and `report.html`.
 
@@ -213,6 +222,8 @@ def evaluate(
         split: `val` or `test`.
         ks: cut-offs; the run's own where None.
         seen_filter: leave out items bought before; the run's own choice where None.
+        trained: what `train` has just returned: its dataset is not read, and its model not built, again, unless it
+            computes in less than float32.
 
     Returns:
         The content of metrics.json.
@@ -226,7 +237,7 @@ def evaluate(
 
     if split == "val" and load_config(run_dir / "config.yaml", RetrievalConfig).training.final:
         raise ConfigError(f"--split val: {run_dir} was trained on it (training.final); evaluate it on test")
-    assembly = load_assembly(run_dir)
+    assembly = trained if trained is not None and trained.alone_in_float32 else load_assembly(run_dir)
     config = assembly.config
     ks = sorted(ks or config.evaluation.k)
     protocol = build_protocol(

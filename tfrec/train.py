@@ -81,6 +81,7 @@ def run(arguments: list[str]) -> int:
         system.train(config, run_dir)
         return 0
     with only_writer(run_dir):
+        trained = None
         with run_folder(run_dir, config, resume=switches.resume):
             keep_dataset(run_dir, config, prepared)
             if switches.engine == "ray":
@@ -88,8 +89,8 @@ def run(arguments: list[str]) -> int:
 
                 train_on_ray(run_dir, switches.workers)
             else:
-                system.train(config, run_dir)
-            content = system.evaluate(run_dir)
+                trained = system.train(config, run_dir)
+            content = system.evaluate(run_dir, **({} if trained is None else {"trained": trained}))
         print(summary_table(content))
     log.info("done: %s", run_dir / "report.html")
     return 0
