@@ -80,8 +80,12 @@ $(DEMO_RECS): $(DEMO_RUN)/.exported
 
 PYTEST := $(PY) -m pytest -ra -n 3 --dist loadfile --no-loadscope-reorder --durations=25
 
-test: lint types ## lint, types and every test but the long ones (under 15 minutes)
-	$(PYTEST) -m "not long" $(PYTEST_ARGS)
+# mypy, of one process, runs beside the tests' start.
+test: lint ## lint, types and every test but the long ones (under 15 minutes)
+	@$(MAKE) --no-print-directory types & types=$$!; \
+	$(PYTEST) -m "not long" $(PYTEST_ARGS) || failed=tests; \
+	wait $$types || failed="$${failed:-} types"; \
+	[ -z "$${failed:-}" ] || { echo "failed: $$failed" >&2; exit 1; }
 
 test-long: $(VENV)/.installed-dev ## the tests of a minute each: killed workers and trainings, the notebook, a C++ server
 	$(PYTEST) -m long $(PYTEST_ARGS)

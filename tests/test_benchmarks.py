@@ -135,6 +135,7 @@ def test_a_shop_sells_as_unevenly_as_hm():
     assert shop.frequency(purchases, 200).sum() == pytest.approx(1)
 
 
+@pytest.mark.long
 def test_both_ways_to_fit_train(tmp_path):
     work = fit.Work(users=300, items=100, purchases=4_000, dim=8, features=6, batch=128, steps=2)
     for contender in fit.CONTENDERS.values():
@@ -155,7 +156,7 @@ def test_pytorch_trains_the_same_sequence_model(tmp_path):
     assert len(sequence.with_torch(work, tmp_path)()) == work.steps
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["minilm", "vit-ti16"])
 def test_pytorch_encodes_to_the_same_vectors(tmp_path, name):
     pytest.importorskip("transformers")
@@ -195,7 +196,7 @@ def test_the_index_is_compared_with_raw_scann_and_the_best_peer():
     assert (found["scann pybind"].ratio, found["best peer"].ratio, found["best peer"].wanted) == (1.5, 2.0, 3.0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_step_trains_with_the_item_of_every_example_encoded(tmp_path):
     work = step.Work(customers=200, items=150, batch=16, steps=1, layers=1, side=32)
     assert len(step.every_example_encoded(work, tmp_path)()) == work.steps
@@ -240,7 +241,7 @@ def test_steps_are_timed_after_the_warm_ones_and_a_training_that_diverged_is_not
     assert "| theirs | 100 | 0.600 (0.400 - 0.800; 3) | 1.00 GB | 3.00x |" in text
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_growth_is_measured_and_drawn(tmp_path):
     axis = growth.Axis("batch", (16,), lambda size: (fit.with_tfrec, fit.Work(60, 40, 500, 8, 4, size, 2)))
     points = growth.measure_axis(axis, repeats=1)
@@ -250,7 +251,7 @@ def test_growth_is_measured_and_drawn(tmp_path):
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_analysis_says_what_it_sampled(tmp_path):
     notes = analysis.with_tfrec(analysis.Work(items=310, dim=8, classes=4, projected=300), tmp_path)()
     assert any("300 of 310" in note for note in notes)

@@ -78,6 +78,7 @@ def test_too_many_components_are_refused():
         adapted(components=50)
 
 
+@pytest.mark.long
 def test_it_stands_beside_the_learned_part_and_the_loss_does_not_see_it(tmp_path):
     data = write_items(tmp_path / "data")
     plain = vectors(run(configure(data, SMALL), tmp_path / "plain"))["vectors"]

@@ -74,6 +74,7 @@ def test_the_recipe_computes_the_same_loss_in_half_precision(shop, weights, tmp_
     np.testing.assert_allclose(losses[1], losses[0], rtol=0.02)
 
 
+@pytest.mark.long
 def test_training_from_the_store_equals_training_from_raw_inputs(shop, weights, tmp_path):
     config = configured(
         shop, *frozen_options(weights), "--model.item.shallow=false", "--model.fusion.modality_dropout=0.3"
