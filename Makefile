@@ -81,7 +81,7 @@ $(DEMO_RECS): $(DEMO_RUN)/.exported
 PYTEST := $(PY) -m pytest -ra -n 3 --dist loadfile --no-loadscope-reorder --durations=25
 
 # mypy, of one process, runs beside the tests' start.
-test: lint ## lint, types and every test but the long ones (under 15 minutes)
+test: lint ## lint, types and every test but the long ones (a quarter of an hour)
 	@$(MAKE) --no-print-directory types & types=$$!; \
 	$(PYTEST) -m "not long" $(PYTEST_ARGS) || failed=tests; \
 	wait $$types || failed="$${failed:-} types"; \
