@@ -21,7 +21,7 @@ import pandas as pd
 
 from benchmarks.measure import Measurement, Rate, Ratio, add_json, machine, measure, table, write_ratios
 from pipelines.prepared import PreparedWriter
-from tfrec.histories import longest
+from tfrec.histories import unpadded
 from tfrec.recommendations import Job, RetrieveOptions, load_job
 
 FOLDER = Path("build/benchmarks/retrieve")
@@ -130,7 +130,7 @@ def tower_alone(work: Work) -> Callable[[], None]:
 
     def run() -> None:
         for rows in batches(work, len(customers)):
-            read = slice(LENGTH - longest(customers.history[rows]), None)
+            read = unpadded(customers.history[rows])
             encode(customers.history[rows, read], customers.days_ago[rows, read], customers.fields[rows]).numpy()
 
     run_once = encode(*(x[:1] for x in (customers.history, customers.days_ago, customers.fields)))

@@ -210,14 +210,13 @@ PRODUCTS = [str(item // 3) if item % 7 else "" for item in range(ITEMS)]
 BONUSES = {
     "repeats": {"repeats": True},
     "products": {"repeats": True, "products": PRODUCTS, "product_score": 0.75},
-    "followers alone": {"followers": random_table(1, recent=2, older=0.4)},
-    "companions": {"companions": random_table(2, width=5)},
+    "followers alone": {"counted": [random_table(1, recent=2, older=0.4)]},
+    "companions": {"counted": [random_table(2, width=5)]},
     "all": {
-        "companions": random_table(2, width=5),
         "repeats": True,
         "products": PRODUCTS,
         "product_score": 0.75,
-        "followers": random_table(1, recent=2, older=0.4),
+        "counted": [random_table(1, recent=2, older=0.4), random_table(2, width=5)],
     },
 }
 

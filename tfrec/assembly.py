@@ -317,19 +317,14 @@ class RetrievalAssembly:
         tables = []
         if self.product_score:
             tables.append(product_neighbours(self.prepared.items["group"], self.frequency, self.product_score))
-        return tables + [table for table in (self.followers, self.companions) if table is not None]
+        return tables + self.counted
 
     @cached_property
-    def followers(self) -> Neighbours | None:
-        """What others bought soon after each item, where it gains from its purchase."""
-        weight = self.config.model.query.followers
-        return followers(self.wanted, len(self.prepared.items), weight) if weight else None
-
-    @cached_property
-    def companions(self) -> Neighbours | None:
-        """What the same customers bought as each item, where it gains from its purchase."""
-        weight = self.config.model.query.companions
-        return companions(self.wanted, len(self.prepared.items), weight) if weight else None
+    def counted(self) -> list[Neighbours]:
+        """Of these, what is taken from the training purchases: followers and companions, where an item gains by them."""
+        query, items = self.config.model.query, len(self.prepared.items)
+        weights = {followers: query.followers, companions: query.companions}
+        return [count(self.wanted, items, weight) for count, weight in weights.items() if weight]
 
     @property
     def wanted(self) -> Purchases:

@@ -32,17 +32,15 @@ def indicator(rows: Csr, items: int) -> sparse.csr_array:
     return sparse.csr_array((ones, rows.items, rows.offsets), shape=(len(rows), items))
 
 
-def cosines(buyers: Csr, items: int, nearest: int) -> sparse.csr_array:
+def cosines(bought: sparse.csr_array, nearest: int) -> sparse.csr_array:
     """Cosines between items' sets of buyers, `[N, N]`; each row keeps its strongest `nearest`, itself left out.
 
     Args:
-        buyers: the distinct items of each customer.
-        items: size of the catalogue N.
+        bought: 0/1, what each customer bought `[R, N]` (`indicator`).
         nearest: bounds the memory.
     """
     from scipy import sparse
 
-    bought = indicator(buyers, items)  # [users, N]
     norm = np.sqrt(np.maximum(bought.sum(axis=0), 1)).astype(np.float32)
     bought = (bought @ sparse.diags_array(1 / norm, dtype=np.float32)).tocsr()
     by_item = bought.T.tocsr()
@@ -57,7 +55,7 @@ def cosines(buyers: Csr, items: int, nearest: int) -> sparse.csr_array:
         return block
 
     with ThreadPoolExecutor(cores()) as pool:
-        return sparse.vstack(list(pool.map(chunk, range(0, items, CHUNK_ITEMS))), format="csr")
+        return sparse.vstack(list(pool.map(chunk, range(0, bought.shape[1], CHUNK_ITEMS))), format="csr")
 
 
 def keep_largest(values: np.ndarray, n: int) -> None:

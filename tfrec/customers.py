@@ -49,8 +49,8 @@ class Customers:
 
         A batch of a model takes the time of its longest history and of the most items that one of its customers excludes.
         """
-        keys = [(self.history >= 0).sum(1)] if self.seen is None else [self.seen.lengths, (self.history >= 0).sum(1)]
-        order = np.lexsort(keys)
+        lengths = (self.history >= 0).sum(1)
+        order = np.lexsort([lengths] if self.seen is None else [self.seen.lengths, lengths])
         seen = None if self.seen is None else self.seen.take(order)
         history, days_ago, fields = (array[order] for array in (self.history, self.days_ago, self.fields))
         return Customers(self.ids.take(pa.array(order)), history, days_ago, fields, seen), order

@@ -35,10 +35,10 @@ def last_purchases(
     )
 
 
-def longest(history: np.ndarray) -> int:
-    """Purchases of the longest of the histories int32 `[U, T]`, which are padded on the left with -1."""
+def unpadded(history: np.ndarray) -> slice:
+    """The columns of histories int32 `[U, T]`, padded on the left with -1, in which any of them has a purchase."""
     read = (history >= 0).any(0)
-    return history.shape[1] - int(read.argmax()) if read.any() else 0
+    return slice(int(read.argmax()) if read.any() else history.shape[1], None)
 
 
 def to_gaps(days_ago: np.ndarray) -> np.ndarray:

@@ -255,9 +255,8 @@ class TwoTower(tfrs.Model):
         queries = self.query_out(tf.cast(states, tf.float32))
         if self.shortcut:
             means = self._mean_of_history(bought, mask)
-            queries = self.strength * queries + (
-                means[:, -1:] if last else means
-            )  # zeros of an empty history at any place
+            means = means[:, -1:] if last else means  # of an empty history they are zeros at any place
+            queries = self.strength * queries + means
         return self._finish(queries)
 
     def _finish(self, queries: tf.Tensor) -> tf.Tensor:

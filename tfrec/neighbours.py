@@ -157,7 +157,8 @@ def companions(purchases: Purchases, items: int, weight: float, most: int = COMP
         most: companions that are kept of each item.
     """
     buyers = latest_items(purchases.user, purchases.item, purchases.users, LATEST)
-    nearest, bought = cosines(buyers, items, EXPLAINING), indicator(buyers, items).tocsc()
+    sets = indicator(buyers, items)
+    nearest, bought = cosines(sets, EXPLAINING), sets.tocsc()
 
     def solve(start: int) -> tuple[np.ndarray, ...]:
         found = []
@@ -182,11 +183,8 @@ class _Lists:
     """The `most` strongest neighbours of each of `items` items."""
 
     def __init__(self, items: int, most: int):
-        self._rows, self._scores, self._width = (
-            np.full((items, most), -1, np.int32),
-            np.zeros((items, most), np.float32),
-            0,
-        )
+        self._rows, self._scores = np.full((items, most), -1, np.int32), np.zeros((items, most), np.float32)
+        self._width = 0
 
     def add(self, item: np.ndarray, other: np.ndarray, gain: np.ndarray) -> None:
         """List what `other` `[E]` gain from `item` `[E]`: all of these items' neighbours at once, each once."""

@@ -25,7 +25,7 @@ from pipelines.prepared import Prepared, open_prepared
 from pipelines.remote import local_copy
 from tfrec.cores import calls_at_a_time, in_order, one_thread_an_op
 from tfrec.customers import CustomerReader, Customers
-from tfrec.histories import longest
+from tfrec.histories import unpadded
 from tfrec.pretraining.generation import Generation, Search, log_sales
 from tfrec.publish import find_version, read_manifest
 from tfrec.recommendation_files import Parts, format_of, recommendation_table
@@ -237,7 +237,7 @@ class Job:
         def search(
             history: np.ndarray, days_ago: np.ndarray, excluded: np.ndarray, rows: np.ndarray, k: int
         ) -> tuple[np.ndarray, np.ndarray]:
-            read = slice(history.shape[1] - longest(history), None)
+            read = unpadded(history)
             query = {"history": history[:, read], "days_ago": days_ago[:, read]}
             query |= {"user": user[rows], "user_fields": fields[rows]}
             found = self.model("recommend_rows", **query, exclude=excluded, k=k)

@@ -12,7 +12,7 @@ import numpy as np
 from tfrec.config import RetrievalConfig
 from tfrec.csr import Csr
 from tfrec.evaluation.protocol import Protocol, ProtocolError, build_protocol
-from tfrec.histories import last_purchases, longest, to_gaps
+from tfrec.histories import last_purchases, to_gaps, unpadded
 
 if TYPE_CHECKING:
     from pipelines.prepared import Prepared
@@ -146,8 +146,8 @@ def query_vectors(model: TwoTower, inputs: dict[str, np.ndarray]) -> np.ndarray:
     parts = []
     for start in range(0, len(order), QUERY_BATCH):
         batch = {name: x[order[start : start + QUERY_BATCH]] for name, x in inputs.items()}
-        padding = history.shape[1] - longest(batch["history"])
-        batch |= {name: batch[name][:, padding:] for name in ("history", "gaps")}
+        read = unpadded(batch["history"])
+        batch |= {name: batch[name][:, read] for name in ("history", "gaps")}
         batch = {name: tf.convert_to_tensor(x) for name, x in batch.items()}
         parts.append(model.last_query_graph(batch, vectors).numpy())
     queries = np.concatenate(parts)
@@ -223,7 +223,7 @@ def evaluate(
         ks: cut-offs; the run's own where None.
         seen_filter: leave out items bought before; the run's own choice where None.
         trained: what `train` has just returned: its dataset is not read, and its model not built, again, unless it
-            computes in less than float32.
+            computes in less than float32 or is shared by several workers.
 
     Returns:
         The content of metrics.json.

@@ -341,10 +341,9 @@ class HistoryTower(tf.keras.layers.Layer):
         # The start token stays as far from the last purchase as in training, however short the batch's histories.
         places = tf.where(steps > 0, steps + self.length - tf.shape(items)[1], 0)
         asked = tf.where(tf.reduce_any(mask, 1), tf.shape(items)[1], 0)[:, None] if last else None
-        for block in self.blocks[:-1]:
-            x = block(x, causal, training=training, places=places)
-        for block in self.blocks[-1:]:
-            x = block(x, causal, training=training, places=places, asked=asked)
+        for block in self.blocks:
+            only = asked if block is self.blocks[-1] else None
+            x = block(x, causal, training=training, places=places, asked=only)
         if last and not self.blocks:
             x = tf.gather(x, asked, batch_dims=1)
         return self.norm(x)

@@ -109,7 +109,7 @@ def item_cosine(
     """
     known = protocol.known
     buyers = latest_items(known.user, known.item, int(known.user.max(initial=-1)) + 1, max_purchases)
-    similarity = cosines(buyers, protocol.n_items, neighbours)
+    similarity = cosines(indicator(buyers, protocol.n_items), neighbours)
     to_others = similarity.T.tocsr()
     return _rank(protocol, k, lambda history: (to_others @ history.T).toarray())
 

@@ -111,8 +111,8 @@ class Run:
         query_kind: whether queries are made of a purchase history or looked up by customer.
         products: the product of each of the `N` items ("" = none).
         product_score: what a purchase adds to the scores of all items of its product; not negative.
-        followers: items that gain from a purchase of another one because they were bought after it; None: none do.
-        companions: items that gain from it because the same customers bought them; None: none do.
+        counted: items that gain from a purchase of another one because of what customers bought in training: followers,
+            companions.
         rates: whether a ranking head predicts ratings.
         attends: whether photos are fused by an attention that can be shown.
         repeats: whether earlier purchases of an item count in its score.
@@ -138,8 +138,7 @@ class Run:
     frequency: np.ndarray | None = None
     products: list[str] = field(default_factory=list)
     product_score: float = 0.0
-    followers: Neighbours | None = None
-    companions: Neighbours | None = None
+    counted: list[Neighbours] = field(default_factory=list)
     rates: bool = False
     attends: bool = False
     modalities: frozenset[str] = frozenset()
@@ -162,8 +161,7 @@ class Run:
         if self.product_score:
             sales = self.popularity if self.frequency is None else self.frequency
             tables.append(product_neighbours(pd.Series(self.products), sales, self.product_score))
-        counted = [table for table in (self.followers, self.companions) if table is not None]
-        return tables + [table.extended(len(self.item_ids)) for table in counted]
+        return tables + [table.extended(len(self.item_ids)) for table in self.counted]
 
 
 POPULAR_DAYS = 7
@@ -215,8 +213,7 @@ def load_run(run_dir: Path, *, max_users: int = MAX_USER_TABLE) -> Run:
         repeats=assembly.model.repeats is not None,
         products=products_of(prepared.items),
         product_score=assembly.product_score,
-        followers=assembly.followers,
-        companions=assembly.companions,
+        counted=assembly.counted,
         rates=towers.rates,
         attends=towers.attends,
         modalities=assembly.modalities,
