@@ -77,6 +77,14 @@ def add_photo_options(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=whole_number(1), metavar="N", help="photos worked on at once (default: one a core)")
 
 
+def date(text: str) -> datetime.date:
+    """The type of an option that is a day."""
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a date; write YYYY-MM-DD") from None
+
+
 def add_split_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that `pipelines.purchase_split` reads."""
     add = parser.add_argument
@@ -88,7 +96,7 @@ def add_split_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--cutoff",
-        type=datetime.date.fromisoformat,
+        type=date,
         metavar="YYYY-MM-DD",
         help="temporal: first day of the test",
     )
@@ -102,7 +110,7 @@ def add_split_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--val-days",
         type=whole_number(0, MOST_DAYS),
-        help="temporal: days before the cutoff for validation (default: as --test-days)",
+        help="temporal: days before the cutoff for validation (default: as --test-days, of a short log a fifth of its days)",
     )
     add(
         "--min-items",

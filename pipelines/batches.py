@@ -124,7 +124,8 @@ class HistoryBatches:
         negatives: uniform draws among the candidates.
         modality_dropout: probability that an encoded item loses its photo, and that it loses its text.
         recency_days: half-life of an example's weight; 0: all weigh 1.
-        shuffle_days: order the purchases of one day at random each time: a log by days does not know their order.
+        shuffle: order purchases at random each time: `ties`, those of one moment (a log by days does not know their order),
+            `days`, those of one day whatever their times, `none`.
         worker, workers: which of how many processes that train together is to read the batches. Each gets its share of the
             batch's customers and of the content to encode; `rows` and `encode_rows` are the whole batch's for all.
     """
@@ -141,7 +142,7 @@ class HistoryBatches:
     negatives: int = 0
     modality_dropout: float = 0.0
     recency_days: float = 0.0
-    shuffle_days: bool = False
+    shuffle: str = "none"
     worker: int = 0
     workers: int = 1
 
@@ -185,7 +186,7 @@ class HistoryBatches:
         chosen = self.order(step)
         chosen = chosen[np.argsort(self.windows.end[chosen] - self.windows.start[chosen], kind="stable")]
         rng = np.random.default_rng([self.seed, 1, step])
-        whole = self.histories(chosen, rng if self.shuffle_days else None)
+        whole = self.histories(chosen, rng)
         batch: dict[str, Any] = {name: rows[worker::workers] for name, rows in whole.items()}  # long and short ones
         sold = distinct(whole["targets"])
         if self.candidates:
@@ -202,14 +203,15 @@ class HistoryBatches:
                 )
         return batch
 
-    def histories(self, chosen: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
-        """History, gaps, targets, weights and customer of the windows `chosen` `[B]`; `rng` shuffles within days."""
+    def histories(self, chosen: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """History, gaps, targets, weights and customer of the windows `chosen` `[B]`; `rng` shuffles."""
         start, end = self.windows.start[chosen], self.windows.end[chosen]
         place = end[:, None] - np.arange(self.length + 1, 0, -1)  # (B, T + 1), right-aligned
         inside = place >= start[:, None]
         place = np.where(inside, place, 0)
-        if rng is not None:
-            place = shuffle_days(place, inside, self.purchases.time, rng)
+        if self.shuffle != "none":
+            moment = self.purchases.time[place] // (DAY if self.shuffle == "days" else 1)
+            place = shuffle_within(place, inside, moment, rng)
         item = np.where(inside, self.purchases.item[place], -1).astype(np.int32)
         time = self.purchases.time[place]
         history, targets = item[:, :-1], np.full_like(item, -1)
@@ -256,9 +258,9 @@ def distinct(rows: np.ndarray) -> np.ndarray:
     return found[found >= 0].astype(np.int32)
 
 
-def shuffle_days(place: np.ndarray, inside: np.ndarray, time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Shuffle the purchases of each day within the windows `place` `[B, T + 1]`; padding (not `inside`) stays in front."""
-    key = np.where(inside, time[place] // DAY + rng.random(place.shape), -np.inf)
+def shuffle_within(place: np.ndarray, inside: np.ndarray, moment: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Shuffle purchases of one `moment` `[B, T + 1]` within the windows `place`; padding (not `inside`) stays in front."""
+    key = np.where(inside, moment + rng.random(place.shape), -np.inf)
     return np.take_along_axis(place, np.argsort(key, axis=1, kind="stable"), 1)
 
 

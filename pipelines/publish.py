@@ -13,8 +13,8 @@ file system has no locks on folders (NFS).
 from __future__ import annotations
 
 import fcntl
-import glob
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -163,8 +163,9 @@ def flush(path: Path) -> None:
 
 def _left_beside(out: Path) -> Iterator[Path]:
     """The hidden folders of runs that write `out`, or were killed at it."""
-    # Eight digits and no less: `.tmp-demo-*` would also match what belongs to `demo-raw`.
-    return out.parent.glob(f".tmp-{glob.escape(out.name)}-{'[0-9a-f]' * 8}*")
+    # Eight digits and no more: `.tmp-shop-*` would also match what belongs to `shop-raw` or `shop-20240301`.
+    hidden = re.compile(rf"\.tmp-{re.escape(out.name)}-[0-9a-f]{{8}}({ASIDE})?")
+    return (folder for folder in out.parent.glob(".tmp-*") if hidden.fullmatch(folder.name))
 
 
 def _put_back(out: Path) -> None:

@@ -19,8 +19,8 @@ def purchases_of(lists, *, days=None):
     """Purchases of one list of items a customer, a day apart each (or on the given days)."""
     user = np.repeat(np.arange(len(lists)), [len(x) for x in lists])
     item = np.array([i for x in lists for i in x], np.int32)
-    day = np.array([d for x in (days or [range(len(y)) for y in lists]) for d in x], np.int64)
-    return Purchases(user.astype(np.int32), item, day * DAY, len(lists))
+    day = np.array([d for x in (days or [range(len(y)) for y in lists]) for d in x], float)
+    return Purchases(user.astype(np.int32), item, (day * DAY).astype(np.int64), len(lists))
 
 
 def batches_of(purchases, **options):
@@ -37,7 +37,7 @@ def test_every_purchase_is_predicted_once_from_what_came_before(lists, length):
     maker = batches_of(purchases, length=length, batch_size=1)
     predicted = []
     for window in range(len(maker.windows)):
-        batch = maker.histories(np.array([window]))
+        batch = maker.histories(np.array([window]), np.random.default_rng(0))
         user, history, targets = int(batch["user"][0]), batch["history"][0], batch["targets"][0]
         for place, target in enumerate(targets):
             if target < 0:
@@ -76,7 +76,7 @@ def test_no_history_reaches_past_its_own_moment():
     days = [sorted(rng.integers(0, 10, len(x))) for x in lists]
     purchases = purchases_of(lists, days=days)
     moments = {(u, i): {d for j, d in zip(x, ds) if j == i} for u, (x, ds) in enumerate(zip(lists, days)) for i in x}
-    maker = batches_of(purchases, length=6, shuffle_days=True, batch_size=8)
+    maker = batches_of(purchases, length=6, shuffle="ties", batch_size=8)
     for step in range(maker.steps_per_epoch):
         batch = maker(step)
         assert (batch["gaps"] >= 0).all()
@@ -91,11 +91,20 @@ def test_shuffling_days_moves_only_purchases_of_one_day():
     purchases = purchases_of([[1, 2, 3, 4]], days=[[0, 0, 0, 5]])
     orders = set()
     for seed in range(30):
-        maker = batches_of(purchases, batch_size=1, shuffle_days=True, seed=seed)
+        maker = batches_of(purchases, batch_size=1, shuffle="ties", seed=seed)
         batch = maker(0)
         assert batch["targets"][0, -1] == 4
         orders.add(tuple(batch["history"][0]))
     assert len(orders) == 6
+
+
+@pytest.mark.parametrize(("shuffle", "orders"), [("none", 1), ("ties", 2), ("days", 6)])
+def test_times_of_a_day_are_kept_unless_the_whole_day_is_to_be_shuffled(shuffle, orders):
+    purchases = purchases_of([[1, 2, 3, 4]], days=[[0.25, 0.5, 0.5, 5]])
+    found = {
+        tuple(batches_of(purchases, batch_size=1, shuffle=shuffle, seed=seed)(0)["history"][0]) for seed in range(40)
+    }
+    assert len(found) == orders
 
 
 def test_gaps_are_days_to_the_next_purchase():
@@ -115,7 +124,7 @@ def test_a_step_is_a_function_of_its_number():
     rng = np.random.default_rng(3)
     purchases = purchases_of([list(rng.integers(0, 50, 5)) for _ in range(20)])
     content = ItemContent(50, {"tokens": np.arange(50)[:, None], "has_photo": np.ones(50, bool)})
-    options = {"content": content, "encode_items": 8, "negatives": 5, "modality_dropout": 0.2, "shuffle_days": True}
+    options = {"content": content, "encode_items": 8, "negatives": 5, "modality_dropout": 0.2, "shuffle": "ties"}
     first, second = batches_of(purchases, **options), batches_of(purchases, **options)
     for step in (0, 7, 23):
         tf.nest.map_structure(np.testing.assert_array_equal, first(step), second(step))

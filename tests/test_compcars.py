@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image, ImageFile
 
@@ -225,12 +226,26 @@ def test_box_outside_the_photo_is_rejected(miniature, tmp_path):
 
 def test_a_stray_quote_costs_one_row_of_the_csv(miniature, tmp_path):
     photo = next((miniature / "image").rglob("*.jpg"))
-    good, stray = f"a.jpg,{photo},2011,1,1 1 200 150,1,1,0", f'a.jpg,{photo},2011,1,1 1 200 150,1,1,"0'
-    (tmp_path / "cars.csv").write_text("\n".join([",".join(CSV_COLUMNS), stray, good, good, stray, good]) + "\n")
+    good = [f"a.jpg,{photo},2011,1,1 1 {right} 150,1,1,0" for right in (198, 199, 200)]
+    stray = f'a.jpg,{photo},2011,1,1 1 200 150,1,1,"0'
+    lines = [",".join(CSV_COLUMNS), stray, good[0], good[1], stray, good[2]]
+    (tmp_path / "cars.csv").write_text("\n".join(lines) + "\n")
     prepare(tmp_path, tmp_path / "out", Options())
     made = open_prepared(tmp_path / "out")
     assert len(made.items) == 3
     assert made.manifest["rejected"] == {UNSPLIT: 2}
+
+
+def test_a_photo_that_a_csv_lists_twice_is_one_item(miniature, tmp_path):
+    """Or it could be in training and in the test."""
+    photos = sorted((miniature / "image").rglob("*.jpg"))[:2]
+    rows = [f"a.jpg,{photo},2011,1,1 1 200 150,1,1,0" for photo in (*photos, photos[0])]
+    (tmp_path / "cars.csv").write_text("\n".join([",".join(CSV_COLUMNS), *rows]) + "\n")
+    prepare(tmp_path, tmp_path / "out", Options())
+    made = open_prepared(tmp_path / "out")
+    assert len(made.items) == 2
+    assert made.manifest["rejected"] == {"photo and box stand in an earlier row": 1}
+    assert pd.read_parquet(tmp_path / "out" / "rejected.parquet")["row"].tolist() == [4]
 
 
 def test_a_csv_that_is_not_utf_8_is_an_error_that_says_how_to_convert_it(tmp_path, capsys):

@@ -189,6 +189,7 @@ def test_oracle_scores_are_probabilities_of_released_items(prepared):
     rest = demo_oracle.best_lists(prepared, users, time=CUTOFF, k=ITEMS + 9, batch=33, excluded=seen)
     np.testing.assert_array_equal(rest[:, :3], lists[:, 2:])
     assert (rest[:, -11:] == -1).all()  # two are excluded, nine are more than the catalogue has
+    assert demo_oracle.best_lists(prepared, users, time=CUTOFF + 86_400, k=5) is None  # in the midst of a week
 
 
 def test_oracle_reads_repeats_from_the_purchases_before_the_week(prepared):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipelines.photos.images import shrink_photo
 from pipelines.photos.orientation import jpeg_orientation, turned_upright
-from pipelines.photos.pixels import decode_photos, open_photo
+from pipelines.photos.pixels import declared_areas, decode_photos, open_photo
 
 
 def encoded(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
@@ -205,3 +205,13 @@ def test_graph_and_eager_agree_to_the_bit():
     photos = tf.constant([encoded(gradient(70, 50)), encoded(gradient(33, 91), "PNG")])
     graph = tf.function(lambda x: decode_photos(x, (24, 16))[0], input_signature=[tf.TensorSpec([None], tf.string)])
     np.testing.assert_array_equal(graph(photos), decode_photos(photos, (24, 16))[0])
+
+
+def test_the_pixels_that_headers_declare_are_told_without_decoding():
+    def encoded(size, kind):
+        stream = io.BytesIO()
+        Image.new("RGB", size).save(stream, kind)
+        return stream.getvalue()
+
+    photos = tf.constant([encoded((30, 20), "JPEG"), b"", encoded((7, 5), "PNG")])
+    np.testing.assert_array_equal(declared_areas(photos), [600, 0, 35])

@@ -98,3 +98,17 @@ def test_everything_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch)
     done.clear()
     write_whole(tmp_path / "text", "words")
     assert done == [".text.tmp", tmp_path.name]
+
+
+def test_what_a_longer_name_left_is_not_taken_for_ones_own(tmp_path):
+    """`shop-20240301` ends as the random digits of hidden names do."""
+    left = [tmp_path / f".tmp-shop-20240301-0123abcd{end}" for end in ("", "-old")]
+    for folder in left:
+        folder.mkdir()
+    put_back(tmp_path / "shop")
+    assert not (tmp_path / "shop").exists()
+    with filled_whole(tmp_path / "shop") as folder:
+        (folder / "file").touch()
+    assert all(folder.is_dir() for folder in left)
+    put_back(tmp_path / "shop-20240301")
+    assert (tmp_path / "shop-20240301").is_dir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from pipelines.photos.boxes import format_box
 from pipelines.photos.crops import Shot, store_crops
 from pipelines.prepared import PreparedError, PreparedWriter
 from pipelines.printable import printable
+
+REPEATED = "photo and box stand in an earlier row"
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def prepare(
         wanted = [photo for photo in photos if photo.view in options.views]
         writer.notes["photos_by_view"] = dict(sorted(Counter(photo.view for photo in photos).items()))
         writer.notes["photos_of_other_views"] = len(photos) - len(wanted)
+        wanted = list(_each_once(wanted, writer))
         shots = {_key(photo, number): photo for number, photo in enumerate(wanted)}
         stored = store_crops(
             writer,
@@ -145,6 +149,17 @@ def _row(label: str, year: str, shown: list[tuple[str, CarPhoto]]) -> dict:
         "attr.year": [year],
         "attr.viewpoint": sorted(set(views)),
     }
+
+
+def _each_once(photos: Iterable[CarPhoto], writer: PreparedWriter) -> Iterator[CarPhoto]:
+    """The photos without those that a table lists again, which could be in training and in the test."""
+    seen = set()
+    for photo in photos:
+        if (shown := (photo.path, photo.box, photo.view)) in seen:
+            writer.reject(file=photo.file, row=photo.row, field="image_path", value=str(photo.path), reason=REPEATED)
+            continue
+        seen.add(shown)
+        yield photo
 
 
 def _key(photo: CarPhoto, number: int) -> str:

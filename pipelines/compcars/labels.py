@@ -5,6 +5,7 @@ each row.
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any
 from pipelines.photos.images import find_photos, with_known_ending
 from pipelines.printable import printable
 from pipelines.raw.csv_lines import csv_rows, decode_utf8
+from pipelines.raw.raw_csv import check_text
 from pipelines.schema import PreparedError
 
 CSV_COLUMNS = ("image_name", "image_path", "released_year", "viewpoint", "bbox", "make", "model", "type")
@@ -125,9 +127,10 @@ def read_csv(file: Path, raw: Path, reject: Reject) -> Iterator[CarPhoto]:
     Raises:
         PreparedError: a column is missing, or the file is not UTF-8.
     """
+    check_text(file)
     lines = io.StringIO(decode_utf8(file.read_bytes(), file), newline="")
     rows = csv_rows(lines, file=file.name, reject=reject)
-    _, header = next(rows, (1, []))
+    header = [name.strip() for name in next(rows, (1, []))[1]]
     missing = [name for name in CSV_COLUMNS if name not in header]
     if missing:
         raise PreparedError(f"{file} has no column {missing[0]!r}; it needs {','.join(CSV_COLUMNS)}")
@@ -166,7 +169,7 @@ def find_photo(raw: Path, path: str, name: str) -> Path:
         raw / "image" / tail / name,
         raw / path / name,
     ]
-    named = next((candidate for candidate in candidates if candidate.is_file()), None)
+    named = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
     return named or next(filter(None, map(with_known_ending, candidates)), raw / path)
 
 

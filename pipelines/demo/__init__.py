@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -26,7 +25,7 @@ from pipelines.demo.drawing import JPEG_QUALITY, Look, draw_photo
 from pipelines.demo.oracle import ORACLE_FILE, write_oracle
 from pipelines.demo.shop import simulate
 from pipelines.progress import Progress
-from pipelines.publish import filled_whole, is_free
+from pipelines.publish import HiddenFolder, filled_whole, is_free
 from pipelines.remote import local_path
 from pipelines.schema import PreparedError
 
@@ -89,14 +88,19 @@ def run(args: argparse.Namespace) -> None:
         generate(args.raw, items=items, customers=customers, seed=args.seed, overwrite=args.overwrite)
         _prepare(args.raw, args)
         return
-    args.out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".tmp-demo-raw-", dir=args.out.absolute().parent) as folder:
-        raw = Path(folder) / "raw"
+    out = args.out.absolute()
+    folder = HiddenFolder(out.with_name(f"{out.name}-raw"))  # the next run clears what a killed one left
+    try:
+        raw = (
+            folder.path / "shop" / "raw"
+        )  # writers lock the parent of what they write, and this process has that of `shop`
         generate(raw, items=items, customers=customers, seed=args.seed)
-        _prepare(raw, args)
+        _prepare(raw, args, source=f"generated: {items} items, {customers} customers, seed {args.seed}")
+    finally:
+        folder.close()
 
 
-def _prepare(raw: Path, args: argparse.Namespace) -> None:
+def _prepare(raw: Path, args: argparse.Namespace, *, source: str | None = None) -> None:
     """Run `pipelines hm` on the raw files, the oracle being kept beside the tables."""
     from pipelines import hm
 
@@ -106,6 +110,7 @@ def _prepare(raw: Path, args: argparse.Namespace) -> None:
     hm.run(
         parser.parse_args(options + ["--overwrite"] * args.overwrite),
         extras={ORACLE_FILE: raw / ORACLE_FILE},
+        source=source,
     )
 
 

@@ -94,13 +94,15 @@ def best_lists(
         batch: users scored at once; bounds memory.
 
     Returns:
-        `[U, k] int32` item indices, -1 where there is no further item, or None when the dataset is not of the demo shop.
+        `[U, k] int32` item indices, -1 where there is no further item; None when the dataset is not of the demo shop, or a
+        moment is not the beginning of one of its weeks, within which the scores are not the best.
     """
     scores_of = best_reachable(prepared)
-    if scores_of is None:
+    moments = np.broadcast_to(np.asarray(time, dtype=np.int64), len(users))
+    weeks = FIRST_DAY + 7 * week_of(moments.astype("datetime64[s]"))
+    if scores_of is None or (weeks.astype("datetime64[s]").astype(np.int64) != moments).any():
         return None
     lists = np.full((len(users), k), -1, dtype=np.int32)
-    moments = np.broadcast_to(np.asarray(time, dtype=np.int64), len(users))
     for start in range(0, len(users), batch):
         part = slice(start, start + batch)
         scores = scores_of(users[part], time=moments[part])

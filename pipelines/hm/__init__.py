@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_max_rejected(parser)
 
 
-def run(args: argparse.Namespace, *, extras: Mapping[str, Path] | None = None) -> None:
+def run(args: argparse.Namespace, *, extras: Mapping[str, Path] | None = None, source: str | None = None) -> None:
     """Prepare the dataset that the options describe (`pipelines.hm.dataset.prepare`)."""
     from pipelines.hm.dataset import prepare  # here, so that --help need not wait for pandas
 
-    prepare(args, extras=extras or {})
+    prepare(args, extras=extras or {}, source=source)

@@ -27,12 +27,13 @@ FILES = {
 IMAGE_FOLDERS = ("images", "normalized_images")
 
 
-def prepare(args: argparse.Namespace, *, extras: Mapping[str, Path]) -> None:
+def prepare(args: argparse.Namespace, *, extras: Mapping[str, Path], source: str | None = None) -> None:
     """Prepare the dataset that the options describe.
 
     Args:
         args: the options of `pipelines.hm.add_arguments`.
         extras: further files to keep in the dataset, by name (`PreparedWriter.extra`).
+        source: where the data came from, for the manifest; the raw files where None.
 
     Raises:
         PreparedError: a file or column is missing, too many rows are unusable, or the split leaves nothing.
@@ -41,9 +42,11 @@ def prepare(args: argparse.Namespace, *, extras: Mapping[str, Path]) -> None:
         raise PreparedError(f"--raw {args.raw} is not a folder")
     files = {kind: _first_existing(args.raw, names) for kind, names in FILES.items()}
     folder = photo_folder(args, [args.raw / name for name in IMAGE_FOLDERS])
-    source = {"raw": args.raw, **{kind: path.name for kind, path in files.items()}, "images": folder}
+    names = {"raw": args.raw, **{kind: path.name for kind, path in files.items()}, "images": folder}
     options = {name: value for name, value in vars(args).items() if name not in ("raw", "out", "images", "overwrite")}
-    with PreparedWriter(args.out, dataset="hm", source=source, options=options, overwrite=args.overwrite) as writer:
+    with PreparedWriter(
+        args.out, dataset="hm", source=source or names, options=options, overwrite=args.overwrite
+    ) as writer:
         account = {"writer": writer, "max_rejected": args.max_rejected}
         items = read_articles(files["articles"], **account)
         users = read_customers(files["customers"], **account)

@@ -6,7 +6,6 @@ Ratings are read block by block into flat arrays of 24 bytes per rating, so that
 from __future__ import annotations
 
 import argparse
-import datetime
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from pipelines.arguments import MOST_DAYS, SEED, SHARE, add_paths, whole_number
+from pipelines.arguments import MOST_DAYS, SEED, SHARE, add_paths, date, whole_number
 from pipelines.id_index import GrowingIdIndex
 from pipelines.movielens.files import Movie, open_source
 from pipelines.movielens.ratings import Log, duplicates, keep_core, read_ratings
@@ -46,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "from --cutoff; time-ratio: the last --test-share of all ratings; random: drawn from all ratings; "
         "random-by-user: drawn within each user, RecBole's default protocol (default: %(default)s)",
     )
-    parser.add_argument("--cutoff", type=_date, metavar="YYYY-MM-DD", help="temporal: first day of the test")
+    parser.add_argument("--cutoff", type=date, metavar="YYYY-MM-DD", help="temporal: first day of the test")
     parser.add_argument(
         "--test-days", type=whole_number(1, MOST_DAYS), default=7, help="temporal: days tested (default: %(default)s)"
     )
@@ -205,10 +204,3 @@ def _event_frames(log: Log, split: np.ndarray) -> Iterator[pd.DataFrame]:
         part = slice(start, start + WRITE_ROWS)
         columns = {name: column[part] for name, column in told.items()}
         yield pd.DataFrame({**columns, "split": split[part]})[split[part] != DROPPED]
-
-
-def _date(text: str) -> datetime.date:
-    try:
-        return datetime.date.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a date; write YYYY-MM-DD") from None

@@ -16,6 +16,7 @@ from pipelines.prepared_writer import PreparedWriter
 from pipelines.raw.raw_csv import RawCsv
 from pipelines.raw.raw_table import as_mask
 from pipelines.schema import PreparedError
+from pipelines.time_bounds import TOO_LATE, is_too_late
 
 YEAR_10000 = 253_402_300_800  # seconds since 1970; calendars end before it
 
@@ -116,6 +117,7 @@ def _convert(raw: RawCsv, block: pa.RecordBatch, ratings: Ratings, users: Growin
         (ratings.item, as_mask(pc.not_equal(block[ratings.item], "")), "movie id is empty"),
         (ratings.time, np.isfinite(time) & (time >= 0), "timestamp is no time"),
         (ratings.time, time < YEAR_10000, "timestamp is after the year 9999: looks like milliseconds, give seconds"),
+        (ratings.time, ~is_too_late(time), f"timestamp: {TOO_LATE}"),
     ]
     rating = None
     if ratings.rating:

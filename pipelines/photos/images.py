@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pipelines.prepared_writer import PreparedWriter
 from pipelines.progress import Progress
+from pipelines.schema import PreparedError
 
 FORMATS = ("JPEG", "PNG", "WEBP")  # what shops deliver; Pillow's rarer decoders stay shut
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -143,9 +144,18 @@ def find_files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
     """Yield every file below a folder whose name ends in one of `suffixes`, in letters of any case, in a fixed order.
 
     Links to folders are followed, each folder is looked into once.
+
+    Raises:
+        PreparedError: a folder cannot be read.
     """
+
+    def unreadable(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError):  # no folder, no photos: the reader says what it misses
+            return
+        raise PreparedError(f"{error.filename} cannot be read ({error.strerror}); make it readable, or move it away")
+
     seen = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=unreadable):
         about = os.stat(parent)
         if (place := (about.st_dev, about.st_ino)) in seen:
             folders.clear()
@@ -161,7 +171,7 @@ def with_known_ending(path: Path) -> Path | None:
     """The photo whose name differs from `path` by its ending alone, in small or capital letters; None: there is none."""
     endings = [case(suffix) for suffix in SUFFIXES for case in (str.lower, str.upper, str.title)]
     named = (path.with_suffix(ending) for ending in endings if path.name)
-    return next((photo for photo in named if photo.is_file()), None)
+    return next((photo for photo in named if os.path.isfile(photo)), None)
 
 
 def upright_turn(photo: Image.Image) -> Image.Transpose | None:

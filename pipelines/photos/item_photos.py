@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipelines.photos.images import find_photos, store_photos
 from pipelines.prepared_writer import PreparedWriter
+from pipelines.printable import printable
 from pipelines.schema import PreparedError
 
 
@@ -27,13 +28,19 @@ def photo_folder(args: argparse.Namespace, usual: Iterable[Path] = ()) -> Path |
 
 
 def photos_by_name(folder: Path, id_of: Callable[[str], str] = str) -> dict[str, Path]:
-    """The photos below a folder by the id that `id_of` makes of a file's name without its ending; the first of each counts.
+    """The photos below a folder by the id that `id_of` makes of a file's name without its ending; the first of each counts,
+    and how many others there are is printed.
 
     Ids are looked up among these, so that none is ever used as a path. Names are in NFC, see `photo_of`.
     """
     photos: dict[str, Path] = {}
+    others: list[Path] = []
     for path in find_photos(folder):
-        photos.setdefault(id_of(composed(path.stem)), path)
+        if photos.setdefault(id_of(composed(path.stem)), path) != path:
+            others.append(path)
+    if others:
+        first = printable(others[0])
+        print(f"{len(others):,} photos have the id of an earlier one and are not read, the first is {first}")
     return photos
 
 

@@ -9,12 +9,13 @@ WHITE = 255
 PNG_HEAD = 1 << 18  # bytes in which what is transparent is looked for; it stands before the pixels
 
 
-def decode_photos(photos: tf.Tensor, size: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:
+def decode_photos(photos: tf.Tensor, size: tuple[int, int], *, parallel: int = 10) -> tuple[tf.Tensor, tf.Tensor]:
     """Decode photos and fit them into `size`, keeping their proportions, on white.
 
     Args:
         photos: JPEG or PNG bytes, string `[B]`; an empty string is a missing photo.
         size: height and width in pixels.
+        parallel: photos decoded at a time, each of which may take 150 MB.
 
     Returns:
         Pixels uint8 `[B, height, width, 3]` (white where missing), and bool `[B]`, True where there was a photo.
@@ -29,6 +30,7 @@ def decode_photos(photos: tf.Tensor, size: tuple[int, int]) -> tuple[tf.Tensor, 
         lambda photo: tf.cond(tf.strings.length(photo) > 0, lambda: decode_photo(photo, size), lambda: blank),
         photos,
         fn_output_signature=tf.TensorSpec([*size, 3], tf.uint8),
+        parallel_iterations=parallel,
     )
     return pixels, present
 
@@ -46,17 +48,36 @@ def open_photo(photo: tf.Tensor) -> tf.Tensor:
 
 def stored_pixels(photo: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """One photo's bytes (scalar string) to its pixels on white, uint8 `[h, w, 3]`, and the EXIF orientation they have."""
-    is_png = tf.equal(tf.strings.substr(photo, 0, 4), b"\x89PNG")
-    declared = tf.cond(is_png, lambda: png_shape(photo), lambda: tf.io.extract_jpeg_shape(photo)[:2])
-    area = tf.reduce_prod(tf.cast(declared, tf.int64))
+    png, area = is_png(photo), declared_area(photo)
     # Decoders allocate what the header declares: a file of 0.4 MB can ask for 432 MB.
     check = tf.debugging.assert_less_equal(
         area, tf.constant(MAX_PIXELS, tf.int64), message=f"photo declares more than {MAX_PIXELS:,} pixels"
     )
     with tf.control_dependencies([check]):
-        clear = tf.cond(is_png, lambda: may_be_clear(photo), lambda: False)
+        clear = tf.cond(png, lambda: may_be_clear(photo), lambda: False)
         pixels = tf.cond(clear, lambda: on_white(decoded(photo, 4)), lambda: decoded(photo, 3))
-    return tf.ensure_shape(pixels, [None, None, 3]), tf.cond(is_png, lambda: 1, lambda: jpeg_orientation(photo))
+    return tf.ensure_shape(pixels, [None, None, 3]), tf.cond(png, lambda: 1, lambda: jpeg_orientation(photo))
+
+
+def is_png(photo: tf.Tensor) -> tf.Tensor:
+    """Whether a photo's bytes (scalar string) are a PNG's."""
+    return tf.equal(tf.strings.substr(photo, 0, 4), b"\x89PNG")
+
+
+def declared_area(photo: tf.Tensor) -> tf.Tensor:
+    """The pixels that the header of a JPEG or PNG (scalar string) declares, a scalar int64."""
+    shape = tf.cond(is_png(photo), lambda: png_shape(photo), lambda: tf.io.extract_jpeg_shape(photo)[:2])
+    return tf.reduce_prod(tf.cast(shape, tf.int64))
+
+
+def declared_areas(photos: tf.Tensor) -> tf.Tensor:
+    """`declared_area` of photos string `[B]`, 0 of those that are missing: int64 `[B]`."""
+    nothing = tf.constant(0, tf.int64)
+    return tf.map_fn(
+        lambda photo: tf.cond(tf.strings.length(photo) > 0, lambda: declared_area(photo), lambda: nothing),
+        photos,
+        fn_output_signature=tf.TensorSpec([], tf.int64),
+    )
 
 
 def decoded(photo: tf.Tensor, channels: int) -> tf.Tensor:

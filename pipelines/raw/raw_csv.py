@@ -22,6 +22,7 @@ from pipelines.raw.raw_table import BLANK, Malformed, RawTable
 from pipelines.schema import PreparedError
 
 BLOCK_BYTES = 4 << 20  # larger blocks fall out of the processor's cache
+MOST_BYTES = 1 << 31  # that Arrow parses as one block
 CARELESS_LINES = 20  # a record of more must be quoted by the rules, lest a stray quote swallow the rows after it
 WRONG_COUNT = "wrong number of fields"
 GZIP = b"\x1f\x8b"  # how such a file begins
@@ -102,7 +103,7 @@ class RawCsv(RawTable):
         return (None if is_packed(self.path) else self.path.stat().st_size), "B"
 
     def _advice(self) -> str:
-        if self._quoted_newlines or not any(row.reason == UNSPLIT for row in self._malformed):
+        if self._quoted_newlines or not self._unsplit:
             return ""
         return (
             f". The cells of {self.name} may hold no line breaks, not even in a column that is not used: "
@@ -123,6 +124,11 @@ class RawCsv(RawTable):
             file.seek(self._data_start)
             while data := file.read(-1 if self._quoted_newlines else BLOCK_BYTES):
                 data += file.readline()
+                if len(data) >= MOST_BYTES:
+                    raise PreparedError(
+                        f"{self.path} has {len(data):,} bytes, and a table whose cells may hold line breaks is read as one "
+                        "block of at most 2 GiB: write it as Parquet, or as several files"
+                    )
                 first_row = self.layout.first_row + self._parsed
                 if not data.isascii():
                     decode_utf8(data, self.path, first_row=first_row)  # Arrow would not name the row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from array import array
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import pyarrow as pa
 
 from pipelines.prepared_writer import PreparedWriter
 from pipelines.progress import Progress
+from pipelines.raw.csv_lines import UNSPLIT
 from pipelines.schema import PreparedError
 
 BLANK = "blank"  # such a line is passed over, and counts as a row of the file all the same
@@ -50,7 +52,8 @@ class RawTable(ABC):
         self._writer, self._first_row = writer, first_row
         self._yielded = 0  # well-formed rows in all blocks handed out
         self._block_start = 0
-        self._malformed: list[Malformed] = []
+        self._malformed: deque[Malformed] = deque()  # met, and not yet in the account
+        self._unsplit = False  # whether a row was among them in which a quote is open
         self._reported = array("q")  # the malformed rows that are in the account
         self._blank = 0  # of those
         self._rejected_rows: list[np.ndarray] = []  # the other rejected ones
@@ -161,7 +164,9 @@ class RawTable(ABC):
 
     def _report_malformed(self) -> None:
         """Reject the malformed rows met since the last block (on this thread, as the writer has no lock)."""
-        for malformed in self._malformed[len(self._reported) :]:
+        while self._malformed:
+            malformed = self._malformed.popleft()
+            self._unsplit |= malformed.reason == UNSPLIT
             self._reported.append(malformed.row)
             if malformed.reason == BLANK:
                 self._blank += 1

@@ -96,10 +96,10 @@ class NamedPhotos:
     def __call__(self, name: str) -> Path:
         """The photo of a name that `_stays_inside`; where there is none, the path that it should have."""
         path = self._folder / name
-        if path.is_file():
+        if os.path.isfile(path):  # unlike Path's, it takes a name that is too long for the file system as no file
             return path
         slashed = self._folder / _with_slashes(name)
-        if slashed.is_file():
+        if os.path.isfile(slashed):
             return slashed
         return self._by_alike.get(_alike(_with_slashes(name)), slashed)
 
