@@ -121,10 +121,30 @@ def test_workers_get_cores_that_a_machine_has(machines, workers, each):
     assert cores_each([*nodes, gone, {"Alive": True, "Resources": {}}], workers) == pytest.approx(each)
 
 
-def test_a_part_that_kills_its_workers_ends_the_job_and_is_named(monkeypatch):
-    class Died(Exception):
-        pass
+class Died(Exception):
+    """As Ray's error of an actor."""
 
+    def __init__(self, words="", at_the_start=False):
+        super().__init__(words)
+        self.actor_init_failed = at_the_start
+
+
+class Failed(Exception):
+    """As Ray's error of a task."""
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (Died("killed"), "a worker died 4 times.* not made are 5, 6"),
+        (Died("ray::PartMaker\n  File x\ntfrec.errors.PublishError: no model", True), "could not start: .*: no model$"),
+        (
+            Failed("ray::PartMaker\n  File x\nOSError: no disk\n\nray.exceptions.UserCodeException: x\nTo change: y"),
+            "a worker failed: OSError: no disk$",
+        ),
+    ],
+)
+def test_what_ends_a_job_is_named(monkeypatch, error, says):
     class Data:
         DataContext = SimpleNamespace(get_current=SimpleNamespace)
         ActorPoolStrategy = SimpleNamespace
@@ -139,14 +159,15 @@ def test_a_part_that_kills_its_workers_ends_the_job_and_is_named(monkeypatch):
         def iter_rows(self):
             yield {"part": 4}
             yield {"part": 7}
-            raise Died
+            raise error
 
     nodes = [{"Alive": True, "Resources": {"CPU": 2.0}}]
-    ray = SimpleNamespace(data=Data(), nodes=lambda: nodes, exceptions=SimpleNamespace(RayActorError=Died))
+    kinds = SimpleNamespace(RayActorError=Died, RayTaskError=Failed)
+    ray = SimpleNamespace(data=Data(), nodes=lambda: nodes, exceptions=kinds)
     monkeypatch.setattr(ray_parts, "cluster", lambda: nullcontext(ray))
     made = ray_parts.make_parts(PartMaker, [], [4, 5, 6, 7], workers=2)
     assert [next(made)["part"], next(made)["part"]] == [4, 7]
-    with pytest.raises(WorkerError, match="a worker died 4 times.* not made are 5, 6"):
+    with pytest.raises(WorkerError, match=says):
         next(made)
 
 

@@ -186,6 +186,9 @@ def test_all_messages_together_are_bounded_before_they_are_read():
         def __init__(self, message):
             self.message, self.asked, self.sent = message, asyncio.Event(), asyncio.Event()
 
+        def peer(self):
+            return f"ipv4:10.0.0.{id(self)}:5000"
+
         async def read(self):
             self.asked.set()
             await self.sent.wait()
@@ -211,6 +214,37 @@ def test_all_messages_together_are_bounded_before_they_are_read():
         answered.set()
         await asyncio.gather(*tasks[:2])
         await hold(messages, contexts[0], answered)
+
+    asyncio.run(go())
+
+
+def test_silent_calls_of_one_host_keep_no_other_out():
+    class Context:
+        def __init__(self, host, message=None):
+            self.host, self.message, self.port = host, message, id(self)
+
+        def peer(self):
+            return f"ipv4:{self.host}:{self.port}"
+
+        async def read(self):
+            if self.message is None:
+                await asyncio.Event().wait()
+            return self.message
+
+    async def hold(messages, context):
+        async with messages.read(context) as message:
+            return message
+
+    async def go():
+        messages = Messages(max_bytes=1000, max_bytes_at_once=8000, seconds=60)
+        silent = [asyncio.ensure_future(hold(messages, Context("10.0.0.1"))) for _ in range(20)]
+        await asyncio.sleep(0)
+        request = request_of(history=[["001"]])
+        async with asyncio.timeout(10):
+            assert await hold(messages, Context("10.0.0.2", request)) == request
+        for task in silent:
+            task.cancel()
+        await asyncio.gather(*silent, return_exceptions=True)
 
     asyncio.run(go())
 

@@ -4,8 +4,10 @@ import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 
 # isort: split
 import asyncio
+import contextlib
 import gzip
 import json
+import socket
 import threading
 from dataclasses import replace
 
@@ -47,6 +49,43 @@ def test_one_row_that_is_spread_over_all_is_bounded(small):
     with running(small) as server:
         status, answer = server.predict(**body)
         assert (status, "ask for fewer rows at once" in answer["error"]) == (400, True)
+
+
+def test_one_long_string_that_is_spread_over_all_rows_is_bounded(small):
+    inputs = {"history": np.full((1000, 1), b"a", object), "allow": np.array([[b"x" * 60_000]], object)}
+    check_size(inputs, 1000, 1024)
+    inputs["allow"] = np.array([[b"x" * 70_000]], object)
+    with pytest.raises(ServeError, match="the strings of the request come to 70001000 bytes for its 1000 rows"):
+        check_size(inputs, 1000, 1024)
+    with pytest.raises(ServeError, match="come to"):
+        check_size(
+            {"history": np.full((1, 100_000), b"x" * 1000, object)}, 1, 1024
+        )  # one string, a hundred thousand times
+    with running(small) as server:
+        body = {"inputs": {"history": [["001"]] * 1000, "allow": [["x=" + "y" * 70_000]]}}
+        status, answer = server.predict(**body)
+        assert (status, "come to" in answer["error"]) == (400, True)
+
+
+def test_an_answer_is_bounded():
+    inputs = {"k": np.array([500], np.int32)}
+    check_size(inputs, 262, 1024)
+    with pytest.raises(
+        ServeError, match="263 rows of up to 500 items are more than the 131072 that are answered at once"
+    ):
+        check_size(inputs, 263, 1024)
+
+
+def test_requests_with_long_strings_are_not_joined_beyond_what_a_batch_may_hold(monkeypatch):
+    monkeypatch.setattr("tfrec.serve.batching.MAX_SPREAD_BYTES", 100)
+
+    async def ask_all(batcher, model):
+        asked = [asyncio.ensure_future(ask(batcher, model, item=b"x" * 40)) for _ in range(4)]
+        await asyncio.sleep(0)
+        model.go_on.set()
+        await asyncio.gather(*asked)
+
+    assert [rows for rows, _ in while_one_runs(ask_all)] == [1, 2, 2]
 
 
 def test_requests_are_not_joined_into_a_batch_that_is_too_wide(monkeypatch):
@@ -243,12 +282,13 @@ def test_a_body_without_a_server_is_not_read_beyond_its_bound(announced, sizes, 
 
 
 def test_a_packed_body_counts_as_large_as_it_may_become(small):
-    body = gzip.compress(json.dumps(QUERY).encode())
+    body = gzip.compress(json.dumps(QUERY).encode() + b" " * 5000)
     headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
     with running(small) as server:
         assert server.ask("POST", "/v1/models/shop:predict", body, headers)[0] == 200
         state = server.server._state
-        state.bytes_held = state.max_bytes_at_once - state.max_bytes + 1
+        state.bytes_held = state.max_bytes_at_once - 2000
+        assert len(body) < 1000
         assert server.ask("POST", "/v1/models/shop:predict", body, headers)[0] == 429
         assert server.predict(**QUERY)[0] == 200
 
@@ -373,3 +413,44 @@ def test_numbers_that_cannot_be_are_told_before_anything_is_loaded(option, value
     with pytest.raises(SystemExit, match="2"):
         main(["--model", "/nowhere", option, value])
     assert f"{option}: {value!r} is not a" in capsys.readouterr().err
+
+
+def test_who_announces_bodies_and_sends_none_keeps_nobody_out(small):
+    with running(small) as server, contextlib.ExitStack() as silent:
+        for _ in range(40):  # of eight megabytes each: more than may be held
+            one = silent.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            one.sendall(b"POST /v1/models/shop:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8388608\r\n\r\n{")
+        assert server.predict(**QUERY)[0] == 200
+
+
+def test_a_request_whose_client_has_hung_up_is_given_up(small, monkeypatch):
+    began, ended = threading.Event(), threading.Event()
+
+    async def run(self, *request):
+        began.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            ended.set()
+            raise
+
+    monkeypatch.setattr(Batcher, "run", run)
+    monkeypatch.setattr("tfrec.serve.server.ask_itself", lambda *_: asyncio.sleep(0))
+    body = json.dumps(QUERY).encode()
+    head = f"POST /v1/models/shop:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    with running(small) as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.sendall(head.encode() + body)
+            assert began.wait(60)
+        assert ended.wait(60)
+
+
+@pytest.mark.parametrize(
+    ("token", "host", "status"), [(None, "evil.example", 403), (None, "localhost", 200), ("x", "a.b", 200)]
+)
+def test_without_a_token_a_server_is_addressed_by_its_own_names(small, token, host, status):
+    """Else a page of the web whose name is made to lead to this machine could read what a browser here can."""
+    headers = {"Host": host} | ({"Authorization": f"Bearer {token}"} if token else {})
+    with running(small, token=token) as server:
+        assert server.ask("GET", "/v1/models/shop", headers=headers)[0] == status
+        assert server.ask("GET", "/healthz", headers={"Host": host})[0] == 200

@@ -3,11 +3,13 @@
 import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 
 # isort: split
+import io
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from tests.serving_fakes import make_run
 from tests.test_models import DIM, ITEMS, make_model
@@ -107,3 +109,28 @@ def test_items_are_searched_by_what_their_vectors_are_made_from(deep, shallow, f
     options = ModelConfig()
     options.item.deep, options.item.shallow = deep, shallow
     assert modalities_read(options, SimpleNamespace(tokenizer=object(), attributes=None), features) == read
+
+
+def test_photos_that_declare_too_much_together_are_refused_before_they_are_decoded(monkeypatch):
+    stream = io.BytesIO()
+    Image.new("1", (300, 200), 1).save(stream, "PNG")
+    towers = SimpleNamespace(size=(8, 8))
+    monkeypatch.setattr("tfrec.serving.towers.MOST_PIXELS", 150_000)
+    assert ServedTowers.pixels(towers, tf.constant([stream.getvalue()] * 2))[0].shape == (2, 8, 8, 3)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="declare more than 150,000 pixels together"):
+        ServedTowers.pixels(towers, tf.constant([stream.getvalue()] * 3))
+
+
+def test_of_a_text_what_no_token_is_left_for_is_not_split():
+    read = []
+
+    class Tokenizer:
+        sequence_length, pad_id = 4, 0
+
+        def __call__(self, texts):
+            read.extend(texts.numpy())
+            return tf.ones([len(texts), 4], tf.int32)
+
+    ids = ServedTowers.tokens(SimpleNamespace(tokenizer=Tokenizer()), tf.constant(["word " * 1000, "", "one"]))
+    np.testing.assert_array_equal(ids[:, 0], [1, 0, 1])
+    assert [len(text) for text in read] == [256, 0, 3]

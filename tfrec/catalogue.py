@@ -58,16 +58,15 @@ class Catalogue(tf.Module):
         rows = self.popular_rows[:k]
         return tf.gather(self.popularity, rows), rows
 
-    def allowed(self, allow: tf.Tensor, allow_rows: tf.Tensor) -> tf.Tensor:
+    def allowed(self, terms: tf.Tensor, fields: tf.Tensor, allow_rows: tf.Tensor) -> tf.Tensor:
         """Which items each row's filters allow, bool `[B, N]`.
 
         Args:
-            allow: attribute terms "field=value" string `[B, A]`, "" = padding. An item must match every field
-                that is named, by any of the values named for it.
+            terms, fields: int32 `[B, A]` of attribute terms "field=value" (`AttributeFilter.parse`), -1 = padding. An item
+                must match every field that is named, by any of the values named for it.
             allow_rows: int32 `[B, M]` item rows, -1 = padding, -2 = an id that is not known. An item must be
                 one of them; all padding allows all.
         """
-        terms, fields = self.filter.parse(allow)
         request = tf.concat([terms, fields, allow_rows], 1)
         # A column of zeros: rows of no columns cannot be told apart.
         distinct, set_of = tf.raw_ops.UniqueV2(x=tf.pad(request, [[0, 0], [0, 1]]), axis=[0])

@@ -161,17 +161,18 @@ def verify_version(path: Path, before_each: Callable[[], object] = lambda: None)
         PublishError: a file is missing, of another size, or of other bytes.
     """
     manifest = read_manifest(path)
-    for name, entry in manifest["files"].items():
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise PublishError(f"{path / MANIFEST} lists {name!r}, which is outside its folder")
-        before_each()
-        try:
-            _check_file(path / name, entry)
-        except OSError as error:
-            raise PublishError(
-                f"{path / name} cannot be read although the manifest lists it ({error.strerror}); "
-                "copy the whole version folder"
-            ) from error
+    for check in (_check_size, _check_bytes):  # what is missing is found before gigabytes are read
+        for name, entry in manifest["files"].items():
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise PublishError(f"{path / MANIFEST} lists {name!r}, which is outside its folder")
+            before_each()
+            try:
+                check(path / name, entry)
+            except OSError as error:
+                raise PublishError(
+                    f"{path / name} cannot be read although the manifest lists it ({error.strerror}); "
+                    "copy the whole version folder"
+                ) from error
     return manifest
 
 
@@ -252,10 +253,13 @@ def _write_manifest(path: Path, info: dict[str, Any]) -> None:
     (path / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _check_file(file: Path, entry: dict[str, Any]) -> None:
+def _check_size(file: Path, entry: dict[str, Any]) -> None:
     size = file.stat().st_size
     if size != entry["bytes"]:
         raise PublishError(f"{file} has {size} bytes, the manifest says {entry['bytes']}; copy it again")
+
+
+def _check_bytes(file: Path, entry: dict[str, Any]) -> None:
     if _sha256(file) != entry["sha256"]:
         raise PublishError(f"{file} does not have the SHA-256 that the manifest lists; copy it again")
 

@@ -108,7 +108,7 @@ class Parts:
         if not joins:
             parts._hold()
         try:
-            parts._take_up(job)
+            parts._take_up(job, joins=joins)
         except BaseException:
             parts.close()
             raise
@@ -136,8 +136,10 @@ class Parts:
         with written_or_sent(self._job) as stream:
             stream.write((json.dumps(job, indent=1, sort_keys=True) + "\n").encode())
 
-    def _take_up(self, job: dict[str, Any]) -> None:
+    def _take_up(self, job: dict[str, Any], *, joins: bool) -> None:
         if not self._job.exists():
+            if joins:  # it is there where the job began: to begin it again would remove others' parts
+                raise RecommendationFileError(f"{self.folder} is not to be seen here; all workers must share its place")
             self._begin(job)
             return
         before = json.loads(self._job.read_text(encoding="utf-8"))

@@ -31,11 +31,7 @@ if TYPE_CHECKING:
 def main(arguments: list[str] | None = None) -> int:
     """Retrieve; 0 on success, 2 when an option, the model or the data is at fault, 1 on any other failure."""
     options = _parser().parse_args(arguments)
-    try:
-        return run_command(lambda: _retrieve(options), after_full_disk="go on with --resume")
-    except OSError as error:
-        print(f"error: {error}; go on with --resume", file=sys.stderr)
-        return 1
+    return run_command(lambda: _retrieve(options), after_full_disk="go on with --resume")
 
 
 def _retrieve(options: argparse.Namespace) -> int:

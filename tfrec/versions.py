@@ -92,6 +92,8 @@ def _rollback(options: argparse.Namespace) -> None:
 
 
 def _prune(options: argparse.Namespace) -> None:
+    if not versions(options.model):
+        raise PublishError(f"{options.model} holds no versions; give the folder of a model")
     deleted = keep_last(options.model, options.keep)
     if options.withdrawn:
         deleted += delete_withdrawn(options.model)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -15,6 +16,7 @@ from typing import Any
 
 STORE_BYTES = 128 << 20  # Ray moves numbers of parts, no data
 RETRIES = 3  # of a part whose worker died, and of a worker; by itself Ray tries a part that is too large for ever
+ERROR = re.compile(r"^(?!ray\.)[A-Za-z_][\w.]*(?:Error|Exception): .*$", re.MULTILINE)  # as Python prints one
 
 
 class EngineError(ValueError):
@@ -73,6 +75,12 @@ def own_cores() -> float | None:
     return ray.get_runtime_context().get_assigned_resources().get("CPU") if ray.is_initialized() else None
 
 
+def cause_of(failure: Exception) -> str:
+    """What an error of another process says that it came from, out of the tracebacks and advice around it."""
+    said = ERROR.findall(str(failure))
+    return said[-1] if said else str(failure).strip().splitlines()[-1]
+
+
 def make_parts(maker: type, arguments: list, missing: list[int], *, workers: int) -> Iterator[dict[str, Any]]:
     """Make the parts with the numbers `missing`.
 
@@ -87,7 +95,7 @@ def make_parts(maker: type, arguments: list, missing: list[int], *, workers: int
         What was told of each part, in any order.
 
     Raises:
-        WorkerError: a part's worker died, and the next ones as well.
+        WorkerError: a part's worker died, and the next ones as well; or one could not start, or failed.
     """
     if not missing:
         return
@@ -111,7 +119,11 @@ def make_parts(maker: type, arguments: list, missing: list[int], *, workers: int
             for told in made.iter_rows():
                 left.discard(int(told["part"]))
                 yield told
+        except ray.exceptions.RayTaskError as error:
+            raise WorkerError(f"a worker failed: {cause_of(error)}") from error
         except ray.exceptions.RayActorError as error:
+            if error.actor_init_failed:
+                raise WorkerError(f"a worker could not start: {cause_of(error)}") from error
             under_way = ", ".join(str(number) for number in sorted(left)[:workers])
             raise WorkerError(
                 f"a worker died {RETRIES + 1} times, as where a machine has too little memory; the first parts that are not "

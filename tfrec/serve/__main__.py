@@ -43,11 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
             use_allocator(options.allocator)
         return _serve(options)
 
-    try:
-        return run_command(serve)
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_command(serve)
 
 
 def _serve(options: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from tfrec.processor import cores
 from tfrec.serve.errors import Code, ServeError
-from tfrec.serve.merging import MAX_SPREAD, may_join, merge, part, width
+from tfrec.serve.merging import MAX_SPREAD, MAX_SPREAD_BYTES, may_join, merge, part, spread_bytes, width
 from tfrec.serve.servable import Servable
 from tfrec.serve.signatures import Arrays
 
@@ -34,6 +34,7 @@ class Pending:
     rows: int
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Arrays]
+    bytes: int
     answered: bool = field(default=False)
 
     def joins(self, other: Pending) -> bool:
@@ -151,7 +152,7 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         servable.share()  # until it has run, even if who waits for the answer goes away
-        request = Pending(servable, signature, inputs, rows, loop, loop.create_future())
+        request = Pending(servable, signature, inputs, rows, loop, loop.create_future(), spread_bytes(inputs, rows))
         with self._changed:
             self._queue.append(request)
             self._changed.notify()
@@ -204,14 +205,14 @@ class Batcher:
                 return []
             batch = [self._queue.popleft()]
             first, rows, others = batch[0], batch[0].rows, deque[Pending]()
-            columns = width(first.inputs)
+            columns, size = width(first.inputs), first.bytes
             while self._queue and rows < self.max_rows:
                 request = self._queue.popleft()
                 together, widest = rows + request.rows, max(columns, width(request.inputs))
                 fits = together <= self.max_rows and together * widest <= MAX_SPREAD
-                if fits and first.joins(request):
+                if fits and size + request.bytes <= MAX_SPREAD_BYTES and first.joins(request):
                     batch.append(request)
-                    rows, columns = together, widest
+                    rows, columns, size = together, widest, size + request.bytes
                 else:
                     others.append(request)
             self._queue.extendleft(reversed(others))

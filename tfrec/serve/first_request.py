@@ -23,14 +23,14 @@ async def ask_itself(repository: Repository, host: str, port: int, token: str | 
     from tfrec.serving.warmup import read_warmup
 
     for name in repository.names:
-        requests = dict(read_warmup(repository.get(name).path))
-        if DEFAULT_SIGNATURE not in requests:
-            continue
-        body = request_body(DEFAULT_SIGNATURE, requests[DEFAULT_SIGNATURE])
         try:
+            requests = dict(await asyncio.to_thread(read_warmup, repository.get(name).path))
+            if DEFAULT_SIGNATURE not in requests:
+                continue
+            body = request_body(DEFAULT_SIGNATURE, requests[DEFAULT_SIGNATURE])
             async with asyncio.timeout(SECONDS):
                 status = await _post(host, port, f"/v1/models/{name}", body, token)
-        except (OSError, TimeoutError) as error:
+        except Exception as error:  # as of a version that was withdrawn meanwhile: the server has started all the same
             status = f"{type(error).__name__}: {error}"
         if " 200 " not in status:
             LOG.warning("the server does not answer its own first request to %s: %s", name, status)

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from weakref import WeakValueDictionary
 
 import grpc
 
@@ -22,12 +23,15 @@ class Messages:
     Args:
         max_bytes: of one message.
         max_bytes_at_once: of all messages that are being read, and of all that are being answered.
-        seconds: that a client may take to send a message.
+        seconds: that a client may take to send a message, once it is its turn.
     """
 
     def __init__(self, *, max_bytes: int, max_bytes_at_once: int, seconds: float):
         self._most, self._held, self._seconds = max_bytes_at_once, 0, seconds
-        self._readers = asyncio.Semaphore(max(1, max_bytes_at_once // max_bytes))
+        readers = max(1, max_bytes_at_once // max_bytes)
+        self._readers, self._of_one_host = asyncio.Semaphore(readers), max(1, readers // 4)
+        # Silent calls of one host keep no other from being read.
+        self._hosts: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     @asynccontextmanager
     async def read(self, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
@@ -48,8 +52,10 @@ class Messages:
             self._held -= size
 
     async def _next(self, context: grpc.aio.ServicerContext) -> Any:
+        host = context.peer().rpartition(":")[0]
+        own = self._hosts.get(host) or self._hosts.setdefault(host, asyncio.Semaphore(self._of_one_host))
         try:
-            async with asyncio.timeout(self._seconds), self._readers:
+            async with own, self._readers, asyncio.timeout(self._seconds):
                 message = await context.read()
         except TimeoutError:
             late = f"the message took longer than {self._seconds} s"

@@ -18,7 +18,7 @@ from tfrec.serve.connections import ConnectionGuard
 from tfrec.serve.errors import Code, ServeError
 from tfrec.serve.metrics import Metrics
 from tfrec.serve.openapi import describe
-from tfrec.serve.rest import CALLED, RestApi
+from tfrec.serve.rest import CALLED, HELD, Held, RestApi
 from tfrec.serve.service import Called, PredictService
 
 LOG = logging.getLogger("tfrec.serve")
@@ -42,6 +42,7 @@ class HttpState:
         service: answers predictions.
         metrics: of the server.
         token: that requests must bear; None for none.
+        hosts: names that requests may be addressed to; None: any.
         max_bytes: of one body.
         max_bytes_at_once: of all bodies that are being read or answered.
         body_seconds: that a client may take to send a body.
@@ -53,6 +54,7 @@ class HttpState:
     service: PredictService
     metrics: Metrics
     token: str | None
+    hosts: frozenset[str] | None
     max_bytes: int
     max_bytes_at_once: int
     body_seconds: float
@@ -168,42 +170,60 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
 
 
 def _authorized(state: HttpState) -> Middleware:
-    """Ask for the bearer token, where there is one."""
+    """Ask for the bearer token, where there is one; where there is none, for a name that is this machine's: a page of the
+    web whose own name is made to lead here (DNS rebinding) is not to read what the server knows.
+    """
     wanted = f"Bearer {state.token}".encode() if state.token else b""
 
     @web.middleware
     async def authorized(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if wanted and request.path not in OPEN_PATHS and request.path not in state.public:
+        if request.path in OPEN_PATHS:
+            return await handler(request)
+        if wanted and request.path not in state.public:
             given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
             if not hmac.compare_digest(given, wanted):
                 raise ServeError(Code.UNAUTHENTICATED, "send the header Authorization: Bearer TOKEN")
+        if state.hosts is not None and "Host" in request.headers:  # as every browser says
+            name = request.url.host or ""
+            if name not in state.hosts:
+                raise web.HTTPForbidden(
+                    text=f"this server is addressed as {' or '.join(sorted(state.hosts))}, not {name[:100]!r}; behind a "
+                    "proxy, or under another name, start it with a token"
+                )
         return await handler(request)
 
     return authorized
 
 
 def _bounded(state: HttpState) -> Middleware:
-    """Hold no more bytes of bodies at a time than agreed; refuse what says beforehand that it is too large."""
+    """Hold no more bytes of bodies at a time than agreed, counted as they arrive, so that who sends nothing keeps nobody
+    out; refuse what says beforehand that it is too large.
+    """
 
     @web.middleware
     async def bounded(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not request.body_exists:
-            return await handler(request)
-        size = request.content_length
-        if size is None or (size <= state.max_bytes and "Content-Encoding" in request.headers):
-            size = state.max_bytes  # nothing, or what is sent, says nothing about what it comes to
-        if size > state.max_bytes:
-            raise web.HTTPRequestEntityTooLarge(
-                max_size=state.max_bytes,
-                actual_size=size,
-                text=f"the body may have {state.max_bytes} bytes, not {size}",
-            )
-        if state.bytes_held + size > state.max_bytes_at_once:
-            raise ServeError(Code.RESOURCE_EXHAUSTED, "too many large requests at once; try again later")
-        state.bytes_held += size
+        held = 0
+
+        def hold(more: int) -> None:
+            nonlocal held
+            if held + more > state.max_bytes:
+                raise _too_large(state.max_bytes, held + more)
+            if state.bytes_held + more > state.max_bytes_at_once:
+                raise ServeError(Code.RESOURCE_EXHAUSTED, "too many large requests at once; try again later")
+            held += more
+            state.bytes_held += more
+
+        if request.content_length and request.content_length > state.max_bytes:
+            raise _too_large(state.max_bytes, request.content_length)
+        request[HELD] = Held(hold)
         try:
             return await handler(request)
         finally:
-            state.bytes_held -= size
+            state.bytes_held -= held
 
     return bounded
+
+
+def _too_large(most: int, size: int) -> web.HTTPRequestEntityTooLarge:
+    text = f"the body may have {most} bytes, not {size}"
+    return web.HTTPRequestEntityTooLarge(max_size=most, actual_size=size, text=text)

@@ -9,7 +9,14 @@ import numpy as np
 from tfrec.serve.signatures import RANKED, SPREAD, Arrays
 
 MAX_SPREAD = 2_000_000  # values that an input may have once it is spread over its rows, in a request or in a batch
+MAX_SPREAD_BYTES = 64 << 20  # of the strings of a request or a batch, spread likewise
 PADDING = {"O": b"", "f": 0.0, "i": -1}  # what every signature reads as nothing, by kind of dtype
+
+
+def spread_bytes(inputs: Arrays, rows: int) -> int:
+    """Bytes of the strings of a request once one row of an input stands for each of its rows."""
+    strings = (array for array in inputs.values() if array.dtype == object)
+    return sum(sum(map(len, array.flat)) * (rows if len(array) == 1 else 1) for array in strings if array.ndim)
 
 
 def width(inputs: Arrays) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
@@ -16,6 +18,16 @@ MODEL = r"/v1/models/{name:[^/:]+}"
 PLACES = (MODEL, MODEL + r"/versions/{version:\d+}", MODEL + r"/labels/{label:[^/:]+}")
 CALLED: web.RequestKey[Called] = web.RequestKey("called", Called)
 MAX_VERSION = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Held:
+    """How the bytes of a body are counted among those of all others, as they arrive: `count` may refuse them."""
+
+    count: Callable[[int], None]
+
+
+HELD: web.RequestKey[Held] = web.RequestKey("held", Held)
 
 
 class RestApi:
@@ -103,18 +115,28 @@ def version_status(service: PredictService, address: Address) -> list[dict[str, 
 
 async def read_body(request: web.Request, seconds: float) -> bytes:
     """Read a body, or refuse it: too large (413), too slow (408)."""
+    body, hold = bytearray(), request[HELD].count
+
+    async def read() -> bytes:
+        async for chunk in request.content.iter_any():
+            hold(len(chunk))
+            body.extend(chunk)
+        return bytes(body)
+
     if request.content.is_eof():  # all of it came with the head: there is no time to mind
-        return await request.read()
+        return await read()
     try:
         async with asyncio.timeout(seconds):
-            return await request.read()
+            return await read()
     except TimeoutError:
         raise web.HTTPRequestTimeout(text=f"the body took longer than {seconds} s") from None
 
 
 def _address(request: web.Request) -> Address:
-    version = request.match_info.get("version")
-    if version is not None and int(version[:20]) > MAX_VERSION:
-        raise ServeError(Code.NOT_FOUND, f"no version {shown(version)}")
-    number = int(version) if version is not None else None
+    version, number = request.match_info.get("version"), None
+    if version is not None:
+        digits = version.lstrip("0") or "0"
+        number = int(digits[:20])
+        if number > MAX_VERSION:
+            raise ServeError(Code.NOT_FOUND, f"no version {shown(version)}")
     return Address(request.match_info["name"], number, request.match_info.get("label"))

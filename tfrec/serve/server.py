@@ -66,6 +66,7 @@ class Server:
             self._service,
             self.metrics,
             options.token,
+            own_names(options),
             options.max_bytes,
             max_bytes_at_once=max(MAX_BYTES_AT_ONCE, options.max_bytes),
             body_seconds=options.body_seconds,
@@ -126,6 +127,7 @@ class Server:
             build_app(self._state, *parts),
             access_log=None,
             handle_signals=False,
+            handler_cancellation=True,  # who has hung up is computed nothing
             shutdown_timeout=options.stop_seconds,
             lingering_time=LINGER_SECONDS,
         )
@@ -170,9 +172,11 @@ class Server:
         )
         GrpcApi(self._service, self.metrics, messages, token=options.token).add_to(self._grpc)
         try:
-            self.grpc_port = self._grpc.add_insecure_port(f"{options.host}:{options.grpc_port}")
+            host = f"[{options.host}]" if ":" in options.host else options.host
+            self.grpc_port = self._grpc.add_insecure_port(f"{host}:{options.grpc_port}")
         except RuntimeError as error:
-            raise OSError(f"port {options.grpc_port} of {options.host} cannot be opened for gRPC") from error
+            told = f"port {options.grpc_port} of {options.host} cannot be opened for gRPC ({error})"
+            raise OSError(told) from error
         await self._grpc.start()
 
     async def _poll(self) -> None:
@@ -208,6 +212,14 @@ class Server:
         if self._grpc is not None:
             waits.append(self._grpc.stop(self._options.stop_seconds))
         await asyncio.gather(*waits)
+
+
+def own_names(options: ServeOptions) -> frozenset[str] | None:
+    """What requests to a server must be addressed to; None, anything, where it has a token or other machines reach it."""
+    loopback = options.host == "localhost" or options.host == "::1" or options.host.startswith("127.")
+    if options.token is not None or not loopback:
+        return None
+    return frozenset({"localhost", "127.0.0.1", "::1", options.host})
 
 
 def step_back() -> None:

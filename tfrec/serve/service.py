@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from tfrec.serve.batching import Batcher
 from tfrec.serve.errors import ServeError, invalid, shown
-from tfrec.serve.merging import MAX_SPREAD
+from tfrec.serve.merging import MAX_SPREAD, MAX_SPREAD_BYTES, spread_bytes
 from tfrec.serve.repository import Repository
 from tfrec.serve.servable import Servable
 from tfrec.serve.signatures import Arrays, Signature
 from tfrec.serve.tensors_json import decode, encode, error_body, parse_body, signature_name
 
+MAX_ANSWERS = 1 << 17  # items of all rows of an answer: some 5 MB of JSON
 DEFAULT_SIGNATURE = "serving_default"
 
 
@@ -78,7 +79,8 @@ class PredictService:
 
 
 def check_size(inputs: Arrays, rows: int, most: int) -> None:
-    """Refuse a request of more rows than `most`, or of too wide inputs: one row of an input may stand for all of them.
+    """Refuse a request of more rows than `most`, of too wide or too long inputs (one row of an input may stand for all of
+    them), or for too large an answer.
 
     Raises:
         ServeError: INVALID_ARGUMENT.
@@ -91,6 +93,16 @@ def check_size(inputs: Arrays, rows: int, most: int) -> None:
                 f"input {name!r} has {array.shape[1]} columns for {rows} rows, which are more than {MAX_SPREAD} values; "
                 "ask for fewer rows at once"
             )
+    if (size := spread_bytes(inputs, rows)) > MAX_SPREAD_BYTES:
+        raise invalid(
+            f"the strings of the request come to {size} bytes for its {rows} rows, and at most {MAX_SPREAD_BYTES} are read "
+            "at once; ask for fewer rows"
+        )
+    if rows > 1 and "k" in inputs and rows * int(inputs["k"].max(initial=1)) > MAX_ANSWERS:
+        raise invalid(
+            f"{rows} rows of up to {inputs['k'].max()} items are more than the {MAX_ANSWERS} that are answered at once; ask "
+            "for fewer rows or a smaller k"
+        )
 
 
 def answer_json(servable: Servable, body: bytes, *, max_values: int, max_rows: int) -> tuple[int, bytes]:

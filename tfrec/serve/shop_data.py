@@ -17,6 +17,7 @@ from tfrec.serve.errors import Code, ServeError, shown
 
 MAX_CHOICES = 60  # a field with more values is no filter that a person could choose from
 LATEST = 24  # purchases shown of a customer
+READ = 512  # that models may read; the longest histories of the recipes have 200
 
 
 class ShopData:
@@ -68,7 +69,9 @@ class ShopData:
         return [{"user_id": self._users["user_id"][row], "purchases": self._count(row)} for row in rows]
 
     def customer(self, user_id: str) -> dict[str, Any]:
-        """A customer's fields and latest purchases, most recent last; NOT_FOUND where there is none."""
+        """A customer's fields, what they bought, and cards of their latest purchases, most recent last; NOT_FOUND where
+        there is none.
+        """
         row = self._user_row.get(user_id)
         if row is None:
             raise ServeError(Code.NOT_FOUND, f"no customer {shown(user_id)} in the dataset")
@@ -78,12 +81,17 @@ class ShopData:
             {**self._card(item), "days_ago": (self._now - int(time)) / DAY}
             for item, time in zip(self._event_items[latest], self._event_times[latest])
         ]
+        read = slice(max(start, stop - READ), stop)
+        ids = self._items["item_id"]
         fields = {name: self._users[f"attr.{name}"][row] for name in self._prepared.user_fields}
         return {
             "user_id": user_id,
             "fields": {name: str(value) for name, value in fields.items() if value is not None and value == value},
             "count": self._count(row),
             "purchases": purchases,
+            "history": list(ids[self._event_items[read]]),
+            "days_ago": ((self._now - self._event_times[read]) / DAY).tolist(),
+            "bought": list(ids[np.unique(self._event_items[start:stop])]),
         }
 
     def items(self, item_ids: list[str]) -> list[dict[str, Any]]:

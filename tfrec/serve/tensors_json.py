@@ -66,7 +66,7 @@ def decode(body: Mapping[str, Any], signature: Signature, *, max_values: int) ->
     if rows == columns:
         raise invalid('give either "instances" (rows) or "inputs" (columns)')
     given = _columns(body["instances"], signature) if rows else _named(body["inputs"], signature)
-    if rows and not given:  # no rows at all: every input that must be given is empty
+    if rows and body["instances"] == []:  # no rows at all: every input that must be given is empty
         given = {name: [] for name, spec in signature.inputs.items() if spec.default is None}
     arrays = {}
     for name, value in given.items():

@@ -95,7 +95,7 @@ class ServingModel(tf.Module):
         vectors, known = tf.TensorSpec([None, run.item_vectors.shape[1]]), tf.TensorSpec([None], tf.bool)
         query = Query(vectors, known, ROWS, DAYS, tf.TensorSpec([], tf.int32))
         self._answer = tf.function(
-            self._answer_query, input_signature=[query, COUNT, *[STRING_ROWS] * 3], autograph=False
+            self._answer_query, input_signature=[query, COUNT, ROWS, *[STRING_ROWS] * 2], autograph=False
         )
         self.release = tf.function(self._release, input_signature=[], autograph=False)
 
@@ -156,7 +156,8 @@ class ServingModel(tf.Module):
             allow: tf.Tensor = NONE,
             allow_items: tf.Tensor = NONE,
         ) -> Tensors:
-            return self._answer(self._history_query(history, days_ago), k, exclude, allow, allow_items)
+            excluded = self.catalogue.rows(exclude)
+            return self._answer(self._history_query(history, days_ago), k, excluded, allow, allow_items)
 
         return recommend
 
@@ -173,7 +174,8 @@ class ServingModel(tf.Module):
             row = tf.maximum(user, 0)
             history = tf.where(user[:, None] >= 0, tf.gather(self._user_history, row), -1)
             query = self._query(history, tf.gather(self._user_days, row), user, tf.gather(self._user_fields, row))
-            return self._answer(query._replace(known=query.known & (user >= 0)), k, exclude, allow, allow_items)
+            query = query._replace(known=query.known & (user >= 0))
+            return self._answer(query, k, self.catalogue.rows(exclude), allow, allow_items)
 
         return recommend_user
 
@@ -188,10 +190,9 @@ class ServingModel(tf.Module):
         ) -> Tensors:
             rows = self.catalogue.rows(item_id)
             vectors = tf.gather(self._vectors, tf.maximum(rows, 0))
-            exclude = tf.concat([self._per_row(exclude, tf.shape(rows)[0]), item_id[:, None]], 1)
-            return self._answer(
-                plain_query(self.towers.similar_query(vectors), rows >= 0), k, exclude, allow, allow_items
-            )
+            excluded = tf.concat([per_row(self.catalogue.rows(exclude), tf.shape(rows)[0]), rows[:, None]], 1)
+            query = plain_query(self.towers.similar_query(vectors), rows >= 0)
+            return self._answer(query, k, excluded, allow, allow_items)
 
         return similar
 
@@ -206,7 +207,7 @@ class ServingModel(tf.Module):
         ) -> Tensors:
             known = tf.strings.length(tf.strings.strip(text)) > 0
             queries = self.towers.text_query(self.towers.tokens(text))
-            return self._answer(plain_query(queries, known), k, exclude, allow, allow_items)
+            return self._answer(plain_query(queries, known), k, self.catalogue.rows(exclude), allow, allow_items)
 
         return search_text
 
@@ -221,7 +222,8 @@ class ServingModel(tf.Module):
         ) -> Tensors:
             pixels, readable = self.towers.pixels(photo)
             _check_photos(readable)
-            return self._answer(plain_query(self.towers.photo_query(pixels), readable), k, exclude, allow, allow_items)
+            query = plain_query(self.towers.photo_query(pixels), readable)
+            return self._answer(query, k, self.catalogue.rows(exclude), allow, allow_items)
 
         return search_photo
 
@@ -311,8 +313,8 @@ class ServingModel(tf.Module):
         @tf.function(input_signature=_named(photo=STRINGS, text=STRINGS, attributes=STRING_ROWS), autograph=False)
         def attend_item(photo: tf.Tensor, text: tf.Tensor = MISSING, attributes: tf.Tensor = NONE) -> Tensors:
             batch = tf.shape(photo)[0]
-            encoded = self._attribute_ids(self._per_row(attributes, batch))
-            pixels, readable, tokens = read_content(self._run, photo, tf.broadcast_to(text, [batch]))
+            pixels, readable, tokens = read_content(self._run, photo, text, batch)
+            encoded = per_row(self._attribute_ids(attributes), batch)
             return {"attention": self.towers.attention(pixels, readable, tokens, encoded)}
 
         return attend_item
@@ -342,8 +344,7 @@ class ServingModel(tf.Module):
         @tf.function(input_signature=_named(photo=STRINGS, text=STRINGS, attributes=STRING_ROWS), autograph=False)
         def embed_item(photo: tf.Tensor = MISSING, text: tf.Tensor = MISSING, attributes: tf.Tensor = NONE) -> Tensors:
             batch = tf.reduce_max([tf.shape(photo)[0], tf.shape(text)[0], tf.shape(attributes)[0]])
-            photo, text = tf.broadcast_to(photo, [batch]), tf.broadcast_to(text, [batch])
-            return {"embedding": self._finite(self._embed(photo, text, self._per_row(attributes, batch)))}
+            return {"embedding": self._finite(self._embed(photo, text, attributes, batch))}
 
         return embed_item
 
@@ -381,10 +382,10 @@ class ServingModel(tf.Module):
         fallen = tf.shape(history)[1] if self._run.repeats else tf.constant(0)  # neighbours only gain
         return Query(vectors, known, rows, own_scores, fallen)
 
-    def _embed(self, photo: tf.Tensor, text: tf.Tensor, attributes: tf.Tensor) -> tf.Tensor:
-        vectors, readable = encode_content(self._run, photo, text, self._attribute_ids(attributes))
+    def _embed(self, photo: tf.Tensor, text: tf.Tensor, attributes: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
+        vectors, readable = encode_content(self._run, photo, text, self._attribute_ids(attributes), batch)
         if "photo" in self._run.modalities:
-            _check_photos(readable | (photo == ""))
+            _check_photos(readable | per_row(photo == "", batch))
         return vectors
 
     def _attribute_ids(self, terms: tf.Tensor) -> tf.Tensor:
@@ -398,17 +399,17 @@ class ServingModel(tf.Module):
         return self.index.exact.vectors
 
     def _answer_query(
-        self, query: Query, k: tf.Tensor, exclude: tf.Tensor, allow: tf.Tensor, allow_items: tf.Tensor
+        self, query: Query, k: tf.Tensor, excluded: tf.Tensor, allow: tf.Tensor, allow_items: tf.Tensor
     ) -> Tensors:
         batch = tf.shape(query.vectors)[0]
         most = self._bounded(k)
-        excluded = self._per_row(self.catalogue.rows(exclude), batch)  # strings are looked up before they are spread
-        allow = self._per_row(allow, batch)
-        listed = self._per_row(self.catalogue.listed(allow_items), batch)
+        # Strings are looked up before they are spread: one row of megabytes would become gigabytes.
+        excluded, listed = per_row(excluded, batch), per_row(self.catalogue.listed(allow_items), batch)
+        terms = tuple(per_row(numbers, batch) for numbers in self.catalogue.filter.parse(allow))
         filtered = tf.reduce_any(allow != "") | tf.reduce_any(listed != -1)
         scores, rows = tf.cond(
             filtered,
-            lambda: self._top_k_allowed(query, most, excluded, allow, listed),
+            lambda: self._top_k_allowed(query, most, excluded, terms, listed),
             lambda: self._top_k(query, most, excluded),
         )
         wanted = tf.range(most)[None] < tf.reshape(k, [-1, 1])  # a row that asked for fewer than its batch
@@ -434,9 +435,14 @@ class ServingModel(tf.Module):
         return drop_excluded(scores, rows, excluded, k)
 
     def _top_k_allowed(
-        self, query: Query, k: tf.Tensor, excluded: tf.Tensor, allow: tf.Tensor, listed: tf.Tensor
+        self,
+        query: Query,
+        k: tf.Tensor,
+        excluded: tf.Tensor,
+        terms: tuple[tf.Tensor, tf.Tensor],
+        listed: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The k best of the allowed items, by exact search."""
+        """The k best of the items that `terms` and `listed` allow (see `Catalogue.allowed`), by exact search."""
         known, exact = self._known(query), self.index.exact
 
         def scores(part: tf.Tensor) -> tf.Tensor:
@@ -447,7 +453,8 @@ class ServingModel(tf.Module):
             found = exact.scores(tf.gather(query.vectors, part))
             found = tf.tensor_scatter_nd_update(found, places, tf.gather_nd(own_scores, slots))
             found = tf.where(tf.gather(known, part)[:, None], found, self.catalogue.popularity)
-            return tf.where(self.catalogue.allowed(tf.gather(allow, part), tf.gather(listed, part)), found, LOWEST)
+            limits = (tf.gather(numbers, part) for numbers in (*terms, listed))
+            return tf.where(self.catalogue.allowed(*limits), found, LOWEST)
 
         found = exact.top_k(scores, tf.shape(known)[0], self._fetch(k, excluded))
         return drop_excluded(*found, excluded, k)
@@ -463,10 +470,6 @@ class ServingModel(tf.Module):
 
     def _finite(self, queries: tf.Tensor) -> tf.Tensor:
         return tf.where(tf.math.is_finite(queries), queries, 0.0)  # ScaNN answers NaN with item 0, k times
-
-    def _per_row(self, values: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
-        """Spread one row over the batch; `[B, E]` stays."""
-        return tf.broadcast_to(values, [batch, tf.shape(values)[1]])
 
 
 class NeighbourGains(tf.Module):
@@ -494,32 +497,43 @@ class NeighbourGains(tf.Module):
         return tf.reshape(rows, [batch, -1]), tf.reshape(gains, [batch, -1])
 
 
-def encode_content(run: Run, photo: tf.Tensor, text: tf.Tensor, attributes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Candidate vectors of items from raw content.
+def encode_content(
+    run: Run, photo: tf.Tensor, text: tf.Tensor, attributes: tf.Tensor, batch: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Candidate vectors of `batch` items from raw content, of which one row may stand for all of them.
 
     Args:
         run: whose towers encode; what its modalities lack is passed over.
         photo: image file bytes `[B]`, "" = none.
         text: string `[B]`, "" = none.
         attributes: int32 `[B, F, V]`.
+        batch: B, a scalar.
 
     Returns:
         Vectors `[B, D]`, and which photos could be read, bool `[B]`.
     """
-    pixels, readable, tokens = read_content(run, photo, text)
-    return run.towers.item(pixels, readable, tokens, attributes), readable
+    pixels, readable, tokens = read_content(run, photo, text, batch)
+    return run.towers.item(pixels, readable, tokens, per_row(attributes, batch)), readable
 
 
-def read_content(run: Run, photo: tf.Tensor, text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Photos and texts `[B]` as a run's towers read them: pixels, which photos could be read, and token ids."""
-    batch = tf.shape(photo)[0]
+def read_content(
+    run: Run, photo: tf.Tensor, text: tf.Tensor, batch: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Photos and texts of `batch` items as a run's towers read them: pixels, which photos could be read, and token ids. One
+    photo or text that stands for all of them is read once.
+    """
     pixels, readable = tf.zeros([batch, 1, 1, 3], tf.uint8), tf.zeros([batch], tf.bool)
     tokens = tf.zeros([batch, 1], tf.int32)
     if "photo" in run.modalities:
-        pixels, readable = run.towers.pixels(photo)
+        pixels, readable = (per_row(part, batch) for part in run.towers.pixels(photo))
     if "text" in run.modalities:
-        tokens = run.towers.tokens(text)
+        tokens = per_row(run.towers.tokens(text), batch)
     return pixels, readable, tokens
+
+
+def per_row(values: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
+    """Spread one row over the batch; `[B, ...]` stays."""
+    return tf.broadcast_to(values, tf.concat([[batch], tf.shape(values)[1:]], 0))
 
 
 def _named(**specs: tf.TensorSpec) -> list[tf.TensorSpec]:

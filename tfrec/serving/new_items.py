@@ -65,7 +65,10 @@ def encode_items(run: Run, prepared: Prepared, items: pd.DataFrame) -> np.ndarra
         prepared: the dataset that holds the photos.
         items: rows of its items table.
     """
-    encode = tf.function(lambda *content: encode_content(run, *content)[0], autograph=False)
+    encode = tf.function(
+        lambda photo, text, attributes: encode_content(run, photo, text, attributes, tf.shape(photo)[0])[0],
+        autograph=False,
+    )
     encoded = _attributes(run, items)
     vectors = []
     for start in tqdm(range(0, len(items), BATCH), desc="encoding new items", unit="batch", leave=False):

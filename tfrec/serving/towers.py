@@ -7,7 +7,8 @@ from typing import Literal
 
 import tensorflow as tf
 
-from pipelines.photos.pixels import decode_photos
+from pipelines.photos.images import MAX_PIXELS
+from pipelines.photos.pixels import declared_areas, decode_photos
 from tfrec.assembly import RetrievalAssembly
 from tfrec.encoders.text import ClipTokenizer
 from tfrec.encoders.wordpiece import WordPiece
@@ -16,6 +17,9 @@ from tfrec.models import TwoTower
 from tfrec.reports.attention_maps import looks_of_words
 from tfrec.serving.wordpiece import StockWordPiece
 from tfrec.towers import UserTower
+
+MOST_PIXELS = 8 * MAX_PIXELS  # of a request's photos: what a thread decodes in some seconds
+BYTES_A_TOKEN = 64  # of a text that are read, in the mean
 
 
 class ServedTowers(tf.Module):
@@ -135,13 +139,19 @@ class ServedTowers(tf.Module):
 
     def pixels(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Photo bytes string `[B]` to uint8 `[B, H, W, 3]`, and whether there was a photo, bool `[B]`."""
-        return decode_photos(images, self.size)
+        area = tf.reduce_sum(declared_areas(images))
+        message = f"the photos of a request declare more than {MOST_PIXELS:,} pixels together; send fewer at once"
+        most = tf.constant(MOST_PIXELS, tf.int64)
+        with tf.control_dependencies([tf.debugging.assert_less_equal(area, most, message=message)]):
+            return decode_photos(tf.identity(images), self.size, parallel=2)
 
     def tokens(self, texts: tf.Tensor) -> tf.Tensor:
         """Texts string `[B]` to token ids int32 `[B, T]`; an empty text is all padding."""
         if self.tokenizer is None:
             raise ValueError("this model reads no texts")
-        return tf.where((tf.strings.length(texts) > 0)[:, None], self.tokenizer(texts), self.tokenizer.pad_id)
+        # What cannot be read is cut off before it is split into characters, which take twenty times its memory.
+        read = tf.strings.substr(texts, 0, BYTES_A_TOKEN * self.tokenizer.sequence_length)
+        return tf.where((tf.strings.length(texts) > 0)[:, None], self.tokenizer(read), self.tokenizer.pad_id)
 
     def _no_tokens(self, batch: tf.Tensor) -> tf.Tensor:
         length, pad = (self.tokenizer.sequence_length, self.tokenizer.pad_id) if self.tokenizer else (1, 0)

@@ -10,6 +10,7 @@ const MAX_UPLOAD = 2_000_000;
 let models = [];
 let photo = null; // base64 of the photo that was dropped last
 let turn = 0; // answers to an older choice than the last are not shown
+let listing = 0; // nor are lists of customers
 
 start();
 
@@ -32,7 +33,7 @@ async function start() {
 
 function listen() {
   addEventListener("hashchange", show);
-  find("beginning").addEventListener("input", listCustomers);
+  find("beginning").addEventListener("input", () => listCustomers().catch((error) => say(error.message, true)));
   find("customers").addEventListener("change", (event) => go("customer", event.target.value));
   find("nobody").addEventListener("click", () => go("customer", ""));
   find("clear").addEventListener("click", clearFilters);
@@ -83,7 +84,9 @@ function limits(exclude) {
 }
 
 async function listCustomers() {
+  const mine = ++listing;
   const found = await api.customers(find("beginning").value.trim());
+  if (mine !== listing) return; // of an older beginning than the last
   const text = ({ user_id: id, purchases }) => `${id.length > 14 ? `${id.slice(0, 13)}…` : id}  ${purchases} bought`;
   options(find("customers"), found.map((one) => ({ value: one.user_id, text: text(one) })), place().value);
 }
@@ -116,7 +119,10 @@ async function show() {
   }
   say("Looking …");
   try {
-    const made = await pages[kind](value);
+    const made = await pages[kind](value).catch(async (error) => {
+      if (!(await versionsChanged(error))) throw error;
+      return pages[kind](value);
+    });
     if (mine !== turn) return;
     find("content").replaceChildren(...made);
     say("");
@@ -128,13 +134,23 @@ async function show() {
   }
 }
 
+/** Whether an error may come from versions that were swapped since they were listed; they are listed anew then. */
+async function versionsChanged(error) {
+  if (error.status !== 404) return false;
+  const before = models.map(key).join();
+  models = (await api.overview()).models;
+  if (models.map(key).join() === before) return false;
+  fillModels();
+  return true;
+}
+
 // -- pages ---------------------------------------------------------------------------------------------------
 
 async function customerPage(id) {
-  const who = id ? await api.customer(id) : { purchases: [], count: 0, fields: {} };
+  const nobody = { purchases: [], count: 0, fields: {}, history: [], days_ago: [], bought: [] };
+  const who = id ? await api.customer(id) : nobody;
   if (id) find("customers").value = id;
-  const bought = who.purchases.map((item) => item.item_id);
-  const answers = await beside((model) => recommend(model, id, who.purchases), bought, who.purchases);
+  const answers = await beside((model) => recommend(model, id, who), who.history, who);
   const fields = Object.entries(who.fields).map(([name, value]) => `${readable(name)} ${value}`).join(" · ");
   if (!id) return [panel("Somebody new", "Nothing is known of this customer: the most popular items are shown."), answers];
   const read = who.purchases.length;
@@ -156,27 +172,26 @@ function runs(purchases) {
   return found;
 }
 
-function recommend(model, id, purchases) {
-  const bought = purchases.map((item) => item.item_id);
-  if (model.query_kind === "user") return api.predict(model, "recommend_user", { user_id: id, ...limits(bought) });
-  const history = bought.length ? bought : [""];
-  const days = bought.length ? purchases.map((item) => item.days_ago) : [0];
-  return api.predict(model, "recommend", { history, days_ago: days, ...limits(bought) });
+function recommend(model, id, who) {
+  if (model.query_kind === "user") return api.predict(model, "recommend_user", { user_id: id, ...limits(who.bought) });
+  const history = who.history.length ? who.history : [""];
+  const days = who.history.length ? who.days_ago : [0];
+  return api.predict(model, "recommend", { history, days_ago: days, ...limits(who.bought) });
 }
 
 async function similarPage(id) {
   const [item] = await api.items([id]);
-  return [itemPage(item), await beside((model) => api.predict(model, "similar", { item_id: id, ...limits() }), [], [], "Similar")];
+  return [itemPage(item), await beside((model) => api.predict(model, "similar", { item_id: id, ...limits() }), [], null, "Similar")];
 }
 
 async function wordsPage(words) {
   find("words").value = words;
-  return [await beside((model) => search(model, "search_text", { text: words }), [], [], `Matches for “${words}”`)];
+  return [await beside((model) => search(model, "search_text", { text: words }), [], null, `Matches for “${words}”`)];
 }
 
 async function photoPage() {
   if (!photo) throw new Error("Choose a photo first.");
-  return [await beside((model) => search(model, "search_photo", { photo: { b64: photo } }), [], [], "Matches for your photo")];
+  return [await beside((model) => search(model, "search_photo", { photo: { b64: photo } }), [], null, "Matches for your photo")];
 }
 
 function search(model, signature, query) {
@@ -187,20 +202,20 @@ function search(model, signature, query) {
 }
 
 /** Ask one model, or two side by side, and show what each found. */
-async function beside(ask, bought, purchases, heading = "Would be shown") {
+async function beside(ask, history, who, heading = "Would be shown") {
   const asked = [chosenModel("model-a"), chosenModel("model-b")].filter(Boolean);
   const answers = await Promise.all(asked.map(ask));
   const sides = await Promise.all(
-    answers.map((found, side) => answerPanel(asked[side], found, answers[1 - side], { bought, purchases, heading })),
+    answers.map((found, side) => answerPanel(asked[side], found, answers[1 - side], { history, who, heading })),
   );
   return sides.length > 1 ? element("div", { class: "sides" }, ...sides) : sides[0];
 }
 
-async function answerPanel(model, found, other, { bought, purchases, heading }) {
+async function answerPanel(model, found, other, { history, who, heading }) {
   const name = `${model.name}, version ${model.version}`;
   if (!found.length) return panel(heading, `${name}: nothing matches these filters.`);
   const ids = found.map((one) => one.item_id);
-  const [details, reasons] = await Promise.all([api.items(ids), reasonsFor(model, ids, bought, purchases)]);
+  const [details, reasons] = await Promise.all([api.items(ids), reasonsFor(model, ids, history, who)]);
   const made = details.map((item, rank) => {
     const only = other && !other.some((one) => one.item_id === item.item_id) ? "only here" : null;
     return card(item, { reason: reasons(item), note: `${rank + 1}. score ${found[rank].score.toPrecision(3)}`, only });
@@ -210,13 +225,14 @@ async function answerPanel(model, found, other, { bought, purchases, heading }) 
 }
 
 /** Why an item is shown: bought before, or like which purchase, and in what. */
-async function reasonsFor(model, ids, bought, purchases) {
-  const latest = [...new Set(bought.slice(-READ))];
+async function reasonsFor(model, ids, history, who) {
+  const latest = [...new Set(history.slice(-READ))];
   if (!latest.length) return () => (place().kind === "customer" ? "popular now" : null);
   const nearest = await api.nearestPurchases(model, latest, ids);
-  const byId = new Map(purchases.map((item) => [item.item_id, item]));
+  const byId = new Map(who.purchases.map((item) => [item.item_id, item]));
+  const bought = new Set(who.bought);
   return (item) => {
-    if (byId.has(item.item_id)) return "bought before";
+    if (bought.has(item.item_id)) return "bought before";
     const purchase = byId.get(nearest.get(item.item_id));
     if (!purchase) return null;
     const values = (one) => Object.values(one.attributes).flat();

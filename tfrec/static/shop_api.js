@@ -3,7 +3,12 @@
 const TOKEN = "token";
 const LOWEST = -3e38; // a place that no item was left for
 
-export class RequestError extends Error {}
+export class RequestError extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
 
 let askToken = async () => null;
 
@@ -25,7 +30,7 @@ async function request(path, options = {}) {
   }
   if (!response.ok) {
     const answer = await response.json().catch(() => ({}));
-    throw new RequestError(answer.error ?? `the server answered ${response.status}`);
+    throw new RequestError(answer.error ?? `the server answered ${response.status}`, response.status);
   }
   return response;
 }
