@@ -19,7 +19,7 @@ from tfrec.alignment.metrics import SIDES, alignment_metrics, linear_baseline, u
 from tfrec.alignment.system import AlignmentAssembly, drop_fields
 from tfrec.encoders.attributes import AttributeEncoder
 from tfrec.evaluation.matching import chance, match_metrics, match_ranks
-from tfrec.evaluation.ridge import fit_ridge
+from tfrec.evaluation.ridge import best_strength, fit_ridge
 from tfrec.features.store import FeatureError
 from tfrec.features.writer import FeatureWriter
 from tfrec.losses import info_nce, same_rows
@@ -52,6 +52,8 @@ def test_info_nce_equals_a_plain_loop(repeated):
 def test_ranks_count_better_ones_and_share_ties():
     similarity = np.array([[0.9, 0.1, 0.5], [0.8, 0.5, 0.5], [0.7, 0.7, 0.7]])
     np.testing.assert_array_equal(match_ranks(similarity), [1.0, 2.5, 2.0])
+    similarity[0, 0], similarity[2, 0] = np.nan, np.nan  # what is no number is no match
+    np.testing.assert_array_equal(match_ranks(similarity)[[0, 2]], [4.0, 2.5])
     equal = np.ones((11, 4), np.float32)
     assert match_metrics(equal, equal)["top@5"].mean() == 0.0  # all the same: place 6 of 11
     perfect = alignment_metrics(random_units(40), random_units(40))
@@ -159,3 +161,21 @@ def test_the_sanity_check_passes():
 def test_a_failed_check_is_an_error(monkeypatch):
     monkeypatch.setattr(sanity_check, "draw", lambda folder: folder)
     assert train.main(["--sanity-check"]) == 2
+
+
+def test_the_strength_of_a_ridge_is_chosen_on_rows_that_are_not_fitted_on():
+    seen = []
+
+    def quality(strength, fitted, evaluated):
+        seen.append((sorted(fitted), sorted(evaluated)))
+        return -abs(strength - 3)
+
+    assert best_strength([1.0, 3.0, 9.0], np.arange(3), quality, seed=0) == 3.0
+    assert all(len(evaluated) == 1 and sorted(fitted + evaluated) == [0, 1, 2] for fitted, evaluated in seen)
+    assert best_strength([1.0, 3.0], np.arange(1), quality, seed=0) == 3.0
+
+
+def test_options_of_encoders_that_train_are_none_of_a_frozen_ones(tmp_path, capsys):
+    words = ["--recipe", "kfashion", "--data", str(tmp_path), "--model.image.lora_rank", "8"]
+    assert train.main(words) == 2
+    assert "lora_rank" in capsys.readouterr().err

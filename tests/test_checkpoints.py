@@ -276,6 +276,23 @@ def test_casing_comes_from_the_tokenizers_files(bert_folder):
 
 
 @pytest.mark.parametrize(
+    ("settings", "lowercase"),
+    [
+        ({}, True),
+        ({"do_lower_case": False}, False),
+        ({"do_lower_case": False, "tokenizer_class": "BertTokenizerFast"}, False),
+        ({"do_lower_case": False, "tokenizer_class": "PreTrainedTokenizerFast"}, True),
+    ],
+)
+def test_where_the_files_disagree_berts_options_count_as_in_the_reference(bert_folder, settings, lowercase):
+    folder, *_ = bert_folder
+    cleaning = {"type": "BertNormalizer", "lowercase": True, "strip_accents": None, "handle_chinese_chars": True}
+    write(folder, "tokenizer.json", {"model": {}, "normalizer": cleaning})
+    write(folder, "tokenizer_config.json", settings)
+    assert load_text_encoder(folder)[1].lowercase is lowercase
+
+
+@pytest.mark.parametrize(
     ("file", "content", "says"),
     [
         (

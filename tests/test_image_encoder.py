@@ -13,7 +13,7 @@ from tfrec.encoders.blocks import named_variables
 from tfrec.encoders.errors import EncoderError
 from tfrec.encoders.image import ViTEncoder, pool_grid
 from tfrec.encoders.resnet import ResNetEncoder
-from tfrec.encoders.tuning import add_lora, freeze, merge_lora
+from tfrec.encoders.tuning import add_lora, freeze, freeze_statistics, merge_lora
 from tfrec.encoders.untrained import untrained_vit
 
 
@@ -237,3 +237,28 @@ def test_low_rank_updates_start_as_nothing_train_alone_and_merge_exactly():
 def test_low_rank_targets_are_checked():
     with pytest.raises(ValueError, match="targets"):
         add_lora(small_vit(), targets=["output"])
+
+
+def test_a_resnet_takes_no_low_rank_updates_and_keeps_its_statistics():
+    encoder = ResNetEncoder(size=16, depths=(1, 1), widths=(8, 16), stem_width=4)
+    encoder(photos(16, 16))
+    with pytest.raises(EncoderError, match=r"lora_rank=2: .* is a ResNet, which has no attention"):
+        add_lora(encoder, rank=2)
+    freeze_statistics(encoder)
+    before = [v.numpy() for v in encoder.non_trainable_variables]
+    whole = encoder(photos(16, 16, count=4), training=True)
+    parts = [encoder(photos(16, 16, count=4)[i : i + 1], training=True) for i in range(4)]
+    np.testing.assert_allclose(tf.concat(parts, 0), whole, atol=1e-5)
+    for a, b in zip(before, encoder.non_trainable_variables, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert encoder.trainable_variables  # the convolutions
+
+
+def test_low_rank_updates_begin_as_the_reference_does():
+    """kaiming_uniform of slope sqrt(5), as in PEFT: uniform within one over the root of the width."""
+    encoder = small_vit(dim=64, heads=4)
+    encoder(photos())
+    add_lora(encoder, rank=8)
+    values = np.concatenate([v.numpy().ravel() for v in encoder.trainable_variables if "lora_down" in v.name])
+    assert np.abs(values).max() == pytest.approx(1 / 8, rel=0.02)
+    assert values.var() == pytest.approx(1 / (3 * 64), rel=0.1)

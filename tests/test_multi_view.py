@@ -1,10 +1,15 @@
 """Fusing views: known cases, and nothing of a missing view gets through."""
 
+import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
+
+# isort: split
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.layer_checks import check_layer
 from tfrec.encoders.image import ViTEncoder
+from tfrec.encoders.resnet import ResNetEncoder
 from tfrec.metric_learning.multi_view import MultiViewEncoder, ViewFusion
 
 RNG = np.random.default_rng(0)
@@ -47,3 +52,20 @@ def test_views_share_their_weights():
 def test_an_unknown_fusion_is_refused():
     with pytest.raises(ValueError, match="'sum' is unknown"):
         ViewFusion("sum")
+
+
+def test_batch_statistics_are_those_of_the_photos_that_are_there():
+    """A missing photo's stand-in would move what all others are normalised by."""
+    photos = RNG.integers(0, 256, (3, 2, 16, 16, 3)).astype(np.uint8)
+    other = photos.copy()
+    other[1, 1], other[2, 0] = 255, 0
+    outputs, statistics = [], []
+    for shown in (photos, other):
+        tf.keras.utils.set_random_seed(0)
+        encoder = ResNetEncoder(size=16, depths=(1,), widths=(8,), stem_width=4)
+        layer = MultiViewEncoder(encoder, ViewFusion("mean"))
+        outputs.append(layer(shown, PRESENT, training=True).numpy())
+        statistics.append([v.numpy() for v in encoder.non_trainable_variables])
+    np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-6)
+    for a, b in zip(*statistics, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)

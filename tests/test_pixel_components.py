@@ -15,7 +15,7 @@ PRESENT = RNG.random((40, 2)) < 0.8
 
 def adapted(photos=PHOTOS, present=PRESENT, **options):
     layer = PixelComponents((4, 3), **{"components": 6, **options})
-    layer.adapt(photos, present)
+    layer.adapt([(photos[:7], present[:7]), (photos[7:], present[7:])])
     return layer
 
 
@@ -29,7 +29,7 @@ def small_ink(photos):
 def test_layer_checks():
     def layer():
         made = PixelComponents((4, 3), components=6)
-        made.adapt(PHOTOS, PRESENT)
+        made.adapt([(PHOTOS, PRESENT)])
         return made
 
     made = check_layer(layer, (PHOTOS, PRESENT), (40, 6))

@@ -59,13 +59,26 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def photo_size(given: list[int] | None) -> tuple[int, int] | None:
+    """Height and width of the photos from `--size`: one number for both, or two.
+
+    Raises:
+        EncodeError: there are more.
+    """
+    if not given:
+        return None
+    if len(given) > 2:
+        raise EncodeError(f"--size {' '.join(map(str, given))}: give the side of the photos, or their height and width")
+    return given[0], given[-1]
+
+
 def load_sides(options: argparse.Namespace) -> list:
     """The encoders that `--weights` name, one a side.
 
     Raises:
         EncodeError: two of them are of one side.
     """
-    from tfrec.encoders.sides import load_image_side, load_text_side, sides_of
+    from tfrec.encoders.sides import load_image_side, load_text_side, sides_of, text_length
 
     found: dict = {}
     for source in options.weights:
@@ -75,12 +88,9 @@ def load_sides(options: argparse.Namespace) -> list:
             if kind in found:
                 raise EncodeError(f"--weights {source}: there is a {kind} encoder already ({found[kind].source})")
             if kind == "text":
-                found[kind] = load_text_side(source, length=options.length)
+                found[kind] = load_text_side(source, length=text_length(source, options.length))
             else:
-                size = (
-                    tuple(options.size) if options.size and len(options.size) == 2 else options.size and options.size[0]
-                )
-                found[kind] = load_image_side(source, size=size)
+                found[kind] = load_image_side(source, size=photo_size(options.size))
     if not found:
         raise EncodeError(f"--weights {' '.join(options.weights)}: no encoder of side {options.side}")
     return list(found.values())
@@ -102,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", type=location, required=True, metavar="PREPARED", help="prepared dataset")
     add("--out", type=local_path, required=True, metavar="FEATURES", help="the store: made, or brought up to date")
     add("--side", choices=("both", "text", "image"), default="both", help="of weights with both (CLIP): which to use")
-    add("--length", type=whole_number(2), default=64, help="ids per text (default: %(default)s)")
+    add("--length", type=whole_number(2), help="ids per text (default: 64, or as many as the encoder reads)")
     add(
         "--size",
         type=whole_number(1),

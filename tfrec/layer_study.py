@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipelines.arguments import SEED, whole_number
 from pipelines.remote import local_path, location
 from pipelines.schema import TEST, TRAIN
 from tfrec.errors import LayersError
@@ -50,12 +51,12 @@ def main(arguments: list[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Encode by layer, probe each layer, write the results."""
     from pipelines.prepared import open_prepared
-    from tfrec.encoders.sides import load_image_side, load_text_side
+    from tfrec.encoders.sides import load_image_side, load_text_side, text_length
 
     prepared = open_prepared(options.data)
     items, labels = labelled_items(prepared, options.field, options.side, options.max_items, options.seed)
     if options.side == "text":
-        text = load_text_side(options.weights, length=options.length)
+        text = load_text_side(options.weights, length=text_length(options.weights, options.length))
         layers = text_layers(text, prepared.items["text"].to_numpy()[items])
     else:
         layers = image_layers(load_image_side(options.weights, size=options.size), prepared, items)
@@ -111,10 +112,13 @@ def labelled_items(prepared: Prepared, field: str, side: str, most: int, seed: i
 
 
 def split_items(prepared: Prepared, items: np.ndarray, labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places among `items` to learn from, and places held out: the dataset's own split, else a seeded fifth held out."""
+    """Places among `items` to learn from, and places held out: the dataset's own split, else a seeded fifth held out (where
+    it has no split, or no value in training that a test item has, as in class-disjoint ones).
+    """
     part = item_splits(prepared.items)[items]
-    if (part == TEST).any() and (part == TRAIN).any():
-        return np.flatnonzero(part == TRAIN), np.flatnonzero(part == TEST)
+    train, test = np.flatnonzero(part == TRAIN), np.flatnonzero(part == TEST)
+    if np.isin(labels[test], labels[train]).any():
+        return train, test
     order = np.random.default_rng(seed).permutation(len(labels))
     held = round(len(order) * HELD_SHARE)
     return np.sort(order[held:]), np.sort(order[:held])
@@ -197,19 +201,17 @@ def probe(
     """
     from tfrec.evaluation.bootstrap import bootstrap_means
     from tfrec.evaluation.embedding_metrics import knn_hits
-    from tfrec.evaluation.ridge import fit_ridge
+    from tfrec.evaluation.ridge import best_strength, fit_ridge
 
     centre, spread = vectors[train].mean(0), vectors[train].std(0)
     vectors = ((vectors - centre) / np.maximum(spread, 1e-6)).astype(np.float64)
     one_hot = np.eye(int(labels.max()) + 1)[labels]
-    shuffled = np.random.default_rng(seed).permutation(train)
-    held, kept = shuffled[: len(train) // 5], shuffled[len(train) // 5 :]
 
     def right(strength: float, fitted: np.ndarray, evaluated: np.ndarray) -> np.ndarray:
         return fit_ridge(vectors[fitted], one_hot[fitted], strength)(vectors[evaluated]).argmax(1) == labels[evaluated]
 
     strengths = [strength * vectors.shape[1] for strength in STRENGTHS]
-    best = max(strengths, key=lambda strength: right(strength, kept, held).mean())
+    best = best_strength(strengths, train, lambda *tried: right(*tried).mean(), seed=seed)
     accuracy = bootstrap_means({"probe": right(best, train, test).astype(float)}, seed=seed)["probe"]
     near = knn_hits(vectors[test], labels[test], gallery=vectors[train], gallery_labels=labels[train], k=NEIGHBOURS)
     return {
@@ -267,11 +269,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", type=location, required=True, metavar="PREPARED", help="prepared dataset")
     add("--field", default="label", help="what the probe tells: label, or an attribute field (default: %(default)s)")
     add("--out", type=local_path, required=True, metavar="DIR", help="folder for the results")
-    add("--length", type=int, default=64, help="ids per text (default: %(default)s)")
-    add("--size", type=int, help="side of the photos in pixels (default: as published)")
-    add("--max-items", type=int, default=5000, help="a seeded sample of so many items; 0: all (default: %(default)s)")
+    add("--length", type=whole_number(2), help="ids per text (default: 64, or as many as the encoder reads)")
+    add("--size", type=whole_number(1), help="side of the photos in pixels (default: as published)")
     add(
-        "--seed", type=int, default=0, help="of the sample, the held-out items and the bootstrap (default: %(default)s)"
+        "--max-items",
+        type=whole_number(0),
+        default=5000,
+        help="a seeded sample of so many items; 0: all (default: %(default)s)",
+    )
+    add(
+        "--seed",
+        type=SEED,
+        default=0,
+        help="of the sample, the held-out items and the bootstrap (default: %(default)s)",
     )
     return parser
 

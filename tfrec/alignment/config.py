@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from tfrec.config import ImageConfig, RunConfig, TrainingConfig
+from tfrec.config import RunConfig, TrainingConfig
 from tfrec.evaluation.names import match_names
 
 
@@ -13,6 +13,7 @@ class AlignedAttributes:
     Args:
         fields: attribute fields to use; None uses all of the dataset.
         min_count: values rarer than this share one "unknown" id.
+        max_values: values of a field that are read of an item; how many further ones there are is logged.
         dim: width of a field's token.
         hidden_dim: hidden width of the perceptron over all fields.
         dropout: dropout rate of that hidden layer.
@@ -20,9 +21,34 @@ class AlignedAttributes:
 
     fields: list[str] | None = None
     min_count: int = 2
+    max_values: int = 8
     dim: int = 64
     hidden_dim: int = 512
     dropout: float = 0.1
+
+
+@dataclass
+class AlignedImage:
+    """The image encoder, which is frozen.
+
+    Args:
+        weights: published weights: a folder, `hf://ORG/NAME` or `keras://resnet50`; None keeps random ones. They bring the
+            encoder's sizes with them: from `patch` to `heads`, nothing counts then.
+        size: height and width that photos are resized to, in pixels.
+        patch: side of a square patch in pixels.
+        stem_convolutions: convolutions of stride 2 before the patches.
+        dim: token width.
+        layers: transformer blocks.
+        heads: attention heads.
+    """
+
+    weights: str | None = None
+    size: tuple[int, int] = (224, 224)
+    patch: int = 16
+    stem_convolutions: int = 0
+    dim: int = 768
+    layers: int = 12
+    heads: int = 12
 
 
 @dataclass
@@ -31,13 +57,13 @@ class AlignmentModelConfig:
 
     Args:
         attributes: the encoder that trains.
-        image: the encoder that is frozen; without `weights` it keeps its random ones.
+        image: the encoder that is frozen.
         dim: width of the common space; both sides are unit vectors in it.
         project: put a trained linear layer behind the image encoder; None: only where its vectors are of another width.
     """
 
     attributes: AlignedAttributes = field(default_factory=AlignedAttributes)
-    image: ImageConfig = field(default_factory=ImageConfig)
+    image: AlignedImage = field(default_factory=AlignedImage)
     dim: int = 512
     project: bool | None = None
 

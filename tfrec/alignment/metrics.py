@@ -6,7 +6,7 @@ import numpy as np
 
 from tfrec.evaluation.bootstrap import bootstrap_means
 from tfrec.evaluation.matching import match_both_ways, match_metrics
-from tfrec.evaluation.ridge import fit_ridge
+from tfrec.evaluation.ridge import best_strength, fit_ridge
 
 SIDES = ("photo", "attributes")
 MAIN = ("photo_top@5", "photo_mrr", "attributes_top@5", "attributes_mrr")  # first in every table
@@ -51,18 +51,16 @@ def linear_baseline(
         strengths: of the ridge.
         seed: of the held-out fifth and of the bootstrap.
     """
-    shuffled = np.random.default_rng(seed).permutation(train)
-    held, kept = shuffled[: len(train) // 5], shuffled[len(train) // 5 :]
 
     def evaluated(strength: float, fitted: np.ndarray, evaluated_on: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         predict = fit_ridge(pixels[fitted], one_hot[fitted], strength)
         centre = one_hot[fitted].mean(0)
         return unit(one_hot[evaluated_on] - centre), unit(predict(pixels[evaluated_on]) - centre)
 
-    def quality(strength: float) -> float:
-        return match_metrics(*evaluated(strength, kept, held))["mrr"].mean()
+    def quality(strength: float, fitted: np.ndarray, evaluated_on: np.ndarray) -> float:
+        return match_metrics(*evaluated(strength, fitted, evaluated_on))["mrr"].mean()
 
-    attributes, photos = evaluated(max(strengths, key=quality), train, test)
+    attributes, photos = evaluated(best_strength(strengths, train, quality, seed=seed), train, test)
     return alignment_metrics(attributes, photos, seed=seed)
 
 

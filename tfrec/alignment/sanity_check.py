@@ -70,6 +70,7 @@ def draw(folder: Path) -> Path:
 
 def checks(assembly: AlignmentAssembly, metrics: dict) -> dict[str, bool]:
     """What must hold of a trained run: its name -> whether it does. `assembly` still has untrained weights."""
+    from tfrec.alignment.system import image_side
     from tfrec.features.store import SideStore
     from tfrec.training import restore_weights
 
@@ -86,6 +87,6 @@ def checks(assembly: AlignmentAssembly, metrics: dict) -> dict[str, bool]:
             and np.allclose(np.linalg.norm(photos, axis=1), 1, atol=1e-4)
         ),
         "training moved the attribute encoder": not np.allclose(untrained, attributes, atol=1e-3),
-        "the image encoder is as it was": assembly.side.digest == made_by,
+        "the image encoder is as it was": image_side(assembly.config).digest == assembly.side.digest == made_by,
         "attributes find their photo more often than chance": model["low"] > chance["value"],
     }

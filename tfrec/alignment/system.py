@@ -239,7 +239,7 @@ def save_assets(config: AlignmentConfig, prepared: Prepared, folder: Path) -> No
         )
     side = image_side(config)
     training = items[item_splits(items) == TRAIN]
-    vocabulary = AttributeVocabulary.build(training, fields, min_count=options.min_count)
+    vocabulary = AttributeVocabulary.build(training, fields, min_count=options.min_count, max_values=options.max_values)
     with filled_whole(folder) as work:
         save_side(side, work / "image")
         vocabulary.to_json(work / "attributes.json")

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from pipelines.schema import TEST
 from tfrec.analysis.clustering import Clustering, best_of, search
 from tfrec.analysis.inputs import Catalogue
 from tfrec.analysis.projection import Projection, project, umap_available
@@ -139,11 +138,19 @@ def _metrics(
     if labels is None:
         return {}
     log.info("measuring neighbours and clusters of %d items", len(labels))
-    rows, voters = label_sides(labels, item_splits(catalogue.items), "test")
-    if not can_be_evaluated(labels[rows]):
-        rows, voters = np.flatnonzero(labels != ""), rows[:0]
+    rows, voters, _ = _asked(catalogue, labels)
     evaluated = summarize_embedding(vectors, labels, rows, voters, max_rows=limits.metrics, seed=seed)
     return evaluated.means() | {"silhouette": silhouette(vectors[rows], labels[rows], seed=seed)}
+
+
+def _asked(catalogue: Catalogue, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Rows whose labels are asked for, those that vote, and whether the former are the test items: without enough of these,
+    all labelled items are asked, and vote among themselves.
+    """
+    rows, voters = label_sides(labels, item_splits(catalogue.items), "test")
+    if can_be_evaluated(labels[rows]):
+        return rows, voters, True
+    return np.flatnonzero(labels != ""), voters[:0], False
 
 
 def _neighbours(
@@ -183,7 +190,7 @@ def _notes(catalogue: Catalogue, labels: np.ndarray | None, limits: Limits) -> l
         )
     if labelled < total:
         notes.append(f"{total - labelled:,} items have no label and are left out where labels count.")
-    if labels is not None and (item_splits(catalogue.items) == TEST).any():
+    if labels is not None and _asked(catalogue, labels)[2]:
         notes.append(
             "Label metrics are those of the test items; k-NN accuracy asks the other items, where they share labels."
         )

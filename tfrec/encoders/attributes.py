@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ import tensorflow as tf
 
 from pipelines.schema import ATTRIBUTE_PREFIX
 from tfrec.attention import ResumableDropout
+
+log = logging.getLogger("tfrec")
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,7 +129,7 @@ class AttributeVocabulary:
             frame: DataFrame whose columns hold lists of strings, or single strings (missing: None or empty).
             fields: Field names, without the `attr.` prefix; their order is the order of the encoder's fields.
             min_count: A value must occur this often to get an id of its own; rarer ones are unknown.
-            max_values: Most values of one field that a row keeps.
+            max_values: Most values of one field that a row keeps; how many are dropped is logged.
         """
         known, longest = {}, 1
         for field in fields:
@@ -135,6 +138,13 @@ class AttributeVocabulary:
             frequent = [value for value, count in counts.items() if count >= min_count]
             known[field] = sorted(frequent, key=lambda value: (-counts[value], value))
             longest = max(longest, max(map(len, rows), default=1))
+            if dropped := sum(max(0, len(row) - max_values) for row in rows):
+                log.warning(
+                    "attribute %s: %d values beyond the first %d of a row are not read (max_values)",
+                    field,
+                    dropped,
+                    max_values,
+                )
         return cls(known, max_values=min(longest, max_values))
 
     @property

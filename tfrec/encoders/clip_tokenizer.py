@@ -38,6 +38,10 @@ class ClipTokenizer:
         sequence_length: int = 77,
         pad_id: int | None = None,
     ):
+        if sequence_length < 3:
+            raise EncoderError(
+                f"sequence_length={sequence_length}: a text's first and last id are marks; give 3 or more."
+            )
         missing = [token for token in (START, END) if token not in vocabulary]
         if missing:
             raise EncoderError(f"vocabulary has no {missing}; CLIP's vocab.json holds {START!r} and {END!r}.")
@@ -55,6 +59,13 @@ class ClipTokenizer:
         """Return the pairs of ids that merge as sorted numbers, with the rank and the result of each."""
         pairs = [tuple(merge.split(" ")) for merge in self.merges]
         ids = self.vocabulary
+        for pair in pairs:
+            unknown = [part for part in (*pair, "".join(pair)) if part not in ids]
+            if unknown or len(pair) != 2:
+                raise EncoderError(
+                    f"the merge rule {' '.join(pair)!r} names no two tokens of the vocabulary; both files "
+                    "must be of one tokenizer."
+                )
         keys = np.array([ids[left] * self._stride + ids[right] for left, right in pairs] or [EMPTY], np.int64)
         merged = np.array([ids[left + right] for left, right in pairs] or [EMPTY], np.int64)
         order = np.argsort(keys)

@@ -31,6 +31,8 @@ ENCODERS = {cls.__name__: cls for cls in (BertEncoder, ClipTextEncoder, ViTEncod
 WORDPIECE_OPTIONS = ("sequence_length", "lowercase", "strip_accents", "split_cjk")
 CLIP_OPTIONS = ("sequence_length", "pad_id")
 
+TEXT_LENGTH = 64  # ids per text where none is asked for: what is published reads up to 512, and catalogues say less
+
 Encoder = BertEncoder | ClipTextEncoder | ViTEncoder | ResNetEncoder
 
 
@@ -163,6 +165,14 @@ def load_image_side(
     return ImageSide(load_image_encoder(source, size=size, layers=layers, dropout=0.0), str(source))
 
 
+def text_length(source: str | Path, asked: int | None) -> int:
+    """The ids per text that are asked for; else `TEXT_LENGTH`, or as many as a saved text encoder reads if that is less."""
+    folder = side_folder(source, "text")
+    if asked is not None or folder is None:
+        return asked or TEXT_LENGTH
+    return min(TEXT_LENGTH, read_description(folder)["encoder"]["config"].get("max_length", TEXT_LENGTH))
+
+
 def sides_of(source: str | Path) -> list[str]:
     """Which encoders a source holds: `text`, `image` or both.
 
@@ -204,10 +214,7 @@ def read_side(folder: Path, *, length: int | None = None, layers: int | None = N
     Raises:
         CheckpointError: the folder is not whole, or its encoder cannot do what is asked.
     """
-    try:
-        about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / DESCRIPTION} cannot be read ({error}); save the encoder again.") from None
+    about = read_description(folder)
     config = about["encoder"]["config"]
     encoder = ENCODERS[about["encoder"]["class"]](**config, name=about["encoder"]["name"])
     encoder.build(None)
@@ -216,7 +223,10 @@ def read_side(folder: Path, *, length: int | None = None, layers: int | None = N
     else:
         most = config["max_length"]
         if length is not None and length > most:
-            raise CheckpointError(f"{folder}: {length} ids per text, but the encoder reaches {most}.")
+            raise CheckpointError(
+                f"{folder}: {length} ids per text, but the encoder reads {most}; ask for at most so many (--length, or "
+                "model.text.length of a recipe)."
+            )
         try:
             tokenizer = _load_tokenizer(folder, about["tokenizer"], length)
         except (OSError, ValueError) as error:
@@ -231,12 +241,26 @@ def read_side(folder: Path, *, length: int | None = None, layers: int | None = N
     return side
 
 
+def read_description(folder: Path) -> dict:
+    """What a saved side's `encoder.json` says.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        return json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / DESCRIPTION} cannot be read ({error}); save the encoder again.") from None
+
+
 def keep_layers(encoder: Encoder, layers: int, source: str) -> None:
     """Cut an encoder down to its first blocks.
 
     Raises:
-        CheckpointError: it has fewer.
+        CheckpointError: it has fewer, or is a ResNet, whose width changes from stage to stage.
     """
+    if isinstance(encoder, ResNetEncoder):
+        raise CheckpointError(f"{source}: the first {layers} blocks of a ResNet alone cannot be had; keep all.")
     if not 1 <= layers <= len(encoder.blocks):
         raise CheckpointError(f"{source}: layers={layers}, but the encoder has {len(encoder.blocks)} blocks.")
     encoder.blocks = list(encoder.blocks)[:layers]

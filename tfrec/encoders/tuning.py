@@ -43,12 +43,21 @@ def tune(encoder: tf.keras.layers.Layer, *, train_blocks: int | Literal["all"], 
         lora_rank: Rank of trained updates to the attention (all else frozen); 0: none.
 
     Raises:
-        EncoderError: The encoder has fewer blocks.
+        EncoderError: The encoder has fewer blocks, or no attention for updates.
     """
     if lora_rank:
         add_lora(encoder, rank=lora_rank)
     else:
         freeze(encoder, train_last=None if train_blocks == "all" else train_blocks)
+
+
+def freeze_statistics(encoder: tf.keras.layers.Layer) -> None:
+    """Keep batch normalisations as they were published, statistics and scales: photos are then encoded alike whatever else
+    is in their batch, its parts (`training.accumulate`) and the shares of workers.
+    """
+    for layer in encoder.submodules:
+        if isinstance(layer, tf.keras.layers.BatchNormalization):
+            layer.trainable = False  # in Keras that is inference mode, too
 
 
 @tf.keras.utils.register_keras_serializable("tfrec")
@@ -106,7 +115,10 @@ def add_lora(
 
     Raises:
         ValueError: A target is no such projection, or the encoder is adapted already.
+        EncoderError: The encoder has no attention.
     """
+    if not hasattr(encoder, "heads"):
+        raise EncoderError(f"lora_rank={rank}: {encoder.name} is a ResNet, which has no attention; leave it at 0.")
     scale = 2.0 * rank if alpha is None else alpha
     unknown = sorted(set(targets) - {"query", "key", "value"})
     if unknown or not targets:
@@ -141,5 +153,7 @@ def _inputs(attention: tf.keras.layers.Layer) -> Iterator[tuple[str, tf.keras.la
 
 
 def _down_initializer() -> tf.keras.initializers.Initializer:
-    """Return LoRA's initializer, a new one each time: one shared without a seed would repeat its values."""
-    return tf.keras.initializers.HeUniform()
+    """Return the initializer of the reference (PEFT's: uniform within one over the root of the width), a new one each time:
+    one shared without a seed would repeat its values.
+    """
+    return tf.keras.initializers.VarianceScaling(1.0 / 3.0, mode="fan_in", distribution="uniform")

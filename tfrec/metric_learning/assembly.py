@@ -15,6 +15,7 @@ from pipelines.prepared import Prepared
 from pipelines.schema import SPLIT_CODES
 from tfrec.config import ConfigError, plain
 from tfrec.encoders.checkpoints.clip import CLIP_MEAN, CLIP_STD
+from tfrec.encoders.errors import EncoderError
 from tfrec.encoders.resnet import ResNetEncoder
 from tfrec.encoders.sides import load_image_side
 from tfrec.encoders.tuning import tune
@@ -115,17 +116,16 @@ class MetricAssembly:
         if options.weight <= 0.0:
             return None
         rows = sample_rows(self.batches.rows, ADAPT_ITEMS, self.config.seed)
-        parts = [
-            self.decode(tensors({"items": self.photos.gather(chosen), "labels": chosen}))["items"]
-            for chosen in np.array_split(rows, -(-len(rows) // EMBED_BATCH))
-        ]
         shrink = min(1.0, options.side / max(height, width))
         size = max(1, round(height * shrink)), max(1, round(width * shrink))
         views = len(self.config.model.views) or 1
         components = min(options.components, len(rows) - 1, 3 * views * size[0] * size[1])
         layer = PixelComponents(size, components=components, whiten=options.whiten, name="pixels")
-        photos, present = (np.concatenate([part[name] for part in parts]) for name in ("photos", "present"))
-        layer.adapt(photos, present, seed=self.config.seed)
+        parts = (
+            self.decode(tensors({"items": self.photos.gather(chosen), "labels": chosen}))["items"]
+            for chosen in np.array_split(rows, -(-len(rows) // EMBED_BATCH))
+        )
+        layer.adapt(((part["photos"], part["present"]) for part in parts), seed=self.config.seed)
         return layer
 
     def _example(self) -> dict:
@@ -203,14 +203,15 @@ def build_encoder(options: PhotoEncoderConfig) -> tf.keras.layers.Layer:
     """
     encoder = loaded_encoder(options) if options.weights else random_encoder(options)
     if options.lora_rank:
-        if options.kind == "resnet" or not hasattr(encoder, "heads"):
-            raise ConfigError("model.encoder.lora_rank: a ResNet has no attention; leave it at 0")
         encoder.build(None)
     elif options.train_blocks != "all" and options.train_blocks > len(encoder.blocks):
         raise ConfigError(
             f"model.encoder.train_blocks {options.train_blocks}: the encoder has {len(encoder.blocks)} blocks"
         )
-    tune(encoder, train_blocks=options.train_blocks, lora_rank=options.lora_rank)
+    try:
+        tune(encoder, train_blocks=options.train_blocks, lora_rank=options.lora_rank)
+    except EncoderError as error:
+        raise ConfigError(f"model.encoder: {error}") from None
     return encoder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -42,12 +43,12 @@ class PixelComponents(tf.keras.layers.Layer):
         )
         super().build(input_shape)
 
-    def adapt(self, photos: np.ndarray, present: np.ndarray, *, seed: int = 0) -> None:
-        """Fit the mean and the components to items.
+    def adapt(self, batches: Iterable[tuple[np.ndarray | tf.Tensor, np.ndarray | tf.Tensor]], *, seed: int = 0) -> None:
+        """Fit the mean and the components to items; of their photos only the small ones are kept.
 
         Args:
-            photos: `[N, V, H, W, 3]` in 0..255.
-            present: bool `[N, V]`, False where there is no such photo.
+            batches: photos `[n, V, H, W, 3]` in 0..255, and bool `[n, V]`, False where there is no such photo; in all N
+                items.
             seed: of the search for components.
 
         Raises:
@@ -55,10 +56,11 @@ class PixelComponents(tf.keras.layers.Layer):
         """
         from sklearn.decomposition import PCA
 
+        made = [(self._small(tf.convert_to_tensor(photos)).numpy(), np.asarray(present)) for photos, present in batches]
+        small, there = (np.concatenate(parts) for parts in zip(*made))  # (N, V, P), (N, V)
+        there = there[..., None]
         if not self.built:
-            self.build(photos.shape)
-        small = self._small(tf.convert_to_tensor(photos)).numpy()  # (N, V, P)
-        there = np.asarray(present)[..., None]
+            self.build(small.shape)
         mean = (small * there).sum(0) / np.maximum(there.sum(0), 1)
         centred = np.where(there, small - mean, 0.0).reshape(len(small), -1)
         if self.components > min(centred.shape):

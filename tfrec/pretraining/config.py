@@ -72,7 +72,7 @@ class PretrainTask:
     Args:
         mlm: weight of predicting masked words (BERT, https://arxiv.org/abs/1810.04805); 0: none.
         contrastive: weight of telling photos and texts of one item from those of others (CLIP,
-            https://arxiv.org/abs/2103.00020); 0: none.
+            https://arxiv.org/abs/2103.00020); 0: none, and no image encoder, which learns from this alone.
         mask_rate: share of the words that are masked.
         temperature: at the start; it is learned.
         shift: photos are moved by up to this share of their sides, and mirrored half of the time.
@@ -100,9 +100,14 @@ class PretrainConfig(RunConfig):
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(monitor="photo_mrr"))
 
     def __post_init__(self) -> None:
-        if not self.model.image.enabled and self.training.monitor in match_names("photo", "text"):
+        if not self.reads_photos and self.training.monitor in match_names("photo", "text"):
             self.training.monitor = "loss"  # nothing finds photos where there are none
+
+    @property
+    def reads_photos(self) -> bool:
+        """Whether there is an image encoder to train."""
+        return self.model.image.enabled and self.task.contrastive > 0
 
     def monitors(self) -> list[str]:
         words = ["words_loss", "loss"] if self.task.mlm else []
-        return words + (match_names("photo", "text") if self.model.image.enabled else [])
+        return words + (match_names("photo", "text") if self.reads_photos else [])

@@ -38,7 +38,7 @@ class PretrainData:
         self.values = attribute_values(prepared) if config.model.text.attributes else [[] for _ in self.texts]
         self.photos = self.bytes = None
         present = np.ones(len(self.texts), bool)
-        if config.model.image.enabled:
+        if config.reads_photos:
             arrays, self.bytes = photo_arrays(prepared, config.model.image.size)
             self.photos, present = arrays.get("photos"), arrays["has_photo"]
         worded = np.array([bool(text or values) for text, values in zip(self.texts, self.values)])
@@ -83,7 +83,7 @@ class PretrainData:
         masked, hidden = hide_words(tokens, self.tokenizer, task.mask_rate, rng)
         whole = np.sort(tokens, 1)  # the same words in another order are the same content
         batch: Batch = {"tokens": tokens, "masked": masked, "hidden": hidden, "whole": whole}
-        if self.config.model.image.enabled:
+        if self.config.reads_photos:
             batch["moves"] = draw_moves(len(rows), self.config.model.image.size, task.shift, rng)
             batch["items"] = contents
         return batch
@@ -93,7 +93,7 @@ class PretrainData:
         from pipelines.batches import make_dataset
 
         dataset = make_dataset(self.batch, start, stop, photo_size=self.config.model.image.size)
-        return dataset.map(with_photos) if self.config.model.image.enabled else dataset
+        return dataset.map(with_photos) if self.config.reads_photos else dataset
 
 
 def with_photos(batch: dict) -> dict:

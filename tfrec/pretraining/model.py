@@ -13,14 +13,15 @@ from tfrec.trainable import Trainable
 
 
 class MaskedWords(tf.keras.layers.Layer):
-    """BERT's head: which word stood at a masked place; its output matrix is the encoder's own word table.
+    """BERT's head: which word stood at a masked place; its output matrix is the encoder's own word table, read in float32
+    whatever the encoder computes in.
 
     Args:
         encoder: the text encoder.
     """
 
     def __init__(self, encoder: BertEncoder | ClipTextEncoder, **kwargs: Any):
-        super().__init__(**kwargs)
+        super().__init__(**({"dtype": "float32"} | kwargs))
         self.encoder = encoder
         self.dense = tf.keras.layers.Dense(encoder.dim, "gelu", name="dense")
         self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-12, name="norm")

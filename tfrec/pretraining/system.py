@@ -87,7 +87,7 @@ def build_model(config: PretrainConfig, tokenizer: WordPiece) -> PretrainModel:
     pooling.build((None, None, text.dim))
     source = f"pretrained on {Path(config.data).name}"
     image_side = None
-    if image.enabled:
+    if config.reads_photos:
         vit = untrained_vit(image, pooling="mean", projection_dim=config.model.dim)
         vit.build(None)
         image_side = ImageSide(vit, source)
@@ -184,8 +184,9 @@ def evaluate(run_dir: Path) -> dict:
     baselines = {"chance": {name: by_chance[name] for name in metrics if name in by_chance}} if model.image else {}
     content = write_metrics(run_dir / "metrics.json", protocol=about, metrics=metrics, baselines=baselines, cohorts={})
     words = [
-        f"{len(data.held)} items that training did not see: loss of hidden words in nats; texts find photos (photo_...) and "
-        "photos texts (text_...) among them. Chance is the mean of a random order."
+        f"{len(data.held)} items that no step was trained on, though the best of {config.training.evaluations} validations "
+        "on them says which weights are kept: loss of hidden words in nats; texts find photos (photo_...) and photos texts "
+        "(text_...) among them. Chance is the mean of a random order."
     ]
     write_metrics_page(run_dir, content, title="Pretrained encoders", words=words)
     log.info("held-out items: %s", "  ".join(f"{name} {value:.4f}" for name, value in values.items()))

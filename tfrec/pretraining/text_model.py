@@ -51,8 +51,9 @@ class CausalTextModel(Trainable):
     ):
         super().__init__(name="text_model")
         self.dim, self.label_smoothing = dim, label_smoothing
-        self.words = self.add_weight(name="words", shape=(vocabulary, dim), initializer=normal(dim**-0.5)())
-        self.bias = self.add_weight(name="bias", shape=(vocabulary,), initializer="zeros")
+        whole = {"experimental_autocast": False}  # logits are float32 whatever the blocks compute in
+        self.words = self.add_weight(name="words", shape=(vocabulary, dim), initializer=normal(dim**-0.5)(), **whole)
+        self.bias = self.add_weight(name="bias", shape=(vocabulary,), initializer="zeros", **whole)
         self.blocks = [
             DecoderBlock(dim, heads, ratio=ratio, dropout=dropout, name=f"block_{number}") for number in range(layers)
         ]

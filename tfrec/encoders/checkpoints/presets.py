@@ -77,6 +77,9 @@ def load_bert_preset(
     if saved["class_name"] != "BertBackbone":
         raise CheckpointError(f"{name}: a preset of {saved['class_name']}; only BertBackbone is supported.")
     config = saved["config"]
+    most = config["max_sequence_length"]
+    if sequence_length is not None and not 2 <= sequence_length <= most:
+        raise CheckpointError(f"{name}: {sequence_length} ids per text, but the encoder reads 2 to {most}.")
     layers = checked_layers(layers, config["num_layers"], name)
     encoder = BertEncoder(
         vocabulary_size=config["vocabulary_size"],
@@ -84,7 +87,7 @@ def load_bert_preset(
         layers=layers,
         heads=config["num_heads"],
         mlp_dim=config["intermediate_dim"],
-        max_length=config["max_sequence_length"],
+        max_length=most,
         dropout=config["dropout"] if dropout is None else dropout,
         activation="gelu_tanh",
         segments=config["num_segments"],
@@ -98,7 +101,7 @@ def load_bert_preset(
     fill(named_variables(encoder), tensors, rows, source=name, ignored=IGNORED)
     return (
         encoder,
-        _tokenizer(folder, sequence_length or config["max_sequence_length"]),
+        _tokenizer(folder, sequence_length or most),
         SentencePooling("mean", name="text_pooling"),
     )
 

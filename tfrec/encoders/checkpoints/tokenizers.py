@@ -13,9 +13,15 @@ WORDPIECE_CLASSES = (  # of a tokenizer_config.json; their texts are cleaned and
     "ElectraTokenizer",
     "MPNetTokenizer",
     "RetriBertTokenizer",
-    "PreTrainedTokenizer",  # says nothing: tokenizer.json does
+    "PreTrainedTokenizer",
     "TokenizersBackend",
 )
+FILE_CLASSES = WORDPIECE_CLASSES[-2:]  # that say nothing: tokenizer.json does
+CASING = {  # names in tokenizer_config.json -> in tokenizer.json
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
 
 
 def load_wordpiece(checkpoint: Checkpoint, sequence_length: int) -> WordPiece:
@@ -68,15 +74,19 @@ def _check_kind(checkpoint: Checkpoint, fast: dict[str, Any]) -> None:
 
 
 def _casing(checkpoint: Checkpoint, fast: dict[str, Any]) -> dict[str, Any]:
-    """Return how texts are cleaned, as tokenizer.json says, else tokenizer_config.json."""
-    settings = checkpoint.json("tokenizer_config.json")
+    """Return how texts are cleaned.
+
+    A BERT tokenizer of the reference is made of tokenizer_config.json's options whatever tokenizer.json says; where it says
+    nothing of one, or names a class that reads tokenizer.json alone, that counts.
+    """
+    settings = dict(checkpoint.json("tokenizer_config.json"))
     normalizer = fast.get("normalizer") or {}
     if normalizer.get("type") == "BertNormalizer":
-        lowercase, strip = normalizer["lowercase"], normalizer["strip_accents"]
-        split = normalizer["handle_chinese_chars"]
-    else:
-        lowercase, strip = settings.get("do_lower_case", True), settings.get("strip_accents")
-        split = settings.get("tokenize_chinese_chars", True)
+        said = {name: normalizer[key] for name, key in CASING.items()}
+        reads_file = str(settings.get("tokenizer_class")).removesuffix("Fast") in FILE_CLASSES
+        settings = settings | said if reads_file else said | settings
+    lowercase, strip = settings.get("do_lower_case", True), settings.get("strip_accents")
+    split = settings.get("tokenize_chinese_chars", True)
     # sentence-transformers may lower the case before the tokenizer does.
     if checkpoint.json("sentence_bert_config.json").get("do_lower_case"):
         lowercase = True
