@@ -194,3 +194,10 @@ def test_keep_largest_keeps_the_first_of_equal_values():
     values = np.array([2.0, 1, 3, 1, 1, 0])
     keep_largest(values, 4)
     assert values.tolist() == [2, 1, 3, 1, 0, 0]
+
+
+def test_a_large_catalogue_is_scored_for_few_customers_at_a_time(protocol, monkeypatch):
+    expected = item_cosine(protocol, 3)
+    monkeypatch.setattr("tfrec.evaluation.baselines.DENSE_SCORES", 1)
+    monkeypatch.setattr("tfrec.co_occurrence.PAIRS_AT_ONCE", 1)
+    np.testing.assert_array_equal(item_cosine(protocol, 3), expected)

@@ -112,7 +112,7 @@ def test_what_cannot_be_is_told_by_its_own_name(command, words, message, folder,
 
 def test_two_trainings_do_not_write_into_one_folder(folder):
     with only_writer(folder / "run"):
-        done = start("tfrec.train", "--recipe metric-small --data shop --out run --resume", folder)
+        done = start("tfrec.train", "--recipe text-model --data shop --out run --resume", folder)
     assert done.returncode == 2
     assert (
         done.stderr == "error: --out run: another process writes there; wait for it or end it, or name another folder\n"

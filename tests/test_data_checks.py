@@ -5,8 +5,10 @@ import pytest
 
 from pipelines.__main__ import main as prepare
 from pipelines.prepared import PreparedWriter, open_prepared
+from tfrec.alignment.config import AlignmentConfig
 from tfrec.config import ConfigError, RetrievalConfig
 from tfrec.evaluation.protocol import ProtocolError, build_protocol
+from tfrec.metric_learning.config import MetricLearningConfig
 from tfrec.ratings.config import RatingsConfig
 from tfrec.runs.data_checks import check_data, leave_out_what_is_missing
 from tfrec.train import main as train
@@ -125,3 +127,26 @@ def test_an_evaluation_of_nobody_names_its_filters(tmp_path):
         build_protocol(dataset(tmp_path / "data"), "test", min_rating=4.0)
     with pytest.raises(ProtocolError, match=r"0 are new to their user \(seen_filter\)"):
         build_protocol(dataset(tmp_path / "again"), "test", seen_filter=True)
+
+
+@pytest.mark.parametrize(
+    ("config", "splits", "labels", "says"),
+    [
+        (MetricLearningConfig(), (0, 0, 0, 0), "aabb", "none of its 4 items is held out to be evaluated on"),
+        (MetricLearningConfig(), (2, 2, 2, 2), "aabb", "none of its 4 items is to train on"),
+        (MetricLearningConfig(), (0, 2, 2, 2), "abbb", "test items of .* have 1 classes"),
+        (AlignmentConfig(), (0, 0, 0, 0), "aabb", "held out to be evaluated on.*--test-share"),
+        (MetricLearningConfig(), (0, 2, 2, 2), "aaab", None),
+        (AlignmentConfig(), (0, 2, 2, 2), "aaab", None),
+    ],
+)
+def test_items_to_train_on_and_to_be_evaluated_on_are_asked_for(tmp_path, config, splits, labels, says):
+    with PreparedWriter(tmp_path / "data", dataset="tiny") as writer:
+        items = {"item_id": list("wxyz"), "label": list(labels), "split": pd.array(splits, "int8")}
+        writer.items(pd.DataFrame(items))
+    prepared = open_prepared(tmp_path / "data")
+    if says is None:
+        check_data(config, prepared)
+    else:
+        with pytest.raises(ConfigError, match=says):
+            check_data(config, prepared)

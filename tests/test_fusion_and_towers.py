@@ -8,7 +8,7 @@ from tests.layer_checks import check_layer, global_policy
 from tfrec.attention import Attention, FeedForward, rotate
 from tfrec.encoders.attributes import AttributeEncoder
 from tfrec.fusion import CrossAttentionBlock, CrossAttentionFusion, masked_mean
-from tfrec.towers import HistoryTower, ItemTower, ShallowTower, UserTower, gap_bucket, sinusoids
+from tfrec.towers import HistoryTower, ItemTower, ShallowTower, Standardize, UserTower, gap_bucket, sinusoids
 
 
 def normal(*shape, seed=0):
@@ -249,3 +249,9 @@ def test_the_last_place_alone_is_read_as_among_all(positions, layers):
     np.testing.assert_allclose(last[:, 0], expected, rtol=1e-5, atol=1e-6)
     nothing = tower(items[:, :0], inputs[1][:, :0], inputs[2][:, :0], inputs[3], last=True)
     np.testing.assert_allclose(nothing[2], last[2], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("vectors", [np.ones((1, 4)), np.ones((3, 4)), np.zeros((2, 4))])
+def test_vectors_that_do_not_differ_are_not_blown_up(vectors):
+    layer = Standardize(vectors.astype(np.float32))
+    assert np.abs(layer(np.full((1, 4), 1.5, np.float32)).numpy()).max() <= 1.5

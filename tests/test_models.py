@@ -26,7 +26,9 @@ class OneHot(tf.keras.layers.Layer):
 def make_model(*, content=True, kind="history", **options):
     tf.keras.utils.set_random_seed(0)
     names = ("id_embedding", "id_dropout", "bias", "normalize", "tie")
-    parts = {"id_embedding": True, "id_dropout": 0.0} | {n: options.pop(n) for n in names if n in options}
+    parts = {"id_embedding": True, "id_dropout": 0.0, "tie": kind == "user"} | {
+        n: options.pop(n) for n in names if n in options
+    }
     vectors = ItemVectors(ITEMS, DIM, content=content, **parts)
     tower = ItemTower(CrossAttentionFusion(DIM, 1, 2), text=OneHot()) if content else None
     positions = options.pop("positions", "learned")

@@ -28,3 +28,22 @@ def test_a_containers_limit_is_counted_and_not_the_machines_cores(tmp_path, monk
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert processor.cores() == counted
+
+
+@pytest.mark.parametrize(
+    ("files", "limited"),
+    [
+        ({}, False),
+        ({"memory.max": "max\n"}, False),
+        ({"memory.max": "1048576\n"}, True),
+        ({"memory/memory.limit_in_bytes": "1048576\n"}, True),
+        ({"memory/memory.limit_in_bytes": f"{2**63 - 4096}\n"}, False),
+    ],
+)
+def test_a_containers_memory_is_counted_and_not_the_machines(tmp_path, monkeypatch, files, limited):
+    monkeypatch.setattr(processor, "CONTROL_GROUP", tmp_path)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert processor.memory() == (1 << 20 if limited else machine)

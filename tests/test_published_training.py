@@ -60,7 +60,10 @@ def losses_of(assembly, steps=4):
     return losses
 
 
-@pytest.mark.parametrize(("frozen", "policy"), [(True, "mixed_bfloat16"), (False, "mixed_float16")])
+@pytest.mark.parametrize(
+    ("frozen", "policy"),
+    [pytest.param(True, "mixed_float16", marks=pytest.mark.long), (False, "mixed_bfloat16")],
+)
 def test_the_recipe_computes_the_same_loss_in_half_precision(shop, weights, tmp_path, frozen, policy):
     config = configured(shop, *(frozen_options(weights) if frozen else []))
     losses = []

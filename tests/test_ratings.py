@@ -150,10 +150,13 @@ def test_served_ratings_are_those_that_are_evaluated(rated_run):
     events = assembly.prepared.events()
     held = events[events["split"] == 2]
     users, items = held["user"].to_numpy(), held["item"].to_numpy()
-    judged = assembly.predict_ratings(users, items, "test", lambda protocol: protocol_queries(assembly, protocol)[0])
+    vectors = candidate_vectors(assembly)
+    judged = assembly.predict_ratings(
+        users, items, "test", lambda protocol: protocol_queries(assembly, protocol, vectors)[0]
+    )
     protocol = build_protocol(assembly.prepared, "test", cold_users=True)
-    queries = protocol_queries(assembly, protocol)[0][np.searchsorted(protocol.users, users)]
-    rows, vectors = items[:, None].astype(np.int32), candidate_vectors(assembly)
+    queries = protocol_queries(assembly, protocol, vectors)[0][np.searchsorted(protocol.users, users)]
+    rows = items[:, None].astype(np.int32)
     served = ServedTowers(assembly).rate(queries, users, rows, vectors).numpy()[:, 0]
     np.testing.assert_allclose(served, judged, rtol=1e-5)
     assert (served.min(), served.max()) == (1.0, 5.0)
@@ -179,7 +182,7 @@ def test_a_run_keeps_its_scale_beside_newer_ratings(movies, rated_run, tmp_path)
 
 
 def test_a_popularity_bias_goes_with_the_ranking_head(movies, tmp_path):
-    options = ["--model.item.bias", "true", "--training.epochs", "1", "--training.batch_size", "16"]
+    options = ["--model.item.bias", "true", "--training.steps", "2", "--training.evaluations", "1"]
     assert train(["--recipe", "movielens", "--data", str(movies), "--out", str(tmp_path / "run"), *options]) == 0
 
 

@@ -76,8 +76,10 @@ def run(tmp_path, data):
     (tmp_path / "history.csv").write_text("step,loss,val_loss\n0,4,\n10,3,3.5\n20,2.5,\n")
     ranked = np.array([[1, 0, 2], [2, 3, -1]])
     scores = np.array([[0.9, 0.5, 0.1], [0.8, 0.2, 0.0]])
-    reasons = [["same colour", "", ""], ["", "", ""]]
-    examples = sample_examples(protocol, ranked, scores, data.users["user_id"], reasons=reasons)
+    examples = sample_examples(protocol, ranked, scores, data.users["user_id"])
+    for example in examples:  # as `tfrec.reports.reasons` adds them
+        reason = "same colour" if example["recommended"][0][0] == 1 else ""
+        example["reasons"] = [reason] + [""] * (len(example["recommended"]) - 1)
     write_examples(tmp_path, sorted(examples, key=lambda example: example["user_id"], reverse=True))
     return tmp_path
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -195,7 +196,7 @@ def test_dry_run_prints_and_runs_nothing(tmp_path, capsys):
     assert main(["--config", str(_sweep_file(tmp_path)), "--out", str(out), "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("trainer.py") == 12
-    assert '--views ["front", "rear"]' in printed
+    assert """--views '["front", "rear"]'""" in printed
     assert not out.exists()
 
 
@@ -373,3 +374,17 @@ def test_the_sign_of_a_metric_is_told_by_its_name():
     larger = ("recall@20", "metrics.ndcg@10.low", "accuracy", "losses", "glosses@3", "loss.accuracy")
     assert {sign_of(name) for name in smaller} == {-1}
     assert {sign_of(name) for name in larger} == {1}
+
+
+def test_a_dry_run_prints_commands_for_a_shell_and_another_command_is_another_run(tmp_path, capsys):
+    file = _sweep_file(tmp_path)
+    assert main(["--config", str(file), "--out", str(tmp_path / "out"), "--dry-run"]) == 0
+    words = [shlex.split(line) for line in capsys.readouterr().out.splitlines()[1:]]
+    assert {len(line) for line in words} == {len(words[0])}
+    assert '["front", "rear"]' in itertools.chain.from_iterable(words)
+    names = {trial.name for trial in read_sweep(file).trials()}
+    file.write_text(file.read_text().replace("command: [python,", "command: [python, -u,"))
+    assert not names & {trial.name for trial in read_sweep(file).trials()}
+    file.write_bytes(b"axes: {\xff: [1]}")
+    with pytest.raises(SweepError, match="is not valid YAML"):
+        read_sweep(file)

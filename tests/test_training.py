@@ -289,9 +289,18 @@ def test_the_batch_size_follows_the_memory_of_the_first_gpu(monkeypatch):
     assert automatic_batch_size(1 << 20) > 2  # of the machine
 
 
-def test_precision_and_batch_size_follow_the_machine():
+@pytest.mark.parametrize(
+    ("cpu", "bfloat16", "precision"),
+    [(True, False, "float32"), (True, True, "mixed_bfloat16"), (False, True, "mixed_float16")],
+)
+def test_precision_follows_the_machine(monkeypatch, cpu, bfloat16, precision):
+    monkeypatch.setattr("tfrec.training.on_cpu", lambda: cpu)
+    monkeypatch.setattr("tfrec.training.multiplies_bfloat16", lambda: bfloat16)
+    assert compute_precision("auto") == precision
+
+
+def test_precision_and_batch_size_are_as_asked_and_bounded():
     assert compute_precision("mixed_float16") == "mixed_float16"
-    assert compute_precision("auto") in ("float32", "mixed_bfloat16", "mixed_float16")
     assert automatic_batch_size(1) == 1024
     assert automatic_batch_size(1 << 60) == 1
 
@@ -311,3 +320,16 @@ def test_dropout_of_the_attribute_encoder_goes_on_where_a_checkpoint_stood(tmp_p
     again = encoder()
     tf.train.Checkpoint(model=again).restore(saved).expect_partial()
     np.testing.assert_array_equal(again(values, training=True), whole(values, training=True))
+
+
+def test_weights_that_are_no_numbers_are_not_kept(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.train_step(make_batch())
+    trainer.model.vectors.item_ids.assign(trainer.model.vectors.item_ids * np.nan)
+    for keep in (trainer.keep_best, trainer._save):
+        with pytest.raises(
+            FloatingPointError, match=r"item_ids.* is not finite at step 0; lower training.learning_rate"
+        ):
+            keep()
+    assert not (tmp_path / "best").exists()
+    assert not trainer.checkpoints.latest_checkpoint

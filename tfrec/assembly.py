@@ -10,15 +10,17 @@ import tensorflow as tf
 from pipelines.batches import HistoryBatches, Purchases, make_dataset
 from pipelines.content import ItemContent, photo_arrays
 from pipelines.prepared import Prepared
+from pipelines.time_bounds import DAY
 from tfrec.assets import Assets, encoder_scope, item_fields
 from tfrec.bank import fill_bank
-from tfrec.config import ImageConfig, ModelConfig, RetrievalConfig, TextConfig
+from tfrec.config import ConfigError, ImageConfig, ModelConfig, RetrievalConfig, TextConfig
 from tfrec.distributed.workers import Workers
 from tfrec.encoders.attributes import AttributeEncoder
+from tfrec.encoders.errors import EncoderError
 from tfrec.encoders.image import ViTEncoder
 from tfrec.encoders.resnet import ResNetEncoder
 from tfrec.encoders.text import BertEncoder, ClipTextEncoder, ClipTokenizer, WordPiece
-from tfrec.encoders.tuning import tune
+from tfrec.encoders.tuning import freeze_statistics, tune
 from tfrec.encoders.untrained import untrained_bert, untrained_vit
 from tfrec.evaluation.protocol import Protocol
 from tfrec.features.store import SideFeatures
@@ -136,9 +138,17 @@ def text_encoder(options: TextConfig, assets: Assets) -> BertEncoder | ClipTextE
 
 
 def tuned(encoder: Encoder, name: str, options: ImageConfig | TextConfig) -> Encoder:
-    """Let the blocks train that the options name, or low-rank updates instead."""
-    with encoder_scope(name):
-        tune(encoder, train_blocks=options.train_blocks, lora_rank=options.lora_rank)
+    """Let the blocks train that the options name, or low-rank updates instead.
+
+    Raises:
+        ConfigError: the encoder cannot be tuned so.
+    """
+    try:
+        with encoder_scope(name):
+            tune(encoder, train_blocks=options.train_blocks, lora_rank=options.lora_rank)
+            freeze_statistics(encoder)
+    except EncoderError as error:
+        raise ConfigError(f"model.{name}: {error}") from None
     return encoder
 
 
@@ -151,6 +161,19 @@ def clear_untrained(tower: HistoryTower | UserTower, purchases: Purchases) -> No
         tower.table.assign(tower.table * trained.astype(np.float32)[:, None])
     for table in tower.field_tables:
         table.assign(table * (np.arange(table.shape[0]) > 0).astype(np.float32)[:, None])
+
+
+def fitting_batch_size(config: RetrievalConfig, items: int) -> int:
+    """The customers of a step that this machine's memory has room for, of a catalogue of so many items."""
+    from tfrec.training import automatic_batch_size
+
+    # An estimate of the floats that a place of a history keeps for its gradient: some 12 vectors in each block, 8 around
+    # the blocks, and logits against candidates: the catalogue, or in a batch an eighth of it.
+    query = config.model.query
+    width = config.model.item.dim * (12 * query.layers + 8)
+    candidates = items // (1 if config.task.candidates == "catalogue" else 8)
+    places = 1 + (query.length if query.kind == "history" else 0)
+    return automatic_batch_size(4 * places * (width + candidates))
 
 
 class RetrievalAssembly:
@@ -200,7 +223,8 @@ class RetrievalAssembly:
         last = 1 if self.config.training.final else 0
         within = self.config.task.collapse_repeats
         if within == "auto":
-            within = "always" if self.prepared.holds_out_new_items else "day"
+            dated = purchases.time.max(initial=0) >= DAY  # else times are places in a sequence
+            within = "always" if self.prepared.holds_out_new_items else "day" if dated else "never"
         return purchases.where(events["split"].to_numpy() <= last).collapse_repeats(within)
 
     @property
@@ -230,15 +254,8 @@ class RetrievalAssembly:
         config = self.config
         size, length = config.training.batch_size, config.model.query.length
         length = length if config.model.query.kind == "history" else 0
-        if size == "auto":
-            from tfrec.training import automatic_batch_size
-
-            # An estimate of the floats that a place of a history keeps for its gradient: some 12 vectors in each block, 8
-            # around the blocks, and logits against candidates, taken as an eighth of the catalogue.
-            width = config.model.item.dim * (12 * config.model.query.layers + 8)
-            fitting = automatic_batch_size(4 * (length + 1) * (width + len(self.prepared.items) // 8))
-            fitting = max(fitting, self.workers.place.count)  # a customer for each worker at least
-            size = int(self.workers.from_chief({"size": fitting})["size"])
+        if size == "auto":  # of a training it is a number by now
+            size = fitting_batch_size(config, len(self.prepared.items))
         return HistoryBatches(
             self.purchases,
             length=length,
@@ -252,7 +269,7 @@ class RetrievalAssembly:
             negatives=config.task.negatives,
             modality_dropout=config.model.fusion.modality_dropout,
             recency_days=config.task.recency_days,
-            shuffle_days=config.task.shuffle_days,
+            shuffle=config.task.shuffle,
             worker=self.workers.place.index,
             workers=self.workers.place.count,
         )
@@ -278,7 +295,7 @@ class RetrievalAssembly:
             id_dropout=item.id_dropout,
             bias=item.bias,
             normalize=item.normalize,
-            tie=item.tie,
+            tie=item.tie or query.kind == "user",  # which reads no history
             name="vectors",
         )
         fields = tuple(self.assets.users.sizes) if self.assets.users else ()

@@ -51,7 +51,10 @@ class Assets:
         if model.attributes.enabled:
             frame, fields = item_fields(prepared, model)
             if fields:
-                attributes = AttributeVocabulary.build(frame, fields, min_count=model.attributes.min_count)
+                options = model.attributes
+                attributes = AttributeVocabulary.build(
+                    frame, fields, min_count=options.min_count, max_values=options.max_values
+                )
         if model.query.user_fields and prepared.user_fields:
             users = AttributeVocabulary.build(prepared.users, prepared.user_fields, min_count=2)
         return cls(tokenizer, attributes, users, text, image)

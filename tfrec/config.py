@@ -99,12 +99,14 @@ class AttributeConfig:
         fields: attribute fields to use; None uses all of the dataset.
         group: also use the product group (variants of one product) as a field.
         min_count: values rarer than this share one "unknown" id.
+        max_values: values of a field that are read of an item; how many further ones there are is logged.
     """
 
     enabled: bool = True
     fields: list[str] | None = None
     group: bool = True
     min_count: int = 2
+    max_values: int = 8
 
 
 @dataclass
@@ -216,14 +218,16 @@ class RetrievalTask:
         logq: subtract the log of the probability that sampling picks a candidate (Yi et al. 2019).
         negatives: further candidates, drawn uniformly from the catalogue, with `in_batch`.
         hard_negatives: keep only so many of the highest-scoring negatives of each example; 0 keeps all.
-        mask_own: the customer's other purchases that are not counted as negatives.
+        mask_own: the customer's other purchases that are not counted as negatives (of histories: a user tower's example is
+            one purchase, which names no other).
         label_smoothing: share of the target spread over all candidates.
         encode_items: items encoded afresh, with gradient, in each step; the others are read from the bank.
         recency_days: an example's weight halves with every so many days before the end of training; 0: no weights.
         collapse_repeats: read a customer's further purchases of an item as one with the first: not at all, within a
             day, or for ever; `auto`: for ever where the split holds out each customer's last new item, so that nothing
             is ever asked for twice, and within a day where it holds out days, in which people buy things again.
-        shuffle_days: order the purchases of one day at random in each epoch.
+        shuffle: order purchases at random in each epoch: `ties`, those of one moment, as a log by days does not know their
+            order; `days`, those of one day whatever their times; `none`.
     """
 
     candidates: Literal["in_batch", "catalogue"] = "in_batch"
@@ -236,7 +240,7 @@ class RetrievalTask:
     encode_items: int = 256
     recency_days: float = 0.0
     collapse_repeats: Literal["auto", "never", "day", "always"] = "auto"
-    shuffle_days: bool = False
+    shuffle: Literal["none", "ties", "days"] = "none"
 
 
 @dataclass

@@ -22,7 +22,7 @@ RULES: dict[str, Rule] = {
     name: rule
     for rule, names in {
         POSITIVE: "accumulate batch_size components depths dim embedding encode_items factors heads hidden hidden_dim k "
-        "keep_layers length min_count neighbors patch per_class pool side size steps vocabulary_size width",
+        "keep_layers length max_values min_count neighbors patch per_class pool side size steps vocabulary_size width",
         NOT_NEGATIVE: "checkpoint_seconds clip_norm companions contrastive encoder_rate epochs evaluations followers "
         "hard_negatives layers lora_rank max_eval_users max_rows max_users min_steps mlm negatives operations patience "
         "penalty recency_days retrieval_weight stage1_epochs stem_convolutions train_blocks variants weight weight_decay",

@@ -31,7 +31,6 @@ def sample_examples(
     k: int = 12,
     seed: int = 0,
     max_history: int = 12,
-    reasons: Sequence[Sequence[str]] | None = None,
 ) -> list[dict[str, Any]]:
     """Draw customers for the report, at random: hits and misses in the proportion in which they occur.
 
@@ -44,10 +43,9 @@ def sample_examples(
         k: how many recommendations of each.
         seed: of the draw.
         max_history: the latest purchases to show.
-        reasons: `[U][K]` a word on why each item was recommended, if the model can say.
 
     Returns:
-        A list of `{"user_id", "purchases", "history", "targets", "recommended", "seen"[, "reasons"]}`: item rows,
+        A list of `{"user_id", "purchases", "history", "targets", "recommended", "seen"}`: item rows,
         oldest purchase first; `recommended` holds `[row, score]` pairs; `purchases` counts the whole history, and
         `seen` names the recommended items in it.
     """
@@ -65,8 +63,6 @@ def sample_examples(
             "recommended": [[int(ranked[row, place]), float(scores[row, place])] for place in shown],
             "seen": np.intersect1d(ranked[row, shown], history).tolist(),
         }
-        if reasons is not None:
-            example["reasons"] = [str(reasons[row][place]) for place in shown]
         examples.append(example)
     return examples
 

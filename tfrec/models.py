@@ -290,8 +290,7 @@ class TwoTower(tfrs.Model):
 
     def training_tables(self) -> list[tf.Variable]:
         """The tables `[N, D]` that queries and new items do not read, where the candidates' vectors are at hand."""
-        names = ["bank", "item_ids"] + ["history_ids"] * isinstance(self.query_tower, UserTower)
-        return [getattr(self.vectors, name) for name in names if hasattr(self.vectors, name)]
+        return [getattr(self.vectors, name) for name in ("bank", "item_ids") if hasattr(self.vectors, name)]
 
     # -- objective ---------------------------------------------------------------------------------------------
 

@@ -7,7 +7,6 @@ purchases that a model was trained on its vectors explain too much to leave a li
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -15,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines.batches import Purchases
-from tfrec.co_occurrence import cosines, indicator, latest_items
+from tfrec.co_occurrence import cosines, indicator, latest_items, ranges
 from tfrec.processor import cores
 
 VARIANTS = 15  # of an item that are looked at; H&M's products have 2.2 items on average
@@ -134,9 +133,11 @@ def followers(purchases: Purchases, items: int, weight: float, most: int = FOLLO
         most: followers that are kept of each item.
     """
     sales = np.bincount(purchases.item, minlength=items).astype(np.float64)
+    by_item, first = np.argsort(purchases.item, kind="stable"), np.concatenate([[0], np.cumsum(sales)]).astype(np.int64)
     lists = _Lists(items, most)
-    for start, stop in _ranges(sales):
-        item, follower, count = _following(purchases, start, stop, items)
+    # A log of 30 million purchases has hundreds of millions of pairs, of which each item's best are all that is kept.
+    for start, stop in ranges(sales, AT_ONCE):
+        item, follower, count = _following(purchases, by_item[first[start] : first[stop]], items)
         lists.add(item, follower, weight * count / (np.sqrt(sales[item] * sales[follower]) + 1.0))
     return lists.neighbours(RECENT, OLDER)
 
@@ -158,13 +159,13 @@ def companions(purchases: Purchases, items: int, weight: float, most: int = COMP
     """
     buyers = latest_items(purchases.user, purchases.item, purchases.users, LATEST)
     sets = indicator(buyers, items)
-    nearest, bought = cosines(sets, EXPLAINING), sets.tocsc()
+    nearest, bought = cosines(sets, EXPLAINING), sets.tocsc().astype(np.float64)  # float32 counts to 16 million alone
 
     def solve(start: int) -> tuple[np.ndarray, ...]:
         found = []
         for item in range(start, min(start + SOLVED_AT_ONCE, items)):
             near = nearest.indices[nearest.indptr[item] : nearest.indptr[item + 1]]
-            counts = (bought[:, near].T @ bought[:, [*near, item]]).toarray().astype(np.float64)
+            counts = (bought[:, near].T @ bought[:, [*near, item]]).toarray()
             counts[np.diag_indices(len(near))] += RIDGE
             gain = weight * np.linalg.solve(counts[:, :-1], counts[:, -1])
             found.append((near[gain > 0], np.full((gain > 0).sum(), item), gain[gain > 0]))
@@ -203,27 +204,13 @@ class _Lists:
         return Neighbours(rows, scores, recent, older)
 
 
-def _ranges(sales: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Ranges of items, `start` to `stop`, that sold at most `AT_ONCE` times together, or of one that sold more.
-
-    A log of 30 million purchases has hundreds of millions of pairs, of which a range's best are all that is kept.
-    """
-    sold, start = np.cumsum(sales), 0
-    while start < len(sales):
-        most = AT_ONCE + (sold[start - 1] if start else 0)
-        stop = max(start + 1, int(np.searchsorted(sold, most, side="right")))
-        yield start, stop
-        start = stop
-
-
-def _following(purchases: Purchases, start: int, stop: int, items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How often items follow those of a range, weighted by distance.
+def _following(purchases: Purchases, places: np.ndarray, items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How often items follow those bought at `places` `[P]` of the log, weighted by distance.
 
     Returns:
         Item, follower and count, `[E]` each, the items and each one's followers rising.
     """
     user, item, time = purchases.user, purchases.item, purchases.time
-    places = np.flatnonzero((item >= start) & (item < stop))
     found = []
     for apart in (sign * distance for distance in range(1, APART + 1) for sign in (1, -1)):
         inside = (places + apart >= 0) & (places + apart < len(item))

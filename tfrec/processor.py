@@ -34,6 +34,18 @@ def _container_cores() -> float:
     return math.inf
 
 
+def memory() -> int:
+    """Bytes of memory that this process may use: the machine's, and no more than its container's limit.
+
+    https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files, and the same of version 1.
+    """
+    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
+            return min(most, int((CONTROL_GROUP / name).read_text()))
+    return most
+
+
 def multiplies_bfloat16() -> bool:
     """Whether the processor has instructions for products in bfloat16."""
     with contextlib.suppress(OSError):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from pipelines.publish import write_whole
 from tfrec.config import RetrievalConfig
 from tfrec.csr import Csr
 from tfrec.evaluation.protocol import Protocol, ProtocolError, build_protocol
+from tfrec.evaluation.scores import LOWEST
 from tfrec.histories import last_purchases, to_gaps, unpadded
 
 if TYPE_CHECKING:
@@ -58,6 +61,9 @@ def _train(config: RetrievalConfig, run_dir: Path, workers: Workers) -> Retrieva
         if not folder.exists():
             assets.save(folder)
         features = frozen_features(config, prepared, assets, run_dir)
+    if config.training.batch_size == "auto":
+        size = kept_batch_size(config, len(prepared.items), run_dir, workers)
+        config = replace(config, training=replace(config.training, batch_size=size))
     tf.keras.utils.set_random_seed(config.seed)  # a run taken up with its assets starts as it would have without
     assembly = assembly_class(config)(config, prepared, assets, features, workers)
     model, options = assembly.model, config.training
@@ -85,6 +91,20 @@ def _train(config: RetrievalConfig, run_dir: Path, workers: Workers) -> Retrieva
     trainer.keep_best()  # with the bank as the best weights fill it
     trainer.finish()
     return assembly
+
+
+def kept_batch_size(config: RetrievalConfig, items: int, run_dir: Path, workers: Workers) -> int:
+    """What `training.batch_size auto` came to when the run was begun, whatever memory there is where it is taken up: steps
+    are counted in batches. All workers take the chief's."""
+    from tfrec.assembly import fitting_batch_size
+
+    size, file = 0, run_dir / "batch_size.txt"
+    if workers.chief:
+        if not file.exists():
+            fitting = max(fitting_batch_size(config, items), workers.place.count)  # a customer for each worker at least
+            write_whole(file, f"{fitting}\n")
+        size = int(file.read_text())
+    return int(workers.from_chief({"size": size})["size"])
 
 
 def validation(assembly: RetrievalAssembly) -> Callable[[], dict[str, float]] | None:
@@ -137,11 +157,17 @@ def protocol_histories(protocol: Protocol, length: int, user_fields: np.ndarray)
     }
 
 
-def query_vectors(model: TwoTower, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """Query vectors float32 `[U, D]` in batches of customers with histories of like length, without their padding."""
+def query_vectors(model: TwoTower, inputs: dict[str, np.ndarray], candidates: np.ndarray) -> np.ndarray:
+    """Query vectors float32 `[U, D]` in batches of customers with histories of like length, without their padding.
+
+    Args:
+        model: the two towers.
+        inputs: what the query tower reads of the customers (`protocol_histories`).
+        candidates: vectors of all items `[N, D]` (`candidate_vectors`), which histories are read from as when served.
+    """
     import tensorflow as tf
 
-    vectors, history = model.all_vectors(), inputs["history"]
+    vectors, history = tf.constant(candidates), inputs["history"]
     order = np.argsort((history >= 0).sum(1), kind="stable")
     parts = []
     for start in range(0, len(order), QUERY_BATCH):
@@ -155,10 +181,12 @@ def query_vectors(model: TwoTower, inputs: dict[str, np.ndarray]) -> np.ndarray:
     return queries
 
 
-def protocol_queries(assembly: RetrievalAssembly, protocol: Protocol) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def protocol_queries(
+    assembly: RetrievalAssembly, protocol: Protocol, candidates: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Query vectors float32 `[U, D]` of a protocol's customers, and what the query tower read of them."""
     inputs = protocol_histories(protocol, assembly.config.model.query.length, assembly.user_fields)
-    return query_vectors(assembly.model, inputs), inputs
+    return query_vectors(assembly.model, inputs, candidates), inputs
 
 
 class Ranking(NamedTuple):
@@ -178,17 +206,24 @@ class Ranking(NamedTuple):
 
 
 def rank(assembly: RetrievalAssembly, protocol: Protocol, k: int) -> Ranking:
-    """The model's lists for a protocol's customers, `k` items each."""
+    """The model's lists for a protocol's customers, `k` items each; as when served, those without any purchase that a
+    history tower could read get what sells best.
+    """
+    from tfrec.evaluation.baselines import popular_items
     from tfrec.index.search import exact_top_k
 
-    queries, inputs = protocol_queries(assembly, protocol)
     candidates = candidate_vectors(assembly)
+    queries, inputs = protocol_queries(assembly, protocol, candidates)
 
     def bonus(start: int, stop: int) -> tuple[Csr, np.ndarray] | None:
         # Of a chunk of customers: of all, it would be 10 KB each.
         return purchase_bonus(assembly, inputs["history"][start:stop], inputs["days_ago"][start:stop])
 
     rows, scores = exact_top_k(queries, candidates, k, exclude=protocol.excluded(), bonus=bonus)
+    if assembly.config.model.query.kind == "history" and not protocol.warm.all():
+        popular, sales = popular_items(protocol, k)
+        rows[~protocol.warm], scores[~protocol.warm] = -1, LOWEST
+        rows[~protocol.warm, : len(popular)], scores[~protocol.warm, : len(popular)] = popular, sales
     return Ranking(rows, scores, candidates, inputs)
 
 
@@ -275,7 +310,9 @@ def _write_metrics(
         name: summarize_protocol(protocol, lists, **judged)[0]
         for name, lists in run_baselines(assembly.prepared, protocol, max(ks))
     }
-    own, of_rules = assembly.further_metrics(split, lambda protocol: protocol_queries(assembly, protocol)[0])
+    own, of_rules = assembly.further_metrics(
+        split, lambda protocol: protocol_queries(assembly, protocol, ranking.candidates)[0]
+    )
     reachable = best_reachable(assembly.prepared, protocol, ks)
     return write_metrics(
         run_dir / "metrics.json",
@@ -325,7 +362,7 @@ def _add_reasons(assembly: RetrievalAssembly, protocol: Protocol, examples: list
         examples,
         ranking.inputs,
         sampled_rows(protocol),
-        queries_of=lambda inputs: query_vectors(assembly.model, inputs),
+        queries_of=lambda inputs: query_vectors(assembly.model, inputs, ranking.candidates),
         bonus_of=lambda history, days_ago: purchase_bonus(assembly, history, days_ago),
         vectors=ranking.candidates,
         titles=items["title"].where(items["title"] != "", items["item_id"]),
@@ -339,7 +376,7 @@ def best_reachable(prepared: Prepared, protocol: Protocol, ks: list[int]) -> dic
     from pipelines.demo.oracle import best_lists
     from tfrec.evaluation.metrics import summarize_protocol
 
-    seen = protocol.excluded()
+    seen = protocol.history.distinct() if prepared.holds_out_new_items else protocol.excluded()
     excluded = None if seen is None else np.split(seen.items, seen.offsets[1:-1])
     lists = best_lists(prepared, protocol.users, time=protocol.query_time, k=max(ks), excluded=excluded)
     return None if lists is None else summarize_protocol(protocol, lists, ks=ks)[0]

@@ -28,6 +28,7 @@ import io
 import itertools
 import json
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -69,16 +70,19 @@ class Trial:
         axes: axis -> name of the variant.
         seed: of the run.
         options: every option that the command gets, without `out`.
+        command: that gets them.
     """
 
     axes: dict[str, str]
     seed: int
     options: dict[str, Any]
+    command: list[str]
 
     @property
     def name(self) -> str:
-        """A readable folder name that changes with any option."""
-        digest = hashlib.sha256(json.dumps(self.options, sort_keys=True).encode()).hexdigest()[:8]
+        """A readable folder name that changes with the command and any option."""
+        told = json.dumps([self.command, self.options], sort_keys=True)
+        digest = hashlib.sha256(told.encode()).hexdigest()[:8]
         parts = [*self.axes.values(), f"seed{self.seed}", digest]
         return "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", part) for part in parts)
 
@@ -111,7 +115,7 @@ class Sweep:
             for axis, variant in axes.items():
                 chosen.update(self.axes[axis][variant])
             for seed in self.seeds:
-                yield Trial(axes, seed, {**chosen, "seed": seed})
+                yield Trial(axes, seed, {**chosen, "seed": seed}, self.command)
 
 
 def read_sweep(file: str | Path) -> Sweep:
@@ -127,7 +131,7 @@ def read_sweep(file: str | Path) -> Sweep:
         raise SweepError(f"--config {file} is not a file")
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SweepError(f"{file} is not valid YAML: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("axes"), dict) or not content["axes"]:
         raise SweepError(f"{file} has no `axes`; give at least one, such as `axes: {{task.loss: [arcface, triplet]}}`")
@@ -171,7 +175,7 @@ def run_sweep(sweep: Sweep, out: str | Path, *, jobs: int = 1, dry_run: bool = F
     print(f"{len(trials)} runs, {len(trials) - len(todo)} done already", flush=True)
     if dry_run:
         for trial in todo:
-            print(" ".join(command_of(sweep, trial, out)))
+            print(shlex.join(command_of(sweep, trial, out)))
         return 0
     (out / "results").mkdir(parents=True, exist_ok=True)
     plan = {

@@ -200,7 +200,7 @@ class Standardize(tf.keras.layers.Layer):
         self.mean = self.add_weight("mean", mean.shape, initializer="zeros", trainable=False)
         self.scale = self.add_weight("scale", (), initializer="ones", trainable=False)
         self.mean.assign(mean)
-        self.scale.assign(1.0 / max(spread, 1e-6))
+        self.scale.assign(1.0 / spread if spread > 1e-6 else 1.0)  # of one vector, or of equal ones, nothing is known
 
     def call(self, vectors: tf.Tensor) -> tf.Tensor:
         """`[R, P]` -> `[R, P]` float32."""

@@ -69,11 +69,11 @@ def run(arguments: list[str]) -> int:
     config.out = str(run_dir)
     fix_places(config)
     prepared = open_prepared(config.data)  # wrong data are told before a run is begun, and before TensorFlow is loaded
+    check_engine(config, prepared, switches)
     check_data(config, prepared)
     if isinstance(config, RetrievalConfig):
         for line in leave_out_what_is_missing(config, prepared):
             log.warning(line)
-    check_engine(config, prepared, switches)
     if getattr(getattr(config, "training", None), "wandb", False):
         import_wandb()  # told now, if it is not there
     system = system_of(config)

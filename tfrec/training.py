@@ -5,7 +5,6 @@ import io
 import itertools
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -24,7 +23,7 @@ from tfrec.distributed.workers import Workers, all_gather_rows, all_reduce_sum, 
 from tfrec.evaluation.names import sign_of
 from tfrec.graphs import on_cpu, skip_rewrites
 from tfrec.optimizers import LazyAdamW
-from tfrec.processor import multiplies_bfloat16
+from tfrec.processor import memory, multiplies_bfloat16
 from tfrec.runs.finished import RunError, check_finished, tell_finished
 from tfrec.weights import read_weights
 from tfrec.weights_and_biases import wandb_run
@@ -44,11 +43,11 @@ def compute_precision(precision: str) -> str:
 
 
 def device_memory() -> int:
-    """Bytes of memory of the first GPU, or of the machine where there is none."""
+    """Bytes of memory of the first GPU, or of the machine or container where there is none."""
     for device in device_lib.list_local_devices():  # `get_memory_info` tells what is in use, not how much there is
         if device.device_type == "GPU":
             return int(device.memory_limit)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return memory()
 
 
 def automatic_batch_size(example_bytes: int, *, share: float = 0.25, most: int = 1024) -> int:
@@ -105,6 +104,14 @@ class WarmupCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self) -> dict[str, Any]:
         return {"peak": self.peak, "steps": self.steps, "warmup": self.warmup, "fall": self.fall}
+
+
+def _diverged(what: str, step: int) -> FloatingPointError:
+    """The error of a training that has left the numbers, with what helps."""
+    return FloatingPointError(
+        f"{what} at step {step}; lower training.learning_rate, raise task.temperature, or train in float32 "
+        "(training.precision)"
+    )
 
 
 class Progress(tf.Module):
@@ -321,10 +328,7 @@ class Trainer:
     def _advance(self, loss: tf.Tensor) -> int:
         value = float(loss)
         if not math.isfinite(value):
-            raise FloatingPointError(
-                f"the loss is {value} at step {int(self.progress.step) + 1}; lower training.learning_rate, raise "
-                "task.temperature, or train in float32 (training.precision)"
-            )
+            raise _diverged(f"the loss is {value}", int(self.progress.step) + 1)
         self.progress.loss_sum.assign_add(value)
         self.progress.loss_count.assign_add(1)
         return int(self.progress.step.assign_add(1))
@@ -337,6 +341,16 @@ class Trainer:
         rate = float(tf.keras.backend.get_value(self.optimizer.learning_rate)) * float(self.progress.rate_cut)
         self._emit(step, {"loss": mean, "learning_rate": rate})
         return mean
+
+    def _check_weights(self) -> None:
+        """Neither a checkpoint nor the best weights may hold what is no number: a run would never come back from it.
+
+        Raises:
+            FloatingPointError: a weight is none.
+        """
+        for variable in self.variables:
+            if not bool(tf.reduce_all(tf.math.is_finite(variable))):
+                raise _diverged(f"{variable.name} is not finite", int(self.progress.step))
 
     def _validate(self, step: int, metrics: dict[str, float]) -> bool:
         """Log metrics, keep the weights if they are the best, and tell whether to stop."""
@@ -369,6 +383,7 @@ class Trainer:
         """Write a checkpoint, unless the newest one is of this step already; the time it was written."""
         step = int(self.progress.step)
         if self.workers.chief and self.saved_step != step:
+            self._check_weights()
             self.history.flush()
             self.checkpoints.save(checkpoint_number=step)
             self.saved_step = step
@@ -378,6 +393,7 @@ class Trainer:
         """Write the weights in the place of the former best: a kill leaves one of the two whole."""
         if not self.workers.chief:
             return
+        self._check_weights()
         with filled_whole(self.run_dir / "best") as folder:
             tf.train.Checkpoint(model=self.model).write(str(folder / "weights"))
 

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 CHUNK_USERS = 4_096
 CHUNK_CANDIDATES = 1 << 20  # of all users of a chunk that are filled up at once
-DENSE_USERS = 128  # columns of a dense score matrix `[N, users]`
+DENSE_USERS = 128  # columns of a dense score matrix `[N, users]`, at most
+DENSE_SCORES = 1 << 28  # numbers of those matrices of all threads: of ten million items a thread gets a few columns
 MAX_PURCHASES = 100  # of a user, latest ones; co-occurrence grows with their square
 NEIGHBOURS = 400  # kept of each item
 WORD = re.compile(r"\w\w+")
@@ -74,6 +75,13 @@ def popularity(protocol: Protocol, k: int, *, days: int = 7) -> Ranked:
         days: count the sales of so many days before the window (temporal); leave-last-out counts all known.
     """
     return fill_up(np.empty((len(protocol.users), 0), np.int32), protocol, k, days=days)
+
+
+def popular_items(protocol: Protocol, k: int, *, days: int = 7) -> tuple[np.ndarray, np.ndarray]:
+    """The at most `k` items that sold best, int32, and how often each did, float32; see `popularity`."""
+    recent, overall = _sales(protocol, days)
+    best = np.lexsort((-overall, -recent))[:k]
+    return best.astype(np.int32), recent[best].astype(np.float32)
 
 
 def repurchase(protocol: Protocol, k: int) -> Ranked:
@@ -140,16 +148,18 @@ def _rank(protocol: Protocol, k: int, score: Callable[[sparse.csr_array], np.nda
     """
     history, excluded = protocol.liked.distinct(), protocol.excluded()
 
+    size = int(np.clip(DENSE_SCORES // (protocol.n_items * cores()), 1, DENSE_USERS))
+
     def chunk(start: int) -> Ranked:
-        part = history.slice(start, start + DENSE_USERS)
+        part = history.slice(start, start + size)
         board = ScoreBoard(protocol.n_items, len(part), k)
         board.fill(score(indicator(part, protocol.n_items)))
         if excluded is not None:
-            board.exclude(excluded.slice(start, start + DENSE_USERS))
+            board.exclude(excluded.slice(start, start + size))
         ids, scores = board.best()
         return np.where(scores > 0, ids, -1)
 
-    return fill_up(_in_chunks(chunk, len(history), DENSE_USERS), protocol, k)
+    return fill_up(_in_chunks(chunk, len(history), size), protocol, k)
 
 
 def item_tokens(items: pd.DataFrame) -> list[list[str]]:
@@ -175,7 +185,7 @@ def fill_up(ranked: Ranked, protocol: Protocol, k: int, *, days: int = 7) -> Ran
     Returns:
         int32 `[U, k]`; -1 only where the catalogue has no further item.
     """
-    popular = _by_popularity(protocol, days)
+    popular, _ = popular_items(protocol, protocol.n_items, days=days)
     excluded = protocol.excluded()
 
     def chunk(start: int) -> Ranked:
@@ -206,15 +216,15 @@ def _filled(own: Ranked, popular: np.ndarray, seen: Csr | None, k: int) -> Ranke
     return np.pad(filled, ((0, 0), (0, k - filled.shape[1])), constant_values=-1)
 
 
-def _by_popularity(protocol: Protocol, days: int) -> np.ndarray:
-    """int32 `[N]`: all items by sales, recent ones first of all, then overall, then by index."""
+def _sales(protocol: Protocol, days: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often each item was sold in the days before the window (temporal, else in all), and in all: `[N]` each."""
     known = protocol.known
     overall = np.bincount(known.item, minlength=protocol.n_items)
     recent = overall
     if protocol.temporal:
         last_week = known.time >= protocol.query_time.min() - days * DAY
         recent = np.bincount(known.item[last_week], minlength=protocol.n_items)
-    return np.lexsort((-overall, -recent)).astype(np.int32)
+    return recent, overall
 
 
 def _in_chunks(chunk: Callable[[int], Ranked], n_rows: int, size: int) -> Ranked:

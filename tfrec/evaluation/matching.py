@@ -15,12 +15,13 @@ def match_ranks(similarity: np.ndarray, first: int = 0) -> np.ndarray:
 
     Args:
         similarity: `[Q, N]`, the target of row i in column `first` + i. Equal scores share their mean place, so that a model
-            that gives all the same score is no better than chance.
+            that gives all the same score is no better than chance, and what is no number counts as above.
         first: column of the first row's target.
     """
     own = np.diagonal(similarity, first)[:, None]
-    above, equal = (similarity > own).sum(1), (similarity == own).sum(1)
-    return 1.0 + above + (equal - 1) / 2.0
+    equal = (similarity == own).sum(1)
+    above = (~(similarity <= own)).sum(1)
+    return 1.0 + above + np.maximum(equal - 1, 0) / 2.0
 
 
 def match_metrics(queries: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:

@@ -66,7 +66,7 @@ class Protocol:
             event's time.
         known: every event that was known before the held-out ones, of all users, and counts; what baselines learn from.
         n_items: size of the catalogue; every item is a candidate.
-        target_repeat: bool `[T]`, the target is in that user's history.
+        target_repeat: bool `[T]`, the target is among the events of that user's history that count (`liked`).
         target_cold: bool `[T]`, the target was never sold in what the model was trained on.
         seen_filter: items of the history are never recommended; as targets they are misses (`held_out: last interaction`)
             or dropped.

@@ -145,7 +145,8 @@ class RatingTwoTower(TwoTower):
         inputs = {name: tf.concat([example[name] for example in examples], 0) for name in examples[0]}
         ratings, squares = self.head(inputs, training=training)
         errors = self.ranking(labels=inputs["rating"][:, None], predictions=ratings[:, None], training=training)
-        return weighted_mean(errors) + self.options.penalty * weighted_mean(squares)
+        weights = tf.concat([tf.boolean_mask(part["weights"], part["targets"] >= 0) for part, _ in parts], 0)
+        return weighted_mean(errors, weights) + self.options.penalty * weighted_mean(squares)
 
     def _rated(self, part: Batch, queries: tf.Tensor, candidates: Candidates) -> dict[str, tf.Tensor]:
         """What the head reads of a part's targets, and their ratings, `[P, ...]` each."""

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.schema import SPLIT_CODES
+from pipelines.schema import SPLIT_CODES, TEST, TRAIN
+from tfrec.alignment.config import AlignmentConfig
 from tfrec.config import ConfigError, ModelConfig, RetrievalConfig, RunConfig
+from tfrec.evaluation.labels import can_be_evaluated, item_labels, item_splits
+from tfrec.metric_learning.config import MetricLearningConfig
 from tfrec.ratings.config import RatingsConfig
 
 if TYPE_CHECKING:
@@ -19,11 +22,11 @@ def check_data(config: RunConfig, prepared: Prepared) -> None:
     """Refuse a dataset that a configuration cannot learn from, or be evaluated on.
 
     Raises:
-        ConfigError: attributes that it does not have; of retrieval also nothing to train on or to be evaluated on, items
-            that nothing tells apart, none of the content whose work is to be cut, or ratings on another scale than the
-            options'.
+        ConfigError: attributes that it does not have; of systems over items none to train on or to be evaluated on; of
+            retrieval nothing to train on or to be evaluated on, items that nothing tells apart, none of the content whose
+            work is to be cut, or ratings on another scale than the options'.
     """
-    problems = [*_fields(config, prepared)]
+    problems = [*_fields(config, prepared), *_item_parts(config, prepared)]
     if isinstance(config, RetrievalConfig):
         problems += [*_parts(config, prepared), *_items(config.model, prepared)]
         problems += [*_accumulation(config, prepared), *_scale(config, prepared)]
@@ -63,6 +66,26 @@ def _parts(config: RetrievalConfig, prepared: Prepared) -> Iterator[str]:
             yield (
                 f"{prepared.path}: none of its {prepared.manifest['counts']['events']:,} events is {what} "
                 f"({counts}); prepare the data again with another --split"
+            )
+
+
+def _item_parts(config: RunConfig, prepared: Prepared) -> Iterator[str]:
+    """Where items are split: some to train on, and enough held out to be evaluated on."""
+    items = prepared.items
+    if not isinstance(config, (AlignmentConfig, MetricLearningConfig)):
+        return
+    if "split" not in items and isinstance(config, AlignmentConfig):
+        return  # it says itself which data it needs
+    part, cure = item_splits(items), "prepare the data again with another --test-share or --split"
+    for code, what in ((TRAIN, "to train on"), (TEST, "held out to be evaluated on")):
+        if not (part == code).any():
+            yield f"{prepared.path}: none of its {len(items):,} items is {what}; {cure}"
+    if isinstance(config, MetricLearningConfig) and (part == TEST).any():
+        labels = item_labels(items, config.task.label, option="task.label")[part == TEST]
+        if not can_be_evaluated(labels[labels != ""]):
+            yield (
+                f"task.label={config.task.label}: the test items of {prepared.path} have {len(set(labels) - {''})} classes, "
+                f"and neighbours are judged by at least 3 items of 2; {cure}"
             )
 
 

@@ -255,10 +255,10 @@ def user_table(assembly: RetrievalAssembly, most: int) -> UserTable | None:
 def sample_queries(assembly: RetrievalAssembly) -> np.ndarray | None:
     """Query vectors of held-out customers float32 `[Q, D]`; None where there are none."""
     from tfrec.evaluation.protocol import ProtocolError, build_protocol
-    from tfrec.retrieval import protocol_queries
+    from tfrec.retrieval import candidate_vectors, protocol_queries
 
     try:
         protocol = build_protocol(assembly.prepared, "test", max_users=SAMPLE_QUERIES, seed=assembly.config.seed)
     except ProtocolError:
         return None
-    return protocol_queries(assembly, protocol)[0]
+    return protocol_queries(assembly, protocol, candidate_vectors(assembly))[0]
