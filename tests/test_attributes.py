@@ -85,8 +85,10 @@ def test_rare_and_new_values_are_unknown_and_an_absent_column_is_missing():
     np.testing.assert_array_equal(vocabulary.encode(new), [[[1, 2], [0, 0]], [[0, 0], [0, 0]]])
 
 
-def test_values_beyond_the_limit_are_dropped():
+def test_values_beyond_the_limit_are_dropped_and_counted(caplog):
     vocabulary = AttributeVocabulary.build(items(), ["colour"], max_values=1)
+    dropped = sum(max(0, len(values or []) - 1) for values in items()["attr.colour"])
+    assert f"attribute colour: {dropped} values beyond the first 1 of a row are not read" in caplog.text
     np.testing.assert_array_equal(vocabulary.encode(items())[:, 0], [[2], [2], [0], [4]])
 
 

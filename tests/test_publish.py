@@ -317,3 +317,16 @@ def test_the_command_line(model, capsys):
     assert versions(model) == [3]
     assert command.main(["verify", str(model / "9")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_copy_that_lacks_a_file_is_refused_before_the_others_are_read(model, monkeypatch):
+    """A server looks every two seconds, and would read gigabytes each time."""
+    (model / "3" / "variables" / "variables.data").unlink()
+    monkeypatch.setattr("tfrec.publish._sha256", lambda file: pytest.fail(f"{file} is read"))
+    with pytest.raises(PublishError, match="variables.data cannot be read"):
+        verify_version(model / "3")
+
+
+def test_pruning_a_folder_without_versions_says_so(tmp_path, capsys):
+    assert command.main(["prune", str(tmp_path / "shpo"), "--keep", "1"]) == 2
+    assert "holds no versions; give the folder of a model" in capsys.readouterr().err

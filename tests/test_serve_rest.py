@@ -307,3 +307,10 @@ def test_an_answer_holds_what_the_model_said(scores, named, rows):
     assert found["count"] == list(range(len(names)))
     said = [base64.b64decode(one["b64"]) if isinstance(one, dict) else one.encode() for one in found["item_id"]]
     assert said == list(names)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/versions/1", 200), (f"/versions/{'0' * 5000}1", 200), (f"/versions/{'9' * 5000}", 404)]
+)
+def test_a_version_of_any_number_of_digits_is_found_or_not(server, path, status):
+    assert server.ask("GET", f"/v1/models/shop{path}")[0] == status

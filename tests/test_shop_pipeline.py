@@ -542,7 +542,8 @@ def test_photos_are_named_by_a_column_and_may_be_shared(tmp_path):
     photo(tmp_path / "img" / "deep" / "b.png", "blue")
     photo(tmp_path / "outside.jpg")
     (tmp_path / "img" / "cut.jpg").write_bytes((tmp_path / "img" / "a.jpg").read_bytes()[:300])
-    named = ["a.jpg | deep/b.png", "gone.jpg|a.jpg", "../outside.jpg|cut.jpg|deep/../../outside.jpg"]
+    signed = "p.jpg?signature=" + "x" * 300  # a name that is too long for the file system
+    named = ["a.jpg | deep/b.png", f"gone.jpg|a.jpg|{signed}", "../outside.jpg|cut.jpg|deep/../../outside.jpg"]
     items = [row | {"shot": names} for row, names in zip(ITEMS, named)]
     options = ["--columns", "photo=shot", "--images", tmp_path / "img", "--image-size", "20", *ALL_TRAIN]
     data, rejected = prepare(tmp_path / "out", *shop(tmp_path, items=items), *options)
@@ -552,6 +553,7 @@ def test_photos_are_named_by_a_column_and_may_be_shared(tmp_path):
     assert data.fields == ["colour", "size"]
     assert sorted(rejected[["file", "row", "field", "value", "reason"]].values.tolist()) == [
         ["items.csv", 3, "shot", "gone.jpg", "photo is missing"],
+        ["items.csv", 3, "shot", signed[:200], "photo cannot be read"],
         ["items.csv", 4, "shot", "../outside.jpg", "photo is named by a path that leaves --images"],
         ["items.csv", 4, "shot", "cut.jpg", "photo is truncated or damaged"],
         ["items.csv", 4, "shot", "deep/../../outside.jpg", "photo is named by a path that leaves --images"],
