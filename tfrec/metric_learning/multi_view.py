@@ -95,9 +95,8 @@ class MultiViewEncoder(tf.keras.layers.Layer):
             `[B, D]`, see `ViewFusion`.
         """
         views, photo = photos.shape[1], photos.shape[2:]
-        if (
-            training and views > 1
-        ):  # batch statistics are of photos: another view of the item stands in for a missing one
+        if training and views > 1:
+            # Batch statistics are to be of photos: another view of the item stands in for a missing one.
             present = tf.convert_to_tensor(present)
             first = tf.argmax(tf.cast(present, tf.int32), 1, output_type=tf.int32)[:, None]
             photos = tf.gather(photos, tf.where(present, tf.range(views)[None], first), batch_dims=1)
