@@ -113,8 +113,8 @@ def large_shop(root: Path) -> None:
     export.export_run(make_run(1200), "shop", root, max_k=100, say=lambda text: None)
 
 
-def republish(version: Path, folder: Path, number: int) -> Path:
-    """Publish a copy of a published version under another number, or as another model."""
+def republish(version: Path, folder: Path, number: int, **told) -> Path:
+    """Publish a copy of a published version under another number, or as another model; `told` in its manifest."""
     manifest = read_manifest(version)
     info = {
         key: manifest[key]
@@ -125,7 +125,7 @@ def republish(version: Path, folder: Path, number: int) -> Path:
         for name in manifest["files"]:
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(version / name, path / name)
-        return info
+        return info | told
 
     return publish_version(folder, number, write)
 

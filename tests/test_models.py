@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipelines.batches import Purchases
+from pipelines.batches import HistoryBatches, Purchases
 from tfrec.assembly import clear_untrained
 from tfrec.fusion import CrossAttentionFusion
 from tfrec.models import ItemVectors, TwoTower, bought_before, by_length
+from tfrec.repeats import BUCKETS
 from tfrec.towers import HistoryTower, ItemTower, UserTower
 
 ITEMS, DIM = 12, 8
@@ -72,6 +73,38 @@ def test_reading_short_histories_apart_changes_nothing(candidates, mask_own, pos
     apart = float(model.compute_loss(batch))
     monkeypatch.setattr(model, "_parts", lambda inputs: [inputs])
     assert float(model.compute_loss(batch)) == pytest.approx(apart, rel=1e-5)
+
+
+@pytest.mark.parametrize("mask_own", ["none", "future", "all"])
+def test_what_histories_leave_out_is_predicted_as_from_a_history_of_its_own(mask_own, monkeypatch):
+    rng = np.random.default_rng(0)
+    user = np.repeat(np.arange(4), [2, 4, 9, 9]).astype(np.int32)
+    purchases = Purchases(user, rng.integers(0, ITEMS, 24).astype(np.int32), np.zeros(24, np.int64), 4)
+    read = rng.random(24) < 0.5
+    fields = np.zeros((4, 0), np.int32)
+    batch = HistoryBatches(purchases, 8, 4, 0, ITEMS, fields, read=read).whole(0)
+    options = {"candidates": "catalogue", "mask_own": mask_own, "positions": "none", "shortcut": True, "repeats": True}
+    model = make_model(content=False, **options)
+    model.compute_loss(tf.nest.map_structure(tf.convert_to_tensor, batch))
+    model.repeats.value.assign_add(np.linspace(0.1, 1, BUCKETS))
+    assert [len(part["history"]) for part in by_length(batch)] == [3, 1]
+    together = float(model.compute_loss(tf.nest.map_structure(tf.convert_to_tensor, batch)))
+
+    histories, targets = np.full((24, 8), -1, np.int32), np.full((24, 9), -1, np.int32)
+    weights = np.zeros((24, 9), np.float32)
+    for row, item in enumerate(purchases.item):
+        others = purchases.item[(user == user[row]) & (np.arange(24) != row)]
+        before = purchases.item[(user == user[row]) & (np.arange(24) < row) & read]
+        histories[row, 8 - len(before) :] = before
+        place = 8 if len(before) else 0
+        targets[row, np.setdiff1d(np.arange(9), place)[: len(others)]] = others  # which mask_own leaves out
+        targets[row, place], weights[row, place] = item, 1
+    apart = {"history": histories, "targets": targets, "weights": weights, "gaps": np.zeros((24, 8), np.float32)}
+    apart |= {"user": user, "user_fields": fields[user], "rows": batch["rows"]}
+    monkeypatch.setattr(model, "_parts", lambda inputs: [inputs])
+    assert float(model.compute_loss(tf.nest.map_structure(tf.convert_to_tensor, apart))) == pytest.approx(
+        together, rel=1e-5
+    )
 
 
 def test_all_vectors_are_made_in_parts(monkeypatch):

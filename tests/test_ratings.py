@@ -106,6 +106,18 @@ def test_a_random_split_is_predicted_from_all_that_is_left(movies):
         assert set(protocol.excluded()[row]) == set(known["item"][known["rating"] >= 4])
 
 
+def test_histories_hold_what_was_liked(movies):
+    prepared = open_prepared(movies)
+    options = {"seen_filter": True, "min_rating": 4.0, "cold_users": True}
+    events, protocol = prepared.events(), build_protocol(prepared, "test", read_from=4.0, **options)
+    everything = build_protocol(prepared, "test", **options)
+    np.testing.assert_array_equal(protocol.users, everything.users)
+    np.testing.assert_array_equal(protocol.targets.items, everything.targets.items)
+    for row, user in enumerate(protocol.users):
+        own = events[(events["user"] == user) & (events["split"] < 2) & (events["rating"] >= 4)]
+        assert protocol.history[row].tolist() == own["item"].tolist()
+
+
 def test_rules_neither_count_nor_read_what_was_not_liked(movies):
     prepared = open_prepared(movies)
     events, protocol = prepared.events(), build_protocol(prepared, "test", min_rating=4.0, seen_filter=True)
@@ -154,12 +166,28 @@ def test_served_ratings_are_those_that_are_evaluated(rated_run):
     judged = assembly.predict_ratings(
         users, items, "test", lambda protocol: protocol_queries(assembly, protocol, vectors)[0]
     )
-    protocol = build_protocol(assembly.prepared, "test", cold_users=True)
+    protocol = build_protocol(assembly.prepared, "test", cold_users=True, read_from=4.0)
     queries = protocol_queries(assembly, protocol, vectors)[0][np.searchsorted(protocol.users, users)]
     rows = items[:, None].astype(np.int32)
     served = ServedTowers(assembly).rate(queries, users, rows, vectors).numpy()[:, 0]
     np.testing.assert_allclose(served, judged, rtol=1e-5)
     assert (served.min(), served.max()) == (1.0, 5.0)
+
+
+def test_a_run_tells_servers_what_its_histories_hold(rated_run):
+    from tfrec.retrieval import load_assembly
+    from tfrec.runs.run import load_run, user_table
+
+    assert load_run(rated_run).read_from == 4.0
+    assembly = load_assembly(rated_run)
+    events = assembly.prepared.events()
+    liked = events[events["rating"] >= 4]
+    users = user_table(assembly, most=USERS)
+    for user, (history, days) in enumerate(zip(users.history, users.days_ago)):
+        own = liked[liked["user"] == user]
+        assert history[history >= 0].tolist() == own["item"].tolist()
+        np.testing.assert_allclose(days[history >= 0], (events["time"].max() - own["time"]) / 86_400, rtol=1e-5)
+    assert assembly.batches.read.tolist() == (assembly.ratings >= 4).tolist()
 
 
 def test_a_run_keeps_its_scale_beside_newer_ratings(movies, rated_run, tmp_path):

@@ -451,6 +451,31 @@ def test_purchases_that_the_model_does_not_read_take_no_place_in_a_history(prepa
     assert [some.seen[i].tolist() for i in range(len(chosen))] == [every.seen[i].tolist() for i in range(len(chosen))]
 
 
+@pytest.mark.parametrize("chosen", [np.arange(USERS), np.array([2, 3, 5, 250, 698])])
+def test_what_was_not_liked_is_left_out_and_not_read(tmp_path, chosen):
+    events = events_frame().assign(rating=lambda frame: np.resize([5, 1, 4, 3], len(frame)).astype(np.float32))
+    with PreparedWriter(tmp_path / "rated", dataset="shop") as writer:
+        writer.items(pd.DataFrame({"item_id": [f"{row:03d}" for row in range(ITEMS)]}))
+        writer.users(pd.DataFrame({"user_id": [f"c{row}" for row in range(USERS)]}))
+        writer.events([events[:1000], events[1000:]])
+    options = {"length": LENGTH, "fields": {}, "with_seen": True}
+    rows = np.arange(ITEMS, dtype=np.int32)
+    customers = CustomerReader(tmp_path / "rated", rows, read_from=4.0, **options).read(chosen)
+    for row, history, days in zip(chosen, customers.history, customers.days_ago):
+        liked = events[(events["user"] == row) & (events["rating"] >= 4)][-LENGTH:]
+        assert history[history >= 0].tolist() == liked["item"].tolist()
+        assert days[history >= 0].tolist() == ((events["time"].max() - liked["time"]) / DAY).tolist()
+    bought = [sorted(set(events["item"][events["user"] == row])) for row in chosen]
+    assert [sorted(customers.seen[row].tolist()) for row in range(len(chosen))] == bought
+
+
+def test_ratings_that_a_model_reads_must_be_there(prepared):
+    with pytest.raises(
+        PreparedError, match=r"has no ratings, and the model reads what was rated 4 or more; prepare it"
+    ):
+        CustomerReader(prepared, np.arange(ITEMS, dtype=np.int32), length=LENGTH, fields={}, read_from=4.0)
+
+
 @pytest.mark.parametrize("module", ["tfrec.retrieve", "tfrec.export", "tfrec.versions"])
 def test_help_does_not_wait_for_tensorflow(module):
     code = (

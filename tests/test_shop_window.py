@@ -36,7 +36,8 @@ def photo_of(row: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def data(run, tmp_path_factory):
-    """The model's items; item 7 has no photo, item 3 a hostile title. Customer `bob` bought three things, `eve` none."""
+    """The model's items; item 7 has no photo, item 3 a hostile title. Customer `bob` bought three things and did
+    not like the second one, `eve` bought none."""
     out = tmp_path_factory.mktemp("data") / "prepared"
     with PreparedWriter(out, dataset="demo") as writer:
         for row in range(ITEMS):
@@ -59,6 +60,7 @@ def data(run, tmp_path_factory):
                         "item": np.array([1, 5, 17, 2, 2], np.int32),
                         "time": np.array([0, 86_400, 259_200, 0, 0], np.int64),
                         "split": np.zeros(5, np.int8),
+                        "rating": np.array([4, 2, 5, np.nan, np.nan], np.float32),
                     }
                 )
             ]
@@ -68,11 +70,11 @@ def data(run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def models(shared, tmp_path_factory):
-    """Two versions that answer differently: the second one's vectors are other ones."""
+    """Two versions that answer differently: the second one's vectors are other ones, and it reads what was liked alone."""
     root = tmp_path_factory.mktemp("models")
     republish(shared("small-shop", small_shop) / "shop" / "1", root / "shop", 1)
     other = tmp_path_factory.mktemp("other")
-    republish(publish_exact(make_run(ITEMS, seed=1), other), root / "shop", 2)
+    republish(publish_exact(make_run(ITEMS, seed=1), other), root / "shop", 2, read_from=4.0)
     return root
 
 
@@ -129,6 +131,9 @@ def test_customers_and_items_are_the_datasets(server, run):
     _, bob = server.ask("GET", "/shop/customers/bob")
     assert bob["fields"] == {"club": "member"}
     assert [(item["item_id"], item["days_ago"]) for item in bob["purchases"]] == [("001", 3), ("005", 2), ("017", 0)]
+    assert bob["ratings"] == [item["rating"] for item in bob["purchases"]] == [4, 2, 5]
+    _, unrated = server.ask("GET", f"/shop/customers/{quote('../x y', safe='')}")
+    assert unrated["ratings"] == [None, None]
     assert server.ask("GET", f"/shop/customers/{quote('../x y', safe='')}")[1]["count"] == 2
     assert server.ask("GET", "/shop/customers/nobody")[0] == 404
     _, cards = server.ask("POST", "/shop/items", {"item_ids": ["007", "no such item"]})
@@ -258,6 +263,16 @@ def test_a_customer_sees_purchases_recommendations_and_reasons(page, run):
         "return [...document.querySelectorAll('.frame img')].every((i) => i.alt && (i.complete ? i.naturalWidth : 1))"
     )
     assert photos
+
+
+def test_a_model_of_what_was_liked_is_told_nothing_else(page):
+    page.open("#customer=bob")
+    notes = [one.text for one in page.driver.find_elements("css selector", ".panel:nth-of-type(1) .cards small")]
+    assert [note.split(" · ")[-1] for note in notes[1::2]] == ["rated 5", "rated 2", "rated 4"]
+    page.choose("model-a", "shop/2")
+    liked = make_run(ITEMS, seed=1)
+    weights = 1 / (1 + np.array([3, 0]))
+    assert page.items(1) == best(liked, (weights[:, None] * liked.item_vectors[[1, 17]]).sum(0) / weights.sum(), 12)
 
 
 def test_what_was_bought_more_than_once_stands_there_once(page):

@@ -270,6 +270,7 @@ class RetrievalAssembly:
             modality_dropout=config.model.fusion.modality_dropout,
             recency_days=config.task.recency_days,
             shuffle=config.task.shuffle,
+            read=self.read,
             worker=self.workers.place.index,
             workers=self.workers.place.count,
         )
@@ -347,6 +348,11 @@ class RetrievalAssembly:
     def wanted(self) -> Purchases:
         """The training purchases that say what others may be recommended."""
         return self.purchases
+
+    @property
+    def read(self) -> np.ndarray | None:
+        """Which of the training purchases histories hold, bool `[n]`; None: all."""
+        return None
 
     def _two_tower(self, **parts: Any) -> TwoTower:
         return TwoTower(**parts)

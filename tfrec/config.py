@@ -364,6 +364,11 @@ class RetrievalConfig(RunConfig):
         names = ("precision", "recall", "hit_rate", "ndcg", "map")
         return [*(f"{name}@{k}" for k in self.evaluation.k for name in names), "mrr"]
 
+    @property
+    def read_from(self) -> float:
+        """The lowest rating of what histories hold; 0: they hold everything."""
+        return 0.0
+
 
 @dataclass(frozen=True)
 class System:

@@ -76,6 +76,10 @@ class CustomerReader:
         until: only purchases before this time count (seconds since 1970); all where None.
         with_seen: also collect what each customer has bought.
         readable: the query tower reads items of rows below it, and none of those added later; all where None.
+        read_from: the lowest rating of what it reads; 0: it reads everything.
+
+    Raises:
+        PreparedError: it reads ratings, which the dataset does not have.
     """
 
     def __init__(
@@ -88,11 +92,16 @@ class CustomerReader:
         until: int | None = None,
         with_seen: bool = False,
         readable: int | None = None,
+        read_from: float = 0.0,
     ):
         self._users = pq.ParquetFile(path / "users.parquet", memory_map=True)
         self._events = pq.ParquetFile(path / "events.parquet", memory_map=True)
         self._item_rows, self._length, self._fields, self._until = item_rows, length, fields, until
-        self._with_seen, self._readable = with_seen, readable
+        self._with_seen, self._readable, self._read_from = with_seen, readable, read_from
+        if read_from and "rating" not in self._events.schema_arrow.names:
+            raise PreparedError(
+                f"{path} has no ratings, and the model reads what was rated {read_from:g} or more; prepare it with ratings"
+            )
         self._user_starts = _group_starts(self._users)
         self._event_ranges = _user_ranges(self._events)
         self.now = until if until is not None else _last_time(self._events)
@@ -125,27 +134,21 @@ class CustomerReader:
     def read(self, rows: np.ndarray) -> Customers:
         """Read customers by their rows, which rise."""
         table = self._read_users(rows)
-        user, item, time = self._read_events(rows)
+        user, item, time, read = self._read_events(rows)
         offsets = np.searchsorted(user, np.append(rows, rows[-1] + 1) if len(rows) else [0])
         if len(rows) and rows[-1] - rows[0] + 1 != len(rows):  # a choice of customers: keep their events alone
             place = np.minimum(np.searchsorted(rows, user), len(rows) - 1)
             kept = rows[place] == user
-            user, item, time = place[kept], item[kept], time[kept]
+            user, item, time, read = place[kept], item[kept], time[kept], read[kept]
             offsets = np.searchsorted(user, np.arange(len(rows) + 1))
-        history, days_ago = self._last_read(item, time, offsets)
+        # The last L that the query tower reads: what it does not takes no place among them, as when served.
+        left = np.concatenate([[0], np.cumsum(read)])[offsets]
+        history, days_ago = last_purchases(item[read], time[read], left, length=self._length, now=self.now)
         seen = None
         if self._with_seen:
             seen = Csr(offsets - offsets[0], item[offsets[0] : offsets[-1]]).distinct()
         ids = table["user_id"].combine_chunks()
         return Customers(ids, history, days_ago, self._encode_fields(table), seen)
-
-    def _last_read(self, item: np.ndarray, time: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The last L purchases that the query tower reads: what it does not takes no place among them, as when served."""
-        if self._readable is not None:
-            read = item < self._readable
-            offsets = np.concatenate([[0], np.cumsum(read)])[offsets]
-            item, time = item[read], time[read]
-        return last_purchases(item, time, offsets, length=self._length, now=self.now)
 
     def _read_users(self, rows: np.ndarray) -> pa.Table:
         columns = ["user_id", *(ATTRIBUTE_PREFIX + field for field in self._fields)]
@@ -156,18 +159,23 @@ class CustomerReader:
         group = np.searchsorted(groups, np.searchsorted(self._user_starts, rows, side="right") - 1)
         return table.take(rows - self._user_starts[groups[group]] + starts[group])
 
-    def _read_events(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Events of the row groups that hold any of the customers: user, model row of the item, time."""
+    def _read_events(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Events of the row groups that hold any of the customers: user, model row of the item, time, and whether the query
+        tower reads it."""
         low, high = self._event_ranges
         hit = np.searchsorted(rows, low, side="left") < np.searchsorted(rows, high, side="right")
-        table = self._events.read_row_groups(np.flatnonzero(hit).tolist(), columns=["user", "item", "time"])
-        user, item, time = (table[name].to_numpy() for name in ("user", "item", "time"))
+        names = ["user", "item", "time", *["rating"] * bool(self._read_from)]
+        table = self._events.read_row_groups(np.flatnonzero(hit).tolist(), columns=names)
+        user, item, time, *rating = (table[name].to_numpy() for name in names)
         if len(rows):
             inside = slice(*np.searchsorted(user, [rows[0], rows[-1] + 1]))
-            user, item, time = user[inside], item[inside], time[inside]
+            user, item, time, rating = user[inside], item[inside], time[inside], [x[inside] for x in rating]
         item = self._item_rows[item]
+        read = np.ones(len(item), bool) if self._readable is None else item < self._readable
+        for given in rating:
+            read &= given >= self._read_from
         kept = (item >= 0) if self._until is None else (item >= 0) & (time < self._until)
-        return user[kept], item[kept], time[kept]
+        return user[kept], item[kept], time[kept], read[kept]
 
     def _encode_fields(self, table: pa.Table) -> np.ndarray:
         """As `AttributeVocabulary.encode` does with single values, a column at a time."""

@@ -300,7 +300,8 @@ class TwoTower(tfrs.Model):
         Args:
             inputs: a batch of `pipelines.batches`: what `queries` reads, and `targets` int32 `[B, T + 1]` (-1: none),
                 `weights` float32 `[B, T + 1]`, `rows` int32 `[R]`, the distinct items of histories and targets and those
-                drawn; `encode_rows` int32 `[E]` and `items` (their content).
+                drawn; `encode_rows` int32 `[E]` and `items` (their content); where histories leave purchases out, `at`
+                int32 `[B, T + 1]`, the place of each target's prediction.
             fresh: content vectors `[E, D]` of `encode_rows`; encoded here where None.
         """
         candidates = self.read_items(inputs, training, fresh)
@@ -318,9 +319,10 @@ class TwoTower(tfrs.Model):
     def read_histories(
         self, inputs: Batch, candidates: Candidates, training: bool = False
     ) -> list[tuple[Batch, tf.Tensor]]:
-        """The batch in parts by length of history, each with its queries `[B, T + 1, D]`."""
+        """The batch in parts by length of history, each with the query of every target `[B, T + 1, D]`."""
         _, vectors, slots = candidates
-        return [(part, self.queries(part, vectors, slots, training)) for part in self._parts(inputs)]
+        read = [(part, self.queries(part, vectors, slots, training)) for part in self._parts(inputs)]
+        return [(part, tf.gather(q, part["at"], batch_dims=1) if "at" in part else q) for part, q in read]
 
     def retrieval_loss(self, parts: list[tuple[Batch, tf.Tensor]], candidates: Candidates) -> tf.Tensor:
         """The softmax loss of what `read_histories` returned among the candidates."""
@@ -356,6 +358,8 @@ class TwoTower(tfrs.Model):
         (None without `mask_own`)."""
         examples = inputs["targets"] >= 0
         places = tf.cast(tf.where(examples), tf.int32)
+        if "at" in inputs:
+            places = tf.stack([places[:, 0], tf.gather_nd(inputs["at"], places)], 1)
         bonus = None
         if self.repeats is not None:
             bonus = scores_of_purchases(self.repeats, columns, inputs, places)
@@ -407,10 +411,12 @@ def by_length(inputs: Batch) -> list[Batch]:
         return [inputs]
     short = inputs["history"].shape[1] // SHORT_PART
     count = tf.reduce_sum(tf.cast(tf.reduce_sum(tf.cast(inputs["history"] >= 0, tf.int32), 1) <= short, tf.int32))
-    of_targets = [name for name in ("targets", "weights", "ratings") if name in inputs]
+    of_targets = [name for name in ("targets", "weights", "ratings", "at") if name in inputs]
     names = ("history", "gaps", "user", "user_fields", *of_targets)
     few = {name: inputs[name][:count] for name in names}
-    # The start token's target stands at place 0, the others' are counted from the right.
     few |= {name: few[name][:, -short:] for name in ("history", "gaps")}
-    few |= {name: tf.concat([few[name][:, :1], few[name][:, -short:]], 1) for name in of_targets}
+    if "at" in few:  # a short history may have many targets: those that it does not hold
+        few["at"] = tf.maximum(few["at"] - (inputs["history"].shape[1] - short), 0)
+    else:  # the start token's target stands at place 0, the others' are counted from the right
+        few |= {name: tf.concat([few[name][:, :1], few[name][:, -short:]], 1) for name in of_targets}
     return [few, {name: inputs[name][count:] for name in names}]

@@ -349,6 +349,7 @@ def _reader(options: RetrieveOptions, data: Path, model: LoadedModel) -> Custome
         until=None if options.until is None else int(options.until.timestamp()),
         with_seen=bool(options.exclude_seen),
         readable=model.manifest.get("readable_items"),
+        read_from=model.manifest.get("read_from", 0.0),
     )
 
 

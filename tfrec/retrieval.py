@@ -118,6 +118,7 @@ def validation(assembly: RetrievalAssembly) -> Callable[[], dict[str, float]] | 
             "val",
             seen_filter=config.evaluation.seen_filter,
             min_rating=config.evaluation.min_rating,
+            read_from=config.read_from,
             max_users=config.training.max_eval_users or None,
             seed=config.seed,
         )
@@ -280,6 +281,7 @@ def evaluate(
         split,
         seen_filter=config.evaluation.seen_filter if seen_filter is None else seen_filter,
         min_rating=config.evaluation.min_rating,
+        read_from=config.read_from,
         cold_users=True,
         max_users=config.evaluation.max_users or None,
         final=config.training.final,

@@ -60,7 +60,8 @@ class Protocol:
         split: `val` or `test`.
         split_info: the prepared dataset's own description of its split (`kind`, `cutoff`, ...).
         users: int32 `[U]`, user indices, rising.
-        history: `U` rows of events known at prediction time, oldest first, with times; empty for cold users.
+        history: `U` rows of events known at prediction time, oldest first, with times; empty for cold users. Of a model
+            that reads what was liked alone (`read_from`), those events alone.
         targets: `U` rows of distinct items, at least one each.
         query_time: int64 `[U]`, the moment of prediction: the window's start (temporal) or the held-out
             event's time.
@@ -163,6 +164,7 @@ def build_protocol(
     *,
     seen_filter: bool = False,
     min_rating: float = 0.0,
+    read_from: float = 0.0,
     cold_users: bool = False,
     max_users: int | None = None,
     final: bool = False,
@@ -176,7 +178,8 @@ def build_protocol(
         seen_filter: never recommend an item of the history; repeat targets, unreachable then, are misses where the last
             interaction is held out, and dropped elsewhere.
         min_rating: held-out events rated lower are no targets, and earlier ones are no reason to leave an item out.
-        cold_users: keep users without any known event; they are reported apart from the main metrics.
+        read_from: the lowest rating of what the model's histories hold; 0: they hold every event.
+        cold_users: keep users without any event to read; they are reported apart from the main metrics.
         max_users: evaluate this many users, drawn uniformly; None = all.
         final: the model was trained on the validation events as well, so items sold there are not cold.
         seed: of that draw.
@@ -189,10 +192,12 @@ def build_protocol(
     code = SPLIT_CODES[split]
     if min_rating and "rating" not in prepared.event_columns:
         raise ProtocolError(f"min_rating={min_rating}: {prepared.path} has no ratings; leave it at 0")
-    frame = prepared.events(columns=["user", "item", "time", "split", *["rating"] * bool(min_rating)])
+    frame = prepared.events(columns=["user", "item", "time", "split", *["rating"] * bool(min_rating or read_from)])
     log = Events(*(frame[name].to_numpy() for name in ("user", "item", "time")))
     part = frame["split"].to_numpy()
-    counts = frame["rating"].to_numpy() >= min_rating if min_rating else np.ones(len(log), bool)
+    counts, read = (
+        frame["rating"].to_numpy() >= least if least else np.ones(len(log), bool) for least in (min_rating, read_from)
+    )
     n_users, n_items = len(prepared.users), len(prepared.items)
     split_info = dict(prepared.manifest.get("split") or {})
     held, before = np.flatnonzero(part == code), part < code
@@ -200,7 +205,7 @@ def build_protocol(
     if not str(split_info.get("kind")).startswith("random"):
         # By position, not by time: a log of days has many events at the held-out event's own time.
         before &= np.arange(len(log)) < first_held[log.user]
-    history, liked = _rows(log, before, n_users), _rows(log, before & counts, n_users)
+    history, liked = _rows(log, before & read, n_users), _rows(log, before & counts, n_users)
     held = held[counts[held]]
     held_out = Csr.from_rows(log.user[held], log.item[held], n_users).distinct()
     targets, repeat = held_out, _in_history(liked, held_out)

@@ -12,7 +12,7 @@ class RatingTask:
     Args:
         weight: of the mean squared error of the ratings in the loss.
         retrieval_weight: of the retrieval objective in the loss.
-        liked: ratings from here on are targets of retrieval; lower ones are read in histories only.
+        liked: ratings from here on are targets of retrieval, and what histories hold; lower ones are predicted only.
         factors: width of the user and item factors of the rating.
         hidden: width of the perceptron that reads query and candidate.
         dropout: dropout rate of the perceptron.
@@ -33,3 +33,7 @@ class RatingsConfig(RetrievalConfig):
     """Retrieval and rating together: a history finds items, and a ranking head says how they would be rated."""
 
     rating: RatingTask = field(default_factory=RatingTask)
+
+    @property
+    def read_from(self) -> float:
+        return self.rating.liked if self.model.query.kind == "history" else 0.0

@@ -150,11 +150,11 @@ def _scale(config: RetrievalConfig, prepared: Prepared) -> Iterator[str]:
     if missing:
         yield f"{prepared.path}: {missing:,} of its events have no rating; leave them out when the data are prepared"
         return
-    liked = config.rating.liked if isinstance(config, RatingsConfig) and config.rating.retrieval_weight else 0.0
+    liked = config.rating.liked if isinstance(config, RatingsConfig) else 0.0
     trained = rating[split <= (SPLIT_CODES["val"] if config.training.final else SPLIT_CODES["train"])]
     held = rating[split == SPLIT_CODES["test"]]
     for name, least, part, what in (
-        ("rating.liked", liked, trained, "training rating, so that nothing is left to recommend"),
+        ("rating.liked", liked, trained, "training rating, so that nothing is left to read or to recommend"),
         (
             "evaluation.min_rating",
             config.evaluation.min_rating,

@@ -121,6 +121,7 @@ class Run:
         attributes: encodes item attributes as in training; None where the model reads none.
         user_vocabulary: encodes customer fields as in training; None where the model reads none.
         users: known customers, where the run keeps them.
+        read_from: the lowest rating of the purchases that the query tower reads; 0: it reads all.
         sample_queries: query vectors of held-out customers float32 `[Q, D]`, to tune the index with.
         readable_items: how many items, from row 0, the query tower can read in a history; all of them where
             None. Items that were added after training can be recommended, but not read yet.
@@ -146,6 +147,7 @@ class Run:
     attributes: AttributeVocabulary | None = None
     user_vocabulary: AttributeVocabulary | None = None
     users: UserTable | None = None
+    read_from: float = 0.0
     sample_queries: np.ndarray | None = None
     readable_items: int | None = None
 
@@ -221,6 +223,7 @@ def load_run(run_dir: Path, *, max_users: int = MAX_USER_TABLE) -> Run:
         attributes=assets.attributes,
         user_vocabulary=assets.users,
         users=user_table(assembly, max_users),
+        read_from=config.read_from,
         sample_queries=sample_queries(assembly),
     )
 
@@ -244,11 +247,13 @@ def user_table(assembly: RetrievalAssembly, most: int) -> UserTable | None:
         return UserTable(ids, nothing.astype(np.int32), nothing, assembly.user_fields)
     if len(ids) > most:
         return None
-    events = prepared.events(columns=["user", "item", "time"])
+    least = assembly.config.read_from
+    events = prepared.events(columns=["user", "item", "time", *["rating"] * bool(least)])
+    now = events["time"].max() if len(events) else 0
+    events = events[events["rating"] >= least] if least else events
     offsets = np.concatenate([[0], np.cumsum(np.bincount(events["user"], minlength=len(ids)))])
     items, times = events["item"].to_numpy(), events["time"].to_numpy()
-    length, now = assembly.config.model.query.length, times.max(initial=0)
-    history, days_ago = last_purchases(items, times, offsets, length=length, now=now)
+    history, days_ago = last_purchases(items, times, offsets, length=assembly.config.model.query.length, now=now)
     return UserTable(ids, history, days_ago, assembly.user_fields)
 
 
@@ -258,7 +263,10 @@ def sample_queries(assembly: RetrievalAssembly) -> np.ndarray | None:
     from tfrec.retrieval import candidate_vectors, protocol_queries
 
     try:
-        protocol = build_protocol(assembly.prepared, "test", max_users=SAMPLE_QUERIES, seed=assembly.config.seed)
+        config = assembly.config
+        protocol = build_protocol(
+            assembly.prepared, "test", read_from=config.read_from, max_users=SAMPLE_QUERIES, seed=config.seed
+        )
     except ProtocolError:
         return None
     return protocol_queries(assembly, protocol, candidate_vectors(assembly))[0]

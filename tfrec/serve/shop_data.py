@@ -37,12 +37,14 @@ class ShopData:
         self._user_row = {user: row for row, user in enumerate(users["user_id"])}
         self._items = {name: items[name].to_numpy() for name in items.columns}
         self._users = {name: users[name].to_numpy() for name in users.columns}
-        events = self._prepared.events(columns=["user", "item", "time"])
+        rated = "rating" in self._prepared.event_columns
+        events = self._prepared.events(columns=["user", "item", "time", *["rating"] * rated])
         counts = np.bincount(events["user"], minlength=len(users))
         self._offsets = np.concatenate([[0], np.cumsum(counts)])
         by_id = pc.sort_indices(pa.array(users["user_id"], pa.string())).to_numpy()
         self._sorted_users, self._sorted_rows = users["user_id"].to_numpy()[by_id], by_id.astype(np.int64)
         self._event_items, self._event_times = events["item"].to_numpy(), events["time"].to_numpy()
+        self._ratings = events["rating"].to_numpy() if rated else None
         self._now = int(self._event_times.max(initial=0))
 
     @cached_property
@@ -69,18 +71,14 @@ class ShopData:
         return [{"user_id": self._users["user_id"][row], "purchases": self._count(row)} for row in rows]
 
     def customer(self, user_id: str) -> dict[str, Any]:
-        """A customer's fields, what they bought, and cards of their latest purchases, most recent last; NOT_FOUND where
-        there is none.
+        """A customer's fields, what they bought and how they rated it, and cards of the latest purchases, most recent last;
+        NOT_FOUND where there is none.
         """
         row = self._user_row.get(user_id)
         if row is None:
             raise ServeError(Code.NOT_FOUND, f"no customer {shown(user_id)} in the dataset")
         start, stop = self._offsets[row], self._offsets[row + 1]
-        latest = slice(max(start, stop - LATEST), stop)
-        purchases = [
-            {**self._card(item), "days_ago": (self._now - int(time)) / DAY}
-            for item, time in zip(self._event_items[latest], self._event_times[latest])
-        ]
+        purchases = [self._purchase(event) for event in range(max(start, stop - LATEST), stop)]
         read = slice(max(start, stop - READ), stop)
         ids = self._items["item_id"]
         fields = {name: self._users[f"attr.{name}"][row] for name in self._prepared.user_fields}
@@ -92,6 +90,11 @@ class ShopData:
             "history": list(ids[self._event_items[read]]),
             "days_ago": ((self._now - self._event_times[read]) / DAY).tolist(),
             "bought": list(ids[np.unique(self._event_items[start:stop])]),
+            **(
+                {}
+                if self._ratings is None
+                else {"ratings": [self._rating(event) for event in range(read.start, read.stop)]}
+            ),
         }
 
     def items(self, item_ids: list[str]) -> list[dict[str, Any]]:
@@ -112,6 +115,16 @@ class ShopData:
 
     def _count(self, row: int) -> int:
         return int(self._offsets[row + 1] - self._offsets[row])
+
+    def _purchase(self, event: int) -> dict[str, Any]:
+        when = {"days_ago": (self._now - int(self._event_times[event])) / DAY}
+        rating = self._rating(event)
+        return {**self._card(self._event_items[event]), **when, **({} if rating is None else {"rating": rating})}
+
+    def _rating(self, event: int) -> float | None:
+        """None where it was not rated: JSON has no NaN."""
+        rating = np.nan if self._ratings is None else float(self._ratings[event])
+        return None if np.isnan(rating) else rating
 
     def _card(self, row: int) -> dict[str, Any]:
         item = self._items["item_id"][row]

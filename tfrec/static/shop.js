@@ -150,16 +150,18 @@ async function customerPage(id) {
   const nobody = { purchases: [], count: 0, fields: {}, history: [], days_ago: [], bought: [] };
   const who = id ? await api.customer(id) : nobody;
   if (id) find("customers").value = id;
-  const answers = await beside((model) => recommend(model, id, who), who.history, who);
+  const answers = await beside((model) => recommend(model, id, who), who);
   const fields = Object.entries(who.fields).map(([name, value]) => `${readable(name)} ${value}`).join(" · ");
   if (!id) return [panel("Somebody new", "Nothing is known of this customer: the most popular items are shown."), answers];
   const read = who.purchases.length;
   const count = who.count > read ? `the latest ${read} of ${who.count} purchases` : `${who.count} purchases`;
   const latest = runs([...who.purchases].reverse()).map(([item, times]) =>
-    card(item, { note: daysAgo(item.days_ago) + (times > 1 ? `, ${times} times` : "") }),
+    card(item, { note: daysAgo(item.days_ago) + (times > 1 ? `, ${times} times` : "") + rated(item) }),
   );
   return [panel(`Bought by ${id.slice(0, 13)}`, [count, fields].filter(Boolean).join(" · "), cards(latest, "strip")), answers];
 }
+
+const rated = ({ rating }) => (rating === undefined ? "" : ` · rated ${rating}`);
 
 /** Purchases in a row of one item on one day, as pairs of the item and how often. */
 function runs(purchases) {
@@ -174,24 +176,30 @@ function runs(purchases) {
 
 function recommend(model, id, who) {
   if (model.query_kind === "user") return api.predict(model, "recommend_user", { user_id: id, ...limits(who.bought) });
-  const history = who.history.length ? who.history : [""];
-  const days = who.history.length ? who.days_ago : [0];
-  return api.predict(model, "recommend", { history, days_ago: days, ...limits(who.bought) });
+  const { history, days_ago } = readBy(model, who);
+  const read = history.length ? { history, days_ago } : { history: [""], days_ago: [0] };
+  return api.predict(model, "recommend", { ...read, ...limits(who.bought) });
+}
+
+/** What a model reads of a customer: every purchase, or those that were rated high enough. */
+function readBy(model, who) {
+  const liked = (_, row) => !model.read_from || who.ratings?.[row] >= model.read_from;
+  return { history: who.history.filter(liked), days_ago: who.days_ago.filter(liked) };
 }
 
 async function similarPage(id) {
   const [item] = await api.items([id]);
-  return [itemPage(item), await beside((model) => api.predict(model, "similar", { item_id: id, ...limits() }), [], null, "Similar")];
+  return [itemPage(item), await beside((model) => api.predict(model, "similar", { item_id: id, ...limits() }), null, "Similar")];
 }
 
 async function wordsPage(words) {
   find("words").value = words;
-  return [await beside((model) => search(model, "search_text", { text: words }), [], null, `Matches for “${words}”`)];
+  return [await beside((model) => search(model, "search_text", { text: words }), null, `Matches for “${words}”`)];
 }
 
 async function photoPage() {
   if (!photo) throw new Error("Choose a photo first.");
-  return [await beside((model) => search(model, "search_photo", { photo: { b64: photo } }), [], null, "Matches for your photo")];
+  return [await beside((model) => search(model, "search_photo", { photo: { b64: photo } }), null, "Matches for your photo")];
 }
 
 function search(model, signature, query) {
@@ -202,20 +210,20 @@ function search(model, signature, query) {
 }
 
 /** Ask one model, or two side by side, and show what each found. */
-async function beside(ask, history, who, heading = "Would be shown") {
+async function beside(ask, who, heading = "Would be shown") {
   const asked = [chosenModel("model-a"), chosenModel("model-b")].filter(Boolean);
   const answers = await Promise.all(asked.map(ask));
   const sides = await Promise.all(
-    answers.map((found, side) => answerPanel(asked[side], found, answers[1 - side], { history, who, heading })),
+    answers.map((found, side) => answerPanel(asked[side], found, answers[1 - side], who, heading)),
   );
   return sides.length > 1 ? element("div", { class: "sides" }, ...sides) : sides[0];
 }
 
-async function answerPanel(model, found, other, { history, who, heading }) {
+async function answerPanel(model, found, other, who, heading) {
   const name = `${model.name}, version ${model.version}`;
   if (!found.length) return panel(heading, `${name}: nothing matches these filters.`);
   const ids = found.map((one) => one.item_id);
-  const [details, reasons] = await Promise.all([api.items(ids), reasonsFor(model, ids, history, who)]);
+  const [details, reasons] = await Promise.all([api.items(ids), reasonsFor(model, ids, who)]);
   const made = details.map((item, rank) => {
     const only = other && !other.some((one) => one.item_id === item.item_id) ? "only here" : null;
     return card(item, { reason: reasons(item), note: `${rank + 1}. score ${found[rank].score.toPrecision(3)}`, only });
@@ -225,8 +233,8 @@ async function answerPanel(model, found, other, { history, who, heading }) {
 }
 
 /** Why an item is shown: bought before, or like which purchase, and in what. */
-async function reasonsFor(model, ids, history, who) {
-  const latest = [...new Set(history.slice(-READ))];
+async function reasonsFor(model, ids, who) {
+  const latest = who ? [...new Set(readBy(model, who).history.slice(-READ))] : [];
   if (!latest.length) return () => (place().kind === "customer" ? "popular now" : null);
   const nearest = await api.nearestPurchases(model, latest, ids);
   const byId = new Map(who.purchases.map((item) => [item.item_id, item]));
