@@ -119,7 +119,7 @@ def report(sizes: dict[str, float], units: dict[str, float], sources: dict[str, 
         lines.append(f"| {job.name} | {job.hours:,.1f} | {job.wall:,.1f} | {price:,.2f} | {job.note} |")
     lines += ["", "| kept | GB |", "|---|---|"]
     lines += [f"| {name} | {count / 1e9:,.1f} |" for name, count in storage(sizes).items()]
-    lines += ["", "| unit cost | a second | whence |", "|---|---|---|"]
+    lines += ["", "| unit cost | a second | source |", "|---|---|---|"]
     lines += [f"| {UNITS[name][2]} | {units[name]:,.0f} | {sources[name]} |" for name in UNITS]
     return "\n".join(lines)
 

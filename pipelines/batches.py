@@ -126,7 +126,7 @@ class HistoryBatches:
         recency_days: half-life of an example's weight; 0: all weigh 1.
         shuffle: order purchases at random each time: `ties`, those of one moment (a log by days does not know their order),
             `days`, those of one day whatever their times, `none`.
-        read: which purchases histories hold, bool `[n]`: the others are predicted alone, from what was read before them.
+        in_history: which purchases histories hold, bool `[n]`: the others are predicted alone, from those before them.
             None: all.
         worker, workers: which of how many processes that train together is to read the batches. Each gets its share of the
             batch's customers and of the content to encode; `rows` and `encode_rows` are the whole batch's for all.
@@ -145,7 +145,7 @@ class HistoryBatches:
     modality_dropout: float = 0.0
     recency_days: float = 0.0
     shuffle: str = "none"
-    read: np.ndarray | None = None
+    in_history: np.ndarray | None = None
     worker: int = 0
     workers: int = 1
 
@@ -155,6 +155,10 @@ class HistoryBatches:
             raise PreparedError("there are no training purchases; prepare the data again with another --split")
         self.batch_size = min(self.batch_size, len(self.windows))
         self.weights = self._recency_weights()
+        if self.in_history is not None:
+            self._held = np.flatnonzero(self.in_history)
+            self._held_before = np.concatenate([[0], np.cumsum(self.in_history)])  # each purchase
+            self._held_before_user = self._held_before[self.purchases.offsets]
         self.order = ShuffledRows(len(self.windows), self.batch_size, self.seed, 0)
 
     @property
@@ -174,8 +178,8 @@ class HistoryBatches:
             `history` int32 `[B, T]` (-1 padded on the left), `gaps` float32 `[B, T]` (days to the moment that the
             prediction at this place is for), `targets` int32 `[B, T + 1]` (-1: none), `weights` float32 `[B, T + 1]`,
             `user` int32 `[B]`, `user_fields` int32 `[B, G]`; with ratings `ratings` float32 `[B, T + 1]`, the targets';
-            where histories leave purchases out, `at` int32 `[B, T + 1]`, the place whose prediction each target is (else
-            target t is that of place t, which has read `history[:t]`);
+            where histories leave purchases out, `target_places` int32 `[B, T + 1]`, the place whose prediction each target
+            is (else target t is that of place t, which has read `history[:t]`), and gaps are those to the next one held;
             `rows` int32 `[R]`, the distinct items of histories and targets and those drawn;
             `encode_rows` int32 `[E]` and
             `items` with their content (of the worker's share of them).
@@ -192,7 +196,7 @@ class HistoryBatches:
         chosen = chosen[np.argsort(self.windows.end[chosen] - self.windows.start[chosen], kind="stable")]
         rng = np.random.default_rng([self.seed, 1, step])
         whole = self.histories(chosen, rng)
-        if self.read is not None:  # the model reads short histories apart: in order of what is left of them
+        if self.in_history is not None:  # the model reads short histories apart: in order of what is left of them
             order = np.argsort((whole["history"] >= 0).sum(1), kind="stable")
             whole = {name: rows[order] for name, rows in whole.items()}
         batch: dict[str, Any] = {name: rows[worker::workers] for name, rows in whole.items()}  # long and short ones
@@ -230,10 +234,10 @@ class HistoryBatches:
         targets[first, 0], weight[first, 0] = self.purchases.item[oldest], self.weights[oldest]
         user = self.purchases.user[start].astype(np.int32)
         rated = {}
-        if self.read is not None:
-            read = (history >= 0) & self.read[place[:, :-1]]
-            history, rated["at"], order = leave_out(history, read)
-            time = np.concatenate([np.take_along_axis(time[:, :-1], order, 1), time[:, -1:]], 1)
+        if self.in_history is not None:
+            before = self._held_before[start], self._held_before_user[user]
+            read, history, rated["target_places"] = self._those_held(place, inside, *before)
+            time = np.concatenate([self.purchases.time[read], time[:, -1:]], 1)
         if self.purchases.rating is not None:
             rating = self.purchases.rating[place] * (targets >= 0)
             rating[first, 0] = self.purchases.rating[oldest]
@@ -247,6 +251,32 @@ class HistoryBatches:
             "user_fields": self.user_fields[user],
             **rated,
         }
+
+    def _those_held(
+        self, place: np.ndarray, inside: np.ndarray, before: np.ndarray, first: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The last T purchases before the last one of each window that histories hold, if need be from before the window.
+
+        Args:
+            place: purchases of the windows `[B, T + 1]`, where they are `inside` `[B, T + 1]`.
+            before, first: how many purchases are held before each window, and before its customer's first one, `[B]`.
+
+        Returns:
+            Purchases `[B, T]`, their items int32 `[B, T]`, right-aligned, -1 in front, and for each of the window's
+            purchases the place that has read what is left of those before it, int32 `[B, T + 1]`.
+        """
+        assert self.in_history is not None
+        earlier = before[:, None] - np.arange(self.length, 0, -1)
+        before_window = np.append(self._held, 0)[np.where(earlier >= first[:, None], earlier, -1)]
+        held = np.concatenate([earlier >= first[:, None], inside[:, :-1] & self.in_history[place[:, :-1]]], 1)
+        places = np.concatenate([before_window, place[:, :-1]], 1)
+        order = np.argsort(held, axis=1, kind="stable")[:, -self.length :]  # what is held comes last, in its own order
+        kept, read = np.take_along_axis(held, order, 1), np.take_along_axis(places, order, 1)
+        so_far = np.pad(np.cumsum(held[:, self.length :], 1), [(0, 0), (1, 0)])
+        count = kept.sum(1, keepdims=True)
+        so_far += count - so_far[:, -1:]  # those from before the window
+        target_places = np.where(so_far > 0, self.length - count + so_far, 0)  # place 0 has read nothing
+        return read, np.where(kept, self.purchases.item[read], -1).astype(np.int32), target_places.astype(np.int32)
 
     def encode_rows(self, sold: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Distinct items to encode: the batch's targets first, in random order, then uniform draws. int32 `[E]`."""
@@ -274,19 +304,6 @@ def shuffle_within(place: np.ndarray, inside: np.ndarray, moment: np.ndarray, rn
     """Shuffle purchases of one `moment` `[B, T + 1]` within the windows `place`; padding (not `inside`) stays in front."""
     key = np.where(inside, moment + rng.random(place.shape), -np.inf)
     return np.take_along_axis(place, np.argsort(key, axis=1, kind="stable"), 1)
-
-
-def leave_out(history: np.ndarray, read: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Histories `[B, T]` without the purchases that are not `read` `[B, T]`, and where their predictions stand then.
-
-    Returns:
-        What is left, right-aligned, -1 in front, `[B, T]`; the place that has read what was read before each purchase and
-        behind the last one, int32 `[B, T + 1]`; and where each column came from, `[B, T]`.
-    """
-    order = np.argsort(read, axis=1, kind="stable")
-    before = np.pad(np.cumsum(read, 1), [(0, 0), (1, 0)])
-    at = np.where(before > 0, history.shape[1] - before[:, -1:] + before, 0)  # place 0 has read nothing
-    return np.take_along_axis(np.where(read, history, -1), order, 1).astype(np.int32), at.astype(np.int32), order
 
 
 def drop_modalities(

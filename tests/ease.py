@@ -11,6 +11,7 @@ import argparse
 import numpy as np
 
 from pipelines.prepared import Prepared, open_prepared
+from pipelines.schema import SPLIT_CODES
 from tfrec.evaluation.bootstrap import bootstrap_means
 from tfrec.evaluation.metrics import per_user
 from tfrec.evaluation.protocol import Protocol, build_protocol
@@ -27,7 +28,7 @@ def coefficients(bought: np.ndarray, penalty: float) -> np.ndarray:
 def ranked(prepared: Prepared, protocol: Protocol, *, least: float, penalty: float, k: int) -> np.ndarray:
     """The `k` best items of the protocol's users, int `[U, k]`, from the ratings before the test of `least` and more."""
     events = prepared.events(columns=["user", "item", "rating", "split"])
-    known = events[(events["split"] < 2) & (events["rating"] >= least)]
+    known = events[(events["split"] < SPLIT_CODES["test"]) & (events["rating"] >= least)]
     bought = np.zeros((len(prepared.users), len(prepared.items)))
     bought[known["user"], known["item"]] = 1
     scores = bought[protocol.users] @ coefficients(bought, penalty)
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--penalty", type=float, default=200.0, help="squared penalty (default: %(default)s)")
     options = parser.parse_args()
     prepared, least = open_prepared(options.data), options.liked
-    protocol = build_protocol(prepared, "test", seen_filter=True, min_rating=least, read_from=least)
+    protocol = build_protocol(prepared, "test", seen_filter=True, min_rating=least)
     lists = ranked(prepared, protocol, least=least, penalty=options.penalty, k=20)
     values = per_user(lists, protocol.targets, [10, 20])
     for name, entry in bootstrap_means({name: values[name] for name in ("ndcg@10", "recall@10", "recall@20")}).items():

@@ -57,40 +57,50 @@ def test_every_purchase_is_predicted_once_from_what_came_before(lists, length):
     st.lists(st.lists(st.tuples(st.integers(0, 40), st.booleans()), max_size=12), min_size=1, max_size=8),
     st.integers(1, 5),
 )
-def test_what_histories_leave_out_is_predicted_from_what_was_read_before_it(lists, length):
+def test_what_histories_leave_out_is_predicted_from_those_before_it(lists, length):
     if not any(lists):
         return
     purchases = purchases_of([[item for item, _ in bought] for bought in lists])
-    maker = batches_of(purchases, length=length, batch_size=1, read=np.array([r for x in lists for _, r in x], bool))
+    held = np.array([held for bought in lists for _, held in bought], bool)
+    maker = batches_of(purchases, length=length, batch_size=1, in_history=held)
     predicted = []
     for window in range(len(maker.windows)):
         batch = maker.histories(np.array([window]), np.random.default_rng(0))
-        user, history = int(batch["user"][0]), batch["history"][0]
-        assert (np.diff(history >= 0) <= (history >= 0)[1:]).all()  # nothing is missing within
+        user, history, places, targets = (batch[name][0] for name in ("user", "history", "target_places", "targets"))
         bought = lists[user]
-        start, stop = (int(edge[window] - purchases.offsets[user]) for edge in (maker.windows.start, maker.windows.end))
-        targets, places, gaps = batch["targets"][0], batch["at"][0], batch["gaps"][0]
+        start, stop = (edge[window] - purchases.offsets[user] for edge in (maker.windows.start, maker.windows.end))
+        kept = [place for place in range(stop - 1) if bought[place][1]][-length:]  # also from before the window
+        assert history.tolist() == [-1] * (length - len(kept)) + [bought[place][0] for place in kept]
         for column in np.flatnonzero(targets >= 0):
             place = stop - (length + 1 - column) if column else start
             assert bought[place][0] == targets[column]
-            assert history[: places[column]][history[: places[column]] >= 0].tolist() == [
-                item for item, read in bought[start:place] if read
-            ]
+            read = history[: places[column]]
+            assert read[read >= 0].tolist() == [bought[before][0] for before in kept if before < place]
             predicted.append((user, int(targets[column])))
-        left = [place for place in range(start, stop - 1) if bought[place][1]]
-        days = np.diff([*left, stop - 1]) if left else np.zeros(0)
-        assert gaps.tolist() == [0.0] * (length - len(left)) + days.tolist()
+        assert (
+            batch["gaps"][0].tolist()
+            == [0.0] * (length - len(kept)) + np.diff([*kept, stop - 1][-len(kept) - 1 :]).tolist()
+        )
     assert sorted(predicted) == sorted((u, i) for u, x in enumerate(lists) for i, _ in x)
 
 
 def test_a_batch_stands_in_order_of_what_its_histories_hold():
     lists = [[1, 2, 3, 4], [5, 6], [7, 8, 9]]
     purchases = purchases_of(lists)
-    read = np.isin(purchases.item, [1, 5, 7, 8])
-    batch = batches_of(purchases, batch_size=3, read=read)(0)
+    batch = batches_of(purchases, batch_size=3, in_history=np.isin(purchases.item, [1, 5, 7, 8]))(0)
     assert batch["history"].tolist() == [[-1, -1, 5], [-1, -1, 1], [-1, 7, 8]]
     assert [row[row >= 0].tolist() for row in batch["targets"]] == [[5, 6], [1, 2, 3, 4], [7, 8, 9]]
-    assert batch["at"].tolist() == [[0, 0, 0, 3], [0, 3, 3, 3], [0, 0, 2, 3]]
+    assert batch["target_places"].tolist() == [[0, 0, 0, 3], [0, 3, 3, 3], [0, 0, 2, 3]]
+
+
+def test_workers_share_what_histories_leave_out():
+    purchases = purchases_of([[1, 2, 3, 4], [5, 6], [7, 8, 9], [10, 11]])
+    options = {"batch_size": 4, "in_history": np.arange(11) % 3 > 0}
+    whole = batches_of(purchases, **options)(0)
+    for worker in (0, 1):
+        share = batches_of(purchases, **options, worker=worker, workers=2)(0)
+        for name in ("history", "targets", "target_places", "weights", "user"):
+            np.testing.assert_array_equal(share[name], whole[name][worker::2])
 
 
 def test_a_pass_reads_rows_once_and_depends_on_step_and_seed_alone():

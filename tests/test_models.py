@@ -82,7 +82,7 @@ def test_what_histories_leave_out_is_predicted_as_from_a_history_of_its_own(mask
     purchases = Purchases(user, rng.integers(0, ITEMS, 24).astype(np.int32), np.zeros(24, np.int64), 4)
     read = rng.random(24) < 0.5
     fields = np.zeros((4, 0), np.int32)
-    batch = HistoryBatches(purchases, 8, 4, 0, ITEMS, fields, read=read).whole(0)
+    batch = HistoryBatches(purchases, 8, 4, 0, ITEMS, fields, in_history=read).whole(0)
     options = {"candidates": "catalogue", "mask_own": mask_own, "positions": "none", "shortcut": True, "repeats": True}
     model = make_model(content=False, **options)
     model.compute_loss(tf.nest.map_structure(tf.convert_to_tensor, batch))
@@ -199,6 +199,14 @@ def test_other_compositions_learn_a_batch_by_heart(options):
         optimizer.minimize(loss, model.trainable_variables, tape=tape)
         losses.append(float(loss))
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_items_that_no_history_holds_say_nothing_in_one():
+    vectors = make_model(content=False).vectors
+    before = vectors.history_ids.numpy()
+    vectors.clear_unread(np.array([3, 5, 3]))
+    expected = np.where(np.isin(np.arange(ITEMS), [3, 5])[:, None], before, 0)
+    np.testing.assert_array_equal(vectors.history_ids.numpy(), expected)
 
 
 def test_id_dropout_takes_whole_id_vectors_and_no_rescaling():

@@ -109,13 +109,16 @@ def test_a_random_split_is_predicted_from_all_that_is_left(movies):
 def test_histories_hold_what_was_liked(movies):
     prepared = open_prepared(movies)
     options = {"seen_filter": True, "min_rating": 4.0, "cold_users": True}
-    events, protocol = prepared.events(), build_protocol(prepared, "test", read_from=4.0, **options)
+    events, protocol = prepared.events(), build_protocol(prepared, "test", history_min_rating=4.0, **options)
     everything = build_protocol(prepared, "test", **options)
     np.testing.assert_array_equal(protocol.users, everything.users)
     np.testing.assert_array_equal(protocol.targets.items, everything.targets.items)
     for row, user in enumerate(protocol.users):
         own = events[(events["user"] == user) & (events["split"] < 2) & (events["rating"] >= 4)]
-        assert protocol.history[row].tolist() == own["item"].tolist()
+        assert protocol.read[row].tolist() == own["item"].tolist()
+        assert protocol.history[row].tolist() == everything.history[row].tolist()
+    assert protocol.describe()["history_min_rating"] == 4.0
+    np.testing.assert_array_equal(protocol.warm, everything.warm)  # who is evaluated is no choice of the model's
 
 
 def test_rules_neither_count_nor_read_what_was_not_liked(movies):
@@ -166,7 +169,7 @@ def test_served_ratings_are_those_that_are_evaluated(rated_run):
     judged = assembly.predict_ratings(
         users, items, "test", lambda protocol: protocol_queries(assembly, protocol, vectors)[0]
     )
-    protocol = build_protocol(assembly.prepared, "test", cold_users=True, read_from=4.0)
+    protocol = build_protocol(assembly.prepared, "test", cold_users=True, history_min_rating=4.0)
     queries = protocol_queries(assembly, protocol, vectors)[0][np.searchsorted(protocol.users, users)]
     rows = items[:, None].astype(np.int32)
     served = ServedTowers(assembly).rate(queries, users, rows, vectors).numpy()[:, 0]
@@ -178,7 +181,7 @@ def test_a_run_tells_servers_what_its_histories_hold(rated_run):
     from tfrec.retrieval import load_assembly
     from tfrec.runs.run import load_run, user_table
 
-    assert load_run(rated_run).read_from == 4.0
+    assert load_run(rated_run).history_min_rating == 4.0
     assembly = load_assembly(rated_run)
     events = assembly.prepared.events()
     liked = events[events["rating"] >= 4]
@@ -187,7 +190,11 @@ def test_a_run_tells_servers_what_its_histories_hold(rated_run):
         own = liked[liked["user"] == user]
         assert history[history >= 0].tolist() == own["item"].tolist()
         np.testing.assert_allclose(days[history >= 0], (events["time"].max() - own["time"]) / 86_400, rtol=1e-5)
-    assert assembly.batches.read.tolist() == (assembly.ratings >= 4).tolist()
+    assert assembly.batches.in_history.tolist() == (assembly.ratings >= 4).tolist()
+    unread = np.setdiff1d(np.arange(MOVIES), assembly.wanted.item)
+    assert not assembly.model.vectors.history_ids.numpy()[unread].any()
+    sales = liked["item"].value_counts().reindex(range(MOVIES), fill_value=0)
+    np.testing.assert_allclose(load_run(rated_run).popularity.round(), sales)  # all within a week
 
 
 def test_a_run_keeps_its_scale_beside_newer_ratings(movies, rated_run, tmp_path):
@@ -207,6 +214,18 @@ def test_a_run_keeps_its_scale_beside_newer_ratings(movies, rated_run, tmp_path)
     kept = load_assembly(tmp_path / "run", other_events=True).model.head.scale.numpy()
     np.testing.assert_array_equal(kept, scale)
     assert scale[1:].tolist() == [1.0, 5.0]
+
+
+def test_who_liked_nothing_is_shown_what_is_popular(rated_run):
+    from tfrec.evaluation.baselines import popular_items
+    from tfrec.retrieval import load_assembly, rank
+
+    assembly = load_assembly(rated_run)
+    protocol = build_protocol(assembly.prepared, "test", min_rating=4.0, history_min_rating=4.0)
+    none = replace(protocol, read=protocol.read.where(protocol.read.rows != 2))
+    lists, judged = rank(assembly, none, 5).rows, rank(assembly, protocol, 5).rows
+    assert lists[2].tolist() == popular_items(protocol, 5)[0].tolist()
+    np.testing.assert_array_equal(np.delete(lists, 2, 0), np.delete(judged, 2, 0))
 
 
 def test_a_popularity_bias_goes_with_the_ranking_head(movies, tmp_path):

@@ -22,6 +22,7 @@ import pytest
 from pipelines.prepared import PreparedError, PreparedWriter, open_prepared
 from pipelines.publish import written_whole
 from tests.serving_fakes import make_run
+from tests.serving_server import republish
 from tfrec import retrieve as command
 from tfrec.customers import CustomerReader
 from tfrec.export import export_run
@@ -460,7 +461,7 @@ def test_what_was_not_liked_is_left_out_and_not_read(tmp_path, chosen):
         writer.events([events[:1000], events[1000:]])
     options = {"length": LENGTH, "fields": {}, "with_seen": True}
     rows = np.arange(ITEMS, dtype=np.int32)
-    customers = CustomerReader(tmp_path / "rated", rows, read_from=4.0, **options).read(chosen)
+    customers = CustomerReader(tmp_path / "rated", rows, history_min_rating=4.0, **options).read(chosen)
     for row, history, days in zip(chosen, customers.history, customers.days_ago):
         liked = events[(events["user"] == row) & (events["rating"] >= 4)][-LENGTH:]
         assert history[history >= 0].tolist() == liked["item"].tolist()
@@ -469,11 +470,12 @@ def test_what_was_not_liked_is_left_out_and_not_read(tmp_path, chosen):
     assert [sorted(customers.seen[row].tolist()) for row in range(len(chosen))] == bought
 
 
-def test_ratings_that_a_model_reads_must_be_there(prepared):
+def test_ratings_that_a_model_reads_must_be_there(models, prepared, tmp_path):
+    republish(models / "shop" / "1", tmp_path / "shop", 1, history_min_rating=4.0)
     with pytest.raises(
-        PreparedError, match=r"has no ratings, and the model reads what was rated 4 or more; prepare it"
+        RetrieveError, match=r"has no ratings, and histories of .* hold what was rated 4 or more; prepare"
     ):
-        CustomerReader(prepared, np.arange(ITEMS, dtype=np.int32), length=LENGTH, fields={}, read_from=4.0)
+        go(tmp_path, prepared, tmp_path / "recs.csv")
 
 
 @pytest.mark.parametrize("module", ["tfrec.retrieve", "tfrec.export", "tfrec.versions"])

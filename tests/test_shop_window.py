@@ -74,7 +74,7 @@ def models(shared, tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     republish(shared("small-shop", small_shop) / "shop" / "1", root / "shop", 1)
     other = tmp_path_factory.mktemp("other")
-    republish(publish_exact(make_run(ITEMS, seed=1), other), root / "shop", 2, read_from=4.0)
+    republish(publish_exact(make_run(ITEMS, seed=1), other), root / "shop", 2, history_min_rating=4.0)
     return root
 
 
@@ -106,15 +106,15 @@ def test_customers_are_found_by_the_beginning_of_their_id(run, tmp_path):
 
 
 def test_of_a_customer_all_that_was_bought_is_known_though_little_is_shown(run, tmp_path):
-    bought = np.random.default_rng(0).integers(0, ITEMS, 700)
+    bought = np.random.default_rng(0).integers(0, ITEMS, 1300)
     with PreparedWriter(tmp_path / "data", dataset="demo") as writer:
         writer.items(pd.DataFrame({"item_id": run.item_ids}))
         writer.users(pd.DataFrame({"user_id": ["ann"]}))
-        times, none = np.arange(700) * 86_400, np.zeros(700, np.int8)
+        times, none = np.arange(1300) * 86_400, np.zeros(1300, np.int8)
         writer.events(pd.DataFrame({"user": none.astype(np.int32), "item": bought, "time": times, "split": none}))
     ann = ShopData(tmp_path / "data").customer("ann")
     ids = [run.item_ids[row] for row in bought]
-    assert (len(ann["purchases"]), ann["history"], ann["days_ago"]) == (24, ids[-512:], list(range(511, -1, -1)))
+    assert (len(ann["purchases"]), ann["history"], ann["days_ago"]) == (24, ids[-1024:], list(range(1023, -1, -1)))
     assert ann["bought"] == sorted(set(ids))
 
 

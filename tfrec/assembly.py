@@ -270,7 +270,7 @@ class RetrievalAssembly:
             modality_dropout=config.model.fusion.modality_dropout,
             recency_days=config.task.recency_days,
             shuffle=config.task.shuffle,
-            read=self.read,
+            in_history=self.in_history,
             worker=self.workers.place.index,
             workers=self.workers.place.count,
         )
@@ -322,6 +322,8 @@ class RetrievalAssembly:
         model.compute_loss(batch, training=True)  # creates every variable
         vectors.warm.assign((self.frequency > 0).astype(np.float32))
         clear_untrained(model.query_tower, self.purchases)
+        if self.in_history is not None:
+            vectors.clear_unread(self.purchases.item[self.in_history])
         return model
 
     @cached_property
@@ -350,7 +352,7 @@ class RetrievalAssembly:
         return self.purchases
 
     @property
-    def read(self) -> np.ndarray | None:
+    def in_history(self) -> np.ndarray | None:
         """Which of the training purchases histories hold, bool `[n]`; None: all."""
         return None
 

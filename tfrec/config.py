@@ -365,7 +365,7 @@ class RetrievalConfig(RunConfig):
         return [*(f"{name}@{k}" for k in self.evaluation.k for name in names), "mrr"]
 
     @property
-    def read_from(self) -> float:
+    def history_min_rating(self) -> float:
         """The lowest rating of what histories hold; 0: they hold everything."""
         return 0.0
 

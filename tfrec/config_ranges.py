@@ -85,6 +85,13 @@ def _of_the_query(config: Any) -> Iterator[str]:
             if (weight := getattr(query, name)) > 0:
                 yield f"model.query.{name}={weight} is for model.query.kind history, which reads purchases; set it to 0"
         return
+    if getattr(getattr(config, "rating", None), "history", "all") == "liked":
+        for name in ("time_gaps", "repeats"):
+            if getattr(query, name):
+                yield (
+                    f"model.query.{name}=true reads the time of every purchase, which histories of liked ones do not have; "
+                    f"set it to false, or rating.history to all"
+                )
     if query.layers < 1 or query.heads < 1:
         return
     if item.dim % query.heads:

@@ -76,10 +76,7 @@ class CustomerReader:
         until: only purchases before this time count (seconds since 1970); all where None.
         with_seen: also collect what each customer has bought.
         readable: the query tower reads items of rows below it, and none of those added later; all where None.
-        read_from: the lowest rating of what it reads; 0: it reads everything.
-
-    Raises:
-        PreparedError: it reads ratings, which the dataset does not have.
+        history_min_rating: the lowest rating of what it reads; 0: it reads everything.
     """
 
     def __init__(
@@ -92,16 +89,12 @@ class CustomerReader:
         until: int | None = None,
         with_seen: bool = False,
         readable: int | None = None,
-        read_from: float = 0.0,
+        history_min_rating: float = 0.0,
     ):
         self._users = pq.ParquetFile(path / "users.parquet", memory_map=True)
         self._events = pq.ParquetFile(path / "events.parquet", memory_map=True)
         self._item_rows, self._length, self._fields, self._until = item_rows, length, fields, until
-        self._with_seen, self._readable, self._read_from = with_seen, readable, read_from
-        if read_from and "rating" not in self._events.schema_arrow.names:
-            raise PreparedError(
-                f"{path} has no ratings, and the model reads what was rated {read_from:g} or more; prepare it with ratings"
-            )
+        self._with_seen, self._readable, self._min_rating = with_seen, readable, history_min_rating
         self._user_starts = _group_starts(self._users)
         self._event_ranges = _user_ranges(self._events)
         self.now = until if until is not None else _last_time(self._events)
@@ -164,7 +157,7 @@ class CustomerReader:
         tower reads it."""
         low, high = self._event_ranges
         hit = np.searchsorted(rows, low, side="left") < np.searchsorted(rows, high, side="right")
-        names = ["user", "item", "time", *["rating"] * bool(self._read_from)]
+        names = ["user", "item", "time", *["rating"] * bool(self._min_rating)]
         table = self._events.read_row_groups(np.flatnonzero(hit).tolist(), columns=names)
         user, item, time, *rating = (table[name].to_numpy() for name in names)
         if len(rows):
@@ -173,7 +166,7 @@ class CustomerReader:
         item = self._item_rows[item]
         read = np.ones(len(item), bool) if self._readable is None else item < self._readable
         for given in rating:
-            read &= given >= self._read_from
+            read &= given >= self._min_rating
         kept = (item >= 0) if self._until is None else (item >= 0) & (time < self._until)
         return user[kept], item[kept], time[kept], read[kept]
 

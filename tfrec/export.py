@@ -97,7 +97,7 @@ def _writer(
             "max_k": max_k,
             "query_kind": run.query_kind,
             "history_length": run.history_length,
-            "read_from": run.read_from,
+            "history_min_rating": run.history_min_rating,
             "readable_items": len(run.item_ids) if run.readable_items is None else run.readable_items,
             "user_fields": user_field_values(run),
             "modalities": sorted(run.modalities),

@@ -92,6 +92,12 @@ class ItemVectors(tf.keras.layers.Layer):
             self.bias = self.add_weight(name="bias", shape=(self.items,), initializer="zeros")
         super().build(input_shape)
 
+    def clear_unread(self, rows: np.ndarray) -> None:
+        """Let items that are not among `rows` `[R]`, what training reads, say nothing in a history, instead of noise."""
+        if self.id_embedding and not self.tie:
+            read = np.bincount(rows, minlength=self.items) > 0
+            self.history_ids.assign(self.history_ids * read.astype(np.float32)[:, None])
+
     def slots(self, rows: tf.Tensor) -> tf.Tensor:
         """Where each item stands in `rows` `[R]`: int32 `[N]`, -1 for items that are not in it."""
         return tf.tensor_scatter_nd_update(tf.fill([self.items], -1), rows[:, None], tf.range(tf.shape(rows)[0]))
@@ -300,8 +306,8 @@ class TwoTower(tfrs.Model):
         Args:
             inputs: a batch of `pipelines.batches`: what `queries` reads, and `targets` int32 `[B, T + 1]` (-1: none),
                 `weights` float32 `[B, T + 1]`, `rows` int32 `[R]`, the distinct items of histories and targets and those
-                drawn; `encode_rows` int32 `[E]` and `items` (their content); where histories leave purchases out, `at`
-                int32 `[B, T + 1]`, the place of each target's prediction.
+                drawn; `encode_rows` int32 `[E]` and `items` (their content); where histories leave purchases out,
+                `target_places` int32 `[B, T + 1]`, the place whose prediction each target is.
             fresh: content vectors `[E, D]` of `encode_rows`; encoded here where None.
         """
         candidates = self.read_items(inputs, training, fresh)
@@ -322,7 +328,10 @@ class TwoTower(tfrs.Model):
         """The batch in parts by length of history, each with the query of every target `[B, T + 1, D]`."""
         _, vectors, slots = candidates
         read = [(part, self.queries(part, vectors, slots, training)) for part in self._parts(inputs)]
-        return [(part, tf.gather(q, part["at"], batch_dims=1) if "at" in part else q) for part, q in read]
+        return [
+            (part, tf.gather(q, part["target_places"], batch_dims=1) if "target_places" in part else q)
+            for part, q in read
+        ]
 
     def retrieval_loss(self, parts: list[tuple[Batch, tf.Tensor]], candidates: Candidates) -> tf.Tensor:
         """The softmax loss of what `read_histories` returned among the candidates."""
@@ -358,8 +367,8 @@ class TwoTower(tfrs.Model):
         (None without `mask_own`)."""
         examples = inputs["targets"] >= 0
         places = tf.cast(tf.where(examples), tf.int32)
-        if "at" in inputs:
-            places = tf.stack([places[:, 0], tf.gather_nd(inputs["at"], places)], 1)
+        if "target_places" in inputs:
+            places = tf.stack([places[:, 0], tf.gather_nd(inputs["target_places"], places)], 1)
         bonus = None
         if self.repeats is not None:
             bonus = scores_of_purchases(self.repeats, columns, inputs, places)
@@ -411,12 +420,12 @@ def by_length(inputs: Batch) -> list[Batch]:
         return [inputs]
     short = inputs["history"].shape[1] // SHORT_PART
     count = tf.reduce_sum(tf.cast(tf.reduce_sum(tf.cast(inputs["history"] >= 0, tf.int32), 1) <= short, tf.int32))
-    of_targets = [name for name in ("targets", "weights", "ratings", "at") if name in inputs]
+    of_targets = [name for name in ("targets", "weights", "ratings", "target_places") if name in inputs]
     names = ("history", "gaps", "user", "user_fields", *of_targets)
     few = {name: inputs[name][:count] for name in names}
     few |= {name: few[name][:, -short:] for name in ("history", "gaps")}
-    if "at" in few:  # a short history may have many targets: those that it does not hold
-        few["at"] = tf.maximum(few["at"] - (inputs["history"].shape[1] - short), 0)
+    if "target_places" in few:  # a short history may have many targets: those that it does not hold
+        few["target_places"] = tf.maximum(few["target_places"] - (inputs["history"].shape[1] - short), 0)
     else:  # the start token's target stands at place 0, the others' are counted from the right
         few |= {name: tf.concat([few[name][:, :1], few[name][:, -short:]], 1) for name in of_targets}
     return [few, {name: inputs[name][count:] for name in names}]

@@ -104,6 +104,12 @@ def load_job(options: RetrieveOptions, own_cores: float | None = None, *, joins:
     version = find_version(options.model)
     options = _checked(options, version)
     prepared = open_prepared(options.data)
+    least = read_manifest(version).get("history_min_rating", 0.0)
+    if least and "rating" not in prepared.event_columns:
+        raise RetrieveError(
+            f"{options.data} has no ratings, and histories of {version} hold what was rated {least:g} or more; prepare the "
+            "data with ratings, or train with --rating.history all"
+        )
     from tfrec.serving.loading import load_model  # TensorFlow takes seconds: only once all else is in order
 
     one_thread_an_op()
@@ -349,7 +355,7 @@ def _reader(options: RetrieveOptions, data: Path, model: LoadedModel) -> Custome
         until=None if options.until is None else int(options.until.timestamp()),
         with_seen=bool(options.exclude_seen),
         readable=model.manifest.get("readable_items"),
-        read_from=model.manifest.get("read_from", 0.0),
+        history_min_rating=model.manifest.get("history_min_rating", 0.0),
     )
 
 

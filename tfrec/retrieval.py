@@ -118,7 +118,7 @@ def validation(assembly: RetrievalAssembly) -> Callable[[], dict[str, float]] | 
             "val",
             seen_filter=config.evaluation.seen_filter,
             min_rating=config.evaluation.min_rating,
-            read_from=config.read_from,
+            history_min_rating=config.history_min_rating,
             max_users=config.training.max_eval_users or None,
             seed=config.seed,
         )
@@ -146,7 +146,7 @@ def candidate_vectors(assembly: RetrievalAssembly) -> np.ndarray:
 
 def protocol_histories(protocol: Protocol, length: int, user_fields: np.ndarray) -> dict[str, np.ndarray]:
     """What the query tower reads of the protocol's customers: their last `length` purchases before the query time."""
-    history = protocol.history
+    history = protocol.read
     assert history.times is not None  # a protocol's histories always have them
     rows, days = last_purchases(history.items, history.times, history.offsets, length=length, now=protocol.query_time)
     return {
@@ -221,10 +221,11 @@ def rank(assembly: RetrievalAssembly, protocol: Protocol, k: int) -> Ranking:
         return purchase_bonus(assembly, inputs["history"][start:stop], inputs["days_ago"][start:stop])
 
     rows, scores = exact_top_k(queries, candidates, k, exclude=protocol.excluded(), bonus=bonus)
-    if assembly.config.model.query.kind == "history" and not protocol.warm.all():
+    nothing = protocol.read.lengths == 0
+    if assembly.config.model.query.kind == "history" and nothing.any():
         popular, sales = popular_items(protocol, k)
-        rows[~protocol.warm], scores[~protocol.warm] = -1, LOWEST
-        rows[~protocol.warm, : len(popular)], scores[~protocol.warm, : len(popular)] = popular, sales
+        rows[nothing], scores[nothing] = -1, LOWEST
+        rows[nothing, : len(popular)], scores[nothing, : len(popular)] = popular, sales
     return Ranking(rows, scores, candidates, inputs)
 
 
@@ -281,7 +282,7 @@ def evaluate(
         split,
         seen_filter=config.evaluation.seen_filter if seen_filter is None else seen_filter,
         min_rating=config.evaluation.min_rating,
-        read_from=config.read_from,
+        history_min_rating=config.history_min_rating,
         cold_users=True,
         max_users=config.evaluation.max_users or None,
         final=config.training.final,

@@ -60,8 +60,8 @@ class Protocol:
         split: `val` or `test`.
         split_info: the prepared dataset's own description of its split (`kind`, `cutoff`, ...).
         users: int32 `[U]`, user indices, rising.
-        history: `U` rows of events known at prediction time, oldest first, with times; empty for cold users. Of a model
-            that reads what was liked alone (`read_from`), those events alone.
+        history: `U` rows of events known at prediction time, oldest first, with times; empty for cold users.
+        read: what the model's histories hold of them, which may be what was liked alone (`history_min_rating`).
         targets: `U` rows of distinct items, at least one each.
         query_time: int64 `[U]`, the moment of prediction: the window's start (temporal) or the held-out
             event's time.
@@ -74,6 +74,7 @@ class Protocol:
         dropped_targets: targets that `seen_filter` dropped, of all users.
         dropped_users: users who had none left.
         min_rating: events rated lower are no targets, and neither the seen filter nor a baseline counts them; 0: all count.
+        history_min_rating: events rated lower are not in `read`; 0: all are.
         liked: the events of the history that count.
         eligible_users: users who could be evaluated before sampling to `max_users` by `seed`.
     """
@@ -83,6 +84,7 @@ class Protocol:
     split_info: dict[str, Any]
     users: np.ndarray
     history: Csr
+    read: Csr
     targets: Csr
     query_time: np.ndarray
     known: Events
@@ -93,6 +95,7 @@ class Protocol:
     dropped_targets: int
     dropped_users: int
     min_rating: float
+    history_min_rating: float
     liked: Csr
     eligible_users: int
     max_users: int | None
@@ -154,6 +157,7 @@ class Protocol:
             "dropped_repeat_targets": self.dropped_targets,
             "dropped_users": self.dropped_users,
             "min_rating": self.min_rating or None,
+            "history_min_rating": self.history_min_rating or None,
             "seed": self.seed,
         }
 
@@ -164,7 +168,7 @@ def build_protocol(
     *,
     seen_filter: bool = False,
     min_rating: float = 0.0,
-    read_from: float = 0.0,
+    history_min_rating: float = 0.0,
     cold_users: bool = False,
     max_users: int | None = None,
     final: bool = False,
@@ -178,8 +182,8 @@ def build_protocol(
         seen_filter: never recommend an item of the history; repeat targets, unreachable then, are misses where the last
             interaction is held out, and dropped elsewhere.
         min_rating: held-out events rated lower are no targets, and earlier ones are no reason to leave an item out.
-        read_from: the lowest rating of what the model's histories hold; 0: they hold every event.
-        cold_users: keep users without any event to read; they are reported apart from the main metrics.
+        history_min_rating: the lowest rating of what the model's histories hold; 0: they hold every event.
+        cold_users: keep users without any known event; they are reported apart from the main metrics.
         max_users: evaluate this many users, drawn uniformly; None = all.
         final: the model was trained on the validation events as well, so items sold there are not cold.
         seed: of that draw.
@@ -190,13 +194,17 @@ def build_protocol(
     if split not in ("val", "test"):
         raise ProtocolError(f"split={split!r} cannot be evaluated; choose 'val' or 'test'")
     code = SPLIT_CODES[split]
-    if min_rating and "rating" not in prepared.event_columns:
-        raise ProtocolError(f"min_rating={min_rating}: {prepared.path} has no ratings; leave it at 0")
-    frame = prepared.events(columns=["user", "item", "time", "split", *["rating"] * bool(min_rating or read_from)])
+    for name, least in (("min_rating", min_rating), ("history_min_rating", history_min_rating)):
+        if least and "rating" not in prepared.event_columns:
+            raise ProtocolError(f"{name}={least}: {prepared.path} has no ratings; leave it at 0")
+    frame = prepared.events(
+        columns=["user", "item", "time", "split", *["rating"] * bool(min_rating or history_min_rating)]
+    )
     log = Events(*(frame[name].to_numpy() for name in ("user", "item", "time")))
     part = frame["split"].to_numpy()
-    counts, read = (
-        frame["rating"].to_numpy() >= least if least else np.ones(len(log), bool) for least in (min_rating, read_from)
+    counts, is_read = (
+        frame["rating"].to_numpy() >= least if least else np.ones(len(log), bool)
+        for least in (min_rating, history_min_rating)
     )
     n_users, n_items = len(prepared.users), len(prepared.items)
     split_info = dict(prepared.manifest.get("split") or {})
@@ -205,7 +213,7 @@ def build_protocol(
     if not str(split_info.get("kind")).startswith("random"):
         # By position, not by time: a log of days has many events at the held-out event's own time.
         before &= np.arange(len(log)) < first_held[log.user]
-    history, liked = _rows(log, before & read, n_users), _rows(log, before & counts, n_users)
+    history, liked, read = (_rows(log, before & part, n_users) for part in (True, counts, is_read))
     held = held[counts[held]]
     held_out = Csr.from_rows(log.user[held], log.item[held], n_users).distinct()
     targets, repeat = held_out, _in_history(liked, held_out)
@@ -233,6 +241,7 @@ def build_protocol(
         split_info=split_info,
         users=users.astype(np.int32),
         history=history.take(users),
+        read=read.take(users),
         liked=liked.take(users),
         targets=chosen,
         query_time=_query_times(split_info, split, log.time[first_held[users]]),
@@ -244,6 +253,7 @@ def build_protocol(
         dropped_targets=len(held_out.items) - len(targets.items),
         dropped_users=int(((held_out.lengths > 0) & (targets.lengths == 0)).sum()),
         min_rating=min_rating,
+        history_min_rating=history_min_rating,
         eligible_users=int(eligible.sum()),
         max_users=max_users,
         seed=seed,

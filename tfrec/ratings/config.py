@@ -1,6 +1,7 @@
 """The options of retrieval and rating together."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from tfrec.config import RetrievalConfig
 
@@ -12,7 +13,8 @@ class RatingTask:
     Args:
         weight: of the mean squared error of the ratings in the loss.
         retrieval_weight: of the retrieval objective in the loss.
-        liked: ratings from here on are targets of retrieval, and what histories hold; lower ones are predicted only.
+        liked: ratings from here on are targets of retrieval; lower ones are predicted only.
+        history: what histories hold: everything rated (`all`) or what was `liked`.
         factors: width of the user and item factors of the rating.
         hidden: width of the perceptron that reads query and candidate.
         dropout: dropout rate of the perceptron.
@@ -22,6 +24,7 @@ class RatingTask:
     weight: float = 1.0
     retrieval_weight: float = 1.0
     liked: float = 4.0
+    history: Literal["all", "liked"] = "all"
     factors: int = 32
     hidden: int = 64
     dropout: float = 0.3
@@ -35,5 +38,6 @@ class RatingsConfig(RetrievalConfig):
     rating: RatingTask = field(default_factory=RatingTask)
 
     @property
-    def read_from(self) -> float:
-        return self.rating.liked if self.model.query.kind == "history" else 0.0
+    def history_min_rating(self) -> float:
+        liked_alone = self.rating.history == "liked" and self.model.query.kind == "history"
+        return self.rating.liked if liked_alone else 0.0

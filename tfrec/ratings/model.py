@@ -137,7 +137,7 @@ class RatingTwoTower(TwoTower):
         return loss + self.options.weight * self._rating_loss(parts, candidates, training)
 
     def _liked(self, part: Batch) -> Batch:
-        """The part with the targets of retrieval: a disliked item is read, and not recommended."""
+        """The part with the targets of retrieval: what was not liked is not to be recommended."""
         return part | {"weights": part["weights"] * tf.cast(part["ratings"] >= self.options.liked, tf.float32)}
 
     def _rating_loss(self, parts: list[tuple[Batch, tf.Tensor]], candidates: Candidates, training: bool) -> tf.Tensor:

@@ -47,12 +47,12 @@ class RatingAssembly(RetrievalAssembly):
     @property
     def wanted(self) -> Purchases:
         """The training ratings from `rating.liked` on."""
-        return self.purchases.where(self.read)
+        return self.purchases.where(self.ratings >= self.config.rating.liked)
 
     @property
-    def read(self) -> np.ndarray:
-        """Those that histories hold: what was not liked says less of what will be than it takes from the rest."""
-        return self.ratings >= self.config.rating.liked
+    def in_history(self) -> np.ndarray | None:
+        least = self.config.history_min_rating
+        return self.ratings >= least if least else None
 
     def _two_tower(self, **parts: Any) -> RatingTwoTower:
         options = self.config.rating
@@ -96,7 +96,9 @@ class RatingAssembly(RetrievalAssembly):
         self, user: np.ndarray, item: np.ndarray, split: str, queries_of: Callable[[Protocol], np.ndarray]
     ) -> np.ndarray:
         """Ratings `[E]` of a split's events int32 `[E]`, sorted by user, each user known by the events before them."""
-        protocol = build_protocol(self.prepared, split, cold_users=True, read_from=self.config.read_from)
+        protocol = build_protocol(
+            self.prepared, split, cold_users=True, history_min_rating=self.config.history_min_rating
+        )
         queries = queries_of(protocol)
         place = np.searchsorted(protocol.users, user)
         trained = np.isin(user, self.purchases.user)  # a user without any training event has no bias to speak of

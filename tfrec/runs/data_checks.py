@@ -150,7 +150,9 @@ def _scale(config: RetrievalConfig, prepared: Prepared) -> Iterator[str]:
     if missing:
         yield f"{prepared.path}: {missing:,} of its events have no rating; leave them out when the data are prepared"
         return
-    liked = config.rating.liked if isinstance(config, RatingsConfig) else 0.0
+    liked = 0.0
+    if isinstance(config, RatingsConfig) and (config.rating.retrieval_weight or config.history_min_rating):
+        liked = config.rating.liked
     trained = rating[split <= (SPLIT_CODES["val"] if config.training.final else SPLIT_CODES["train"])]
     held = rating[split == SPLIT_CODES["test"]]
     for name, least, part, what in (

@@ -121,7 +121,7 @@ class Run:
         attributes: encodes item attributes as in training; None where the model reads none.
         user_vocabulary: encodes customer fields as in training; None where the model reads none.
         users: known customers, where the run keeps them.
-        read_from: the lowest rating of the purchases that the query tower reads; 0: it reads all.
+        history_min_rating: the lowest rating of the purchases that histories hold; 0: they hold all.
         sample_queries: query vectors of held-out customers float32 `[Q, D]`, to tune the index with.
         readable_items: how many items, from row 0, the query tower can read in a history; all of them where
             None. Items that were added after training can be recommended, but not read yet.
@@ -147,7 +147,7 @@ class Run:
     attributes: AttributeVocabulary | None = None
     user_vocabulary: AttributeVocabulary | None = None
     users: UserTable | None = None
-    read_from: float = 0.0
+    history_min_rating: float = 0.0
     sample_queries: np.ndarray | None = None
     readable_items: int | None = None
 
@@ -207,7 +207,7 @@ def load_run(run_dir: Path, *, max_users: int = MAX_USER_TABLE) -> Run:
         towers=towers,
         item_ids=list(prepared.items["item_id"]),
         item_vectors=candidate_vectors(assembly),
-        popularity=recent_sales(prepared),
+        popularity=recent_sales(prepared, config.evaluation.min_rating),
         frequency=assembly.frequency,
         history_length=config.model.query.length,
         config=plain(config),
@@ -223,14 +223,16 @@ def load_run(run_dir: Path, *, max_users: int = MAX_USER_TABLE) -> Run:
         attributes=assets.attributes,
         user_vocabulary=assets.users,
         users=user_table(assembly, max_users),
-        read_from=config.read_from,
+        history_min_rating=config.history_min_rating,
         sample_queries=sample_queries(assembly),
     )
 
 
-def recent_sales(prepared: Prepared) -> np.ndarray:
-    """Sales of each item in the last days of the data, float32 `[N]`, and a trace of all earlier ones."""
-    events = prepared.events(columns=["item", "time"])
+def recent_sales(prepared: Prepared, min_rating: float = 0.0) -> np.ndarray:
+    """Sales of each item in the last days of the data, float32 `[N]`, and a trace of all earlier ones; of those rated
+    `min_rating` or more, as in evaluation.
+    """
+    events = _rated(prepared, ["item", "time"], min_rating)
     items, times = events["item"].to_numpy(), events["time"].to_numpy()
     count = len(prepared.items)
     recent = items[times > times.max() - POPULAR_DAYS * DAY] if len(times) else items
@@ -247,14 +249,18 @@ def user_table(assembly: RetrievalAssembly, most: int) -> UserTable | None:
         return UserTable(ids, nothing.astype(np.int32), nothing, assembly.user_fields)
     if len(ids) > most:
         return None
-    least = assembly.config.read_from
-    events = prepared.events(columns=["user", "item", "time", *["rating"] * bool(least)])
-    now = events["time"].max() if len(events) else 0
-    events = events[events["rating"] >= least] if least else events
+    now = prepared.events(columns=["time"])["time"].to_numpy().max(initial=0)
+    events = _rated(prepared, ["user", "item", "time"], assembly.config.history_min_rating)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(events["user"], minlength=len(ids)))])
     items, times = events["item"].to_numpy(), events["time"].to_numpy()
     history, days_ago = last_purchases(items, times, offsets, length=assembly.config.model.query.length, now=now)
     return UserTable(ids, history, days_ago, assembly.user_fields)
+
+
+def _rated(prepared: Prepared, columns: list[str], least: float) -> pd.DataFrame:
+    """Columns of the interactions rated `least` or more; of all where it is 0."""
+    events = prepared.events(columns=[*columns, *["rating"] * bool(least)])
+    return events.loc[events["rating"] >= least, columns] if least else events
 
 
 def sample_queries(assembly: RetrievalAssembly) -> np.ndarray | None:
@@ -265,7 +271,11 @@ def sample_queries(assembly: RetrievalAssembly) -> np.ndarray | None:
     try:
         config = assembly.config
         protocol = build_protocol(
-            assembly.prepared, "test", read_from=config.read_from, max_users=SAMPLE_QUERIES, seed=config.seed
+            assembly.prepared,
+            "test",
+            history_min_rating=config.history_min_rating,
+            max_users=SAMPLE_QUERIES,
+            seed=config.seed,
         )
     except ProtocolError:
         return None

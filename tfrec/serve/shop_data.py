@@ -17,7 +17,7 @@ from tfrec.serve.errors import Code, ServeError, shown
 
 MAX_CHOICES = 60  # a field with more values is no filter that a person could choose from
 LATEST = 24  # purchases shown of a customer
-READ = 512  # that models may read; the longest histories of the recipes have 200
+READ = 1024  # that models may read: the longest histories of the recipes have 200, of what was liked alone
 
 
 class ShopData:
@@ -124,7 +124,7 @@ class ShopData:
     def _rating(self, event: int) -> float | None:
         """None where it was not rated: JSON has no NaN."""
         rating = np.nan if self._ratings is None else float(self._ratings[event])
-        return None if np.isnan(rating) else rating
+        return None if np.isnan(rating) else round(rating, 4)  # 3.3 and not the nearest float32
 
     def _card(self, row: int) -> dict[str, Any]:
         item = self._items["item_id"][row]

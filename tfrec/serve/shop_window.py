@@ -77,7 +77,7 @@ class ShopWindow:
                         "created": manifest.get("created", ""),
                         "index": manifest.get("index", {}).get("kind", ""),
                         "query_kind": manifest.get("query_kind", "history"),
-                        "read_from": manifest.get("read_from", 0.0),
+                        "history_min_rating": manifest.get("history_min_rating", 0.0),
                         "signatures": sorted(servable.signatures),
                     }
                 )

@@ -183,7 +183,10 @@ function recommend(model, id, who) {
 
 /** What a model reads of a customer: every purchase, or those that were rated high enough. */
 function readBy(model, who) {
-  const liked = (_, row) => !model.read_from || who.ratings?.[row] >= model.read_from;
+  if (model.history_min_rating && who.count && !who.ratings) {
+    throw new Error(`${model.name} version ${model.version} reads what was rated high, and these data have no ratings.`);
+  }
+  const liked = (_, row) => !model.history_min_rating || who.ratings?.[row] >= model.history_min_rating;
   return { history: who.history.filter(liked), days_ago: who.days_ago.filter(liked) };
 }
 
@@ -236,8 +239,8 @@ async function answerPanel(model, found, other, who, heading) {
 async function reasonsFor(model, ids, who) {
   const latest = who ? [...new Set(readBy(model, who).history.slice(-READ))] : [];
   if (!latest.length) return () => (place().kind === "customer" ? "popular now" : null);
-  const nearest = await api.nearestPurchases(model, latest, ids);
-  const byId = new Map(who.purchases.map((item) => [item.item_id, item]));
+  const [nearest, cards] = await Promise.all([api.nearestPurchases(model, latest, ids), api.items(latest)]);
+  const byId = new Map(cards.map((item) => [item.item_id, item]));
   const bought = new Set(who.bought);
   return (item) => {
     if (bought.has(item.item_id)) return "bought before";
