@@ -141,6 +141,28 @@ def test_what_belongs_together_is_told_too():
     parse_config("retrieval", [], ["--model.text.weights", "somewhere", "--model.text.dim", "50"])
 
 
+def test_histories_of_liked_items_know_no_times():
+    liked = ["--rating.history", "liked"]
+    for name in ("time_gaps", "repeats"):
+        words = [
+            *liked,
+            "--model.query.time_gaps",
+            "false",
+            "--model.query.repeats",
+            "false",
+            f"--model.query.{name}",
+            "true",
+        ]
+        with pytest.raises(ConfigError, match=f"model.query.{name}=true reads the time of every purchase"):
+            parse_config("ratings", [], words)
+    alone, _ = parse_config(
+        "ratings", [], [*liked, "--model.query.time_gaps", "false", "--model.query.repeats", "false"]
+    )
+    assert (alone.history_min_rating, parse_config("ratings", [], [])[0].history_min_rating) == (4.0, 0.0)
+    alone.model.query.kind = "user"
+    assert alone.history_min_rating == 0.0
+
+
 def test_every_rule_is_of_an_option():
     names = {name for system in SYSTEMS.values() for _, _, name, _ in _options(system.config_class(), "")}
     assert set(RULES) <= names

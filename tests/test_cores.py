@@ -1,12 +1,13 @@
 """Calls of a model side by side: their order, their errors, and what they leave as it was."""
 
+import os
 import subprocess
 import sys
 import threading
 
 import pytest
 
-from tfrec.cores import in_order
+from tfrec.cores import in_order, keep_to_share
 
 
 @pytest.mark.parametrize("at_a_time", [1, 2, 5])
@@ -29,6 +30,25 @@ def test_what_is_made_side_by_side_comes_in_order_and_is_asked_for_as_needed(at_
     assert next(made) == 0
     assert len(asked) <= at_a_time + 1
     assert list(made) == [number * number for number in range(1, 20)]
+
+
+@pytest.mark.parametrize(
+    ("of", "shares"),
+    [
+        (1, [[0, 2, 3, 7, 9]]),
+        (2, [[0, 2], [3, 7, 9]]),
+        (3, [[0], [2, 3], [7, 9]]),
+        (6, [None, [0], [2], [3], [7], [9]]),
+    ],
+)
+def test_processes_of_a_machine_share_out_its_cores(monkeypatch, of, shares):
+    kept = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {9, 7, 0, 2, 3})
+    monkeypatch.setattr(os, "sched_setaffinity", lambda process, cores: kept.append(list(cores)))
+    for number, share in enumerate(shares):
+        kept.clear()
+        keep_to_share(number, of)
+        assert kept == ([share] if share else [])
 
 
 def test_an_error_of_one_call_ends_the_others():

@@ -7,6 +7,7 @@ side by side, each on one core, have nothing to wait for, and what they compute 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +28,19 @@ def threads_for(cores: float) -> None:
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(max(1, int(cores)))
+
+
+def keep_to_share(number: int, of: int) -> None:
+    """Keep this thread, and all that it starts, to the share `number`, from 0, of so many of the cores that it may use.
+
+    Processes that wait for each other in every step, as the workers of a training do, lose a tenth of it where they take
+    turns on each other's cores. Where there are fewer cores than shares, or the system does not pin, nothing is done.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    if own := cores[len(cores) * number // of : len(cores) * (number + 1) // of]:
+        os.sched_setaffinity(0, own)
 
 
 def one_thread_an_op() -> None:

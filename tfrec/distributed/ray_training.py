@@ -61,13 +61,15 @@ def work(settings: dict[str, Any]) -> None:
     os.chdir(settings["folder"])  # which the paths in the options start from
     from tfrec.command import log_to
     from tfrec.config import RetrievalConfig, load_config
-    from tfrec.cores import threads_for
+    from tfrec.cores import keep_to_share, threads_for
     from tfrec.distributed.cluster import place_in_cluster
     from tfrec.retrieval import train
 
     run_dir = Path(settings["run"])
     config = load_config(run_dir / "config.yaml", RetrievalConfig)
     log.setLevel(logging.INFO)
+    place = import_ray().train.get_context()
+    keep_to_share(place.get_local_rank(), place.get_local_world_size())  # the others of this machine have the rest
     threads_for(own_cores() or 1.0)
     if place_in_cluster().chief:
         log_to(run_dir / "training.log")

@@ -204,6 +204,8 @@ def protocol_words(protocol: dict[str, Any]) -> list[str]:
         sentences.append(f"They are a random sample of {get('eligible_users'):,} (seed {get('seed')}).")
     if get("min_rating"):
         sentences.append(f"Only ratings of {get('min_rating'):g} and more count as purchases.")
+    if get("history_min_rating"):
+        sentences.append(f"The model reads ratings of {get('history_min_rating'):g} and more alone.")
     if get("seen_filter") is not None:
         seen = "are never recommended again" if get("seen_filter") else "may be recommended again"
         sentences.append(f"Items a customer has bought before {seen}.")
