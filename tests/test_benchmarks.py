@@ -60,10 +60,11 @@ def test_a_second_worker_is_judged_by_what_grows_with_the_work(tmp_path, monkeyp
         return 20.0 + 3 * len(cores) + size / (10.0 if len(cores) == 1 else 16.0)
 
     monkeypatch.setattr(workers, "seconds", seconds)
-    assert [workers.rate(job, tmp_path, cores, 1) for cores in ([0], [0, 1])] == pytest.approx([10.0, 16.0])
+    shares = [[[0]], [[0, 1]], [[0], [1]]]  # one worker, two, and two jobs apart
+    assert [workers.rate(job, tmp_path, cores, 1) for cores in shares] == pytest.approx([10.0, 16.0, 20.0])
     monkeypatch.setattr(workers, "seconds", lambda *given: 20.0)
     with pytest.raises(RuntimeError, match="500 texts took no longer than 100: give a larger --scale"):
-        workers.rate(job, tmp_path, [0], 1)
+        workers.rate(job, tmp_path, [[0]], 1)
 
 
 class Odd(BaseHTTPRequestHandler):

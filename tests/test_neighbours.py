@@ -361,8 +361,8 @@ def test_evaluation_holds_the_bonus_of_one_chunk_of_customers(monkeypatch):
     monkeypatch.setattr(retrieval, "purchase_bonus", counted)
     monkeypatch.setattr(retrieval, "protocol_queries", lambda *_: (queries, inputs))
     monkeypatch.setattr(retrieval, "candidate_vectors", lambda _: candidates)
-    everybody = np.ones(customers, bool)
-    found = retrieval.rank(assembly, SimpleNamespace(excluded=lambda: None, warm=everybody), 5)
+    read = SimpleNamespace(lengths=np.ones(customers, np.int64))
+    found = retrieval.rank(assembly, SimpleNamespace(excluded=lambda: None, read=read), 5)
     np.testing.assert_array_equal(found.rows, expected[0])
     np.testing.assert_array_equal(found.scores, expected[1])
     assert max(blocks) <= MAX_QUERIES
