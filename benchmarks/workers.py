@@ -69,28 +69,21 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     print(f"one worker on one core and two on two; {machine()}\n")
     print("| job | one worker | two workers | efficiency of the second | two jobs apart | of that |")
     print("| --- | --- | --- | --- | --- | --- |")
-    efficiency, allowed = {}, {}
+    efficiency: dict[str, float] = {}
+    ratios: list[Ratio] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in args.jobs:
             job = JOBS[name](Path(folder), args.scale)
             alone, both, each = cores[:1], cores[:2], (cores[:1], cores[1:2])
             one, two, apart = (rate(job, Path(folder), of, args.repeats) for of in ([alone], [both], each))
-            efficiency[name], allowed[name] = two / one / 2, apart / one / 2
+            efficiency[name], work = two / one / 2, f"workers, {name}"
+            ratios.append(Ratio(work, "one worker", efficiency[name], WANTED, check=True))
+            ratios.append(Ratio(work, "two jobs apart", two / apart, WANTED, check=True))
             rates = " | ".join(f"{speed:,.2f} {job.unit}/s" for speed in (one, two))
             print(
-                f"| {name} | {rates} | {efficiency[name]:.2f} | {allowed[name]:.2f} | {two / apart:.2f} |", flush=True
+                f"| {name} | {rates} | {efficiency[name]:.2f} | {apart / one / 2:.2f} | {two / apart:.2f} |", flush=True
             )
-    write_ratios(
-        args.json,
-        [
-            ratio
-            for name, own in efficiency.items()
-            for ratio in (
-                Ratio(f"workers, {name}", "one worker", own, WANTED, check=True),
-                Ratio(f"workers, {name}", "two jobs apart", own / allowed[name], WANTED, check=True),
-            )
-        ],
-    )
+    write_ratios(args.json, ratios)
     return efficiency
 
 

@@ -156,7 +156,7 @@ class HistoryBatches:
         self.batch_size = min(self.batch_size, len(self.windows))
         self.weights = self._recency_weights()
         if self.in_history is not None:
-            self._held = np.flatnonzero(self.in_history)
+            self._held = np.append(np.flatnonzero(self.in_history), 0)  # the last place stands for none
             self._held_before = np.concatenate([[0], np.cumsum(self.in_history)])  # each purchase
             self._held_before_user = self._held_before[self.purchases.offsets]
         self.order = ShuffledRows(len(self.windows), self.batch_size, self.seed, 0)
@@ -233,15 +233,15 @@ class HistoryBatches:
         oldest = place[first, np.argmax(inside[first], 1)]
         targets[first, 0], weight[first, 0] = self.purchases.item[oldest], self.weights[oldest]
         user = self.purchases.user[start].astype(np.int32)
-        rated = {}
+        further = {}
         if self.in_history is not None:
             before = self._held_before[start], self._held_before_user[user]
-            read, history, rated["target_places"] = self._those_held(place, inside, *before)
+            read, history, further["target_places"] = self._those_held(place, inside, *before)
             time = np.concatenate([self.purchases.time[read], time[:, -1:]], 1)
         if self.purchases.rating is not None:
             rating = self.purchases.rating[place] * (targets >= 0)
             rating[first, 0] = self.purchases.rating[oldest]
-            rated["ratings"] = rating.astype(np.float32)
+            further["ratings"] = rating.astype(np.float32)
         return {
             "history": history,
             "gaps": (np.diff(time, axis=1) * (history >= 0) / DAY).astype(np.float32),
@@ -249,7 +249,7 @@ class HistoryBatches:
             "weights": weight,
             "user": user,
             "user_fields": self.user_fields[user],
-            **rated,
+            **further,
         }
 
     def _those_held(
@@ -267,7 +267,7 @@ class HistoryBatches:
         """
         assert self.in_history is not None
         earlier = before[:, None] - np.arange(self.length, 0, -1)
-        before_window = np.append(self._held, 0)[np.where(earlier >= first[:, None], earlier, -1)]
+        before_window = self._held[np.where(earlier >= first[:, None], earlier, -1)]
         held = np.concatenate([earlier >= first[:, None], inside[:, :-1] & self.in_history[place[:, :-1]]], 1)
         places = np.concatenate([before_window, place[:, :-1]], 1)
         order = np.argsort(held, axis=1, kind="stable")[:, -self.length :]  # what is held comes last, in its own order

@@ -90,7 +90,7 @@ def _of_the_query(config: Any) -> Iterator[str]:
             if getattr(query, name):
                 yield (
                     f"model.query.{name}=true reads the time of every purchase, which histories of liked ones do not have; "
-                    f"set it to false, or rating.history to all"
+                    "set it to false, or rating.history to all"
                 )
     if query.layers < 1 or query.heads < 1:
         return

@@ -232,7 +232,7 @@ def recent_sales(prepared: Prepared, min_rating: float = 0.0) -> np.ndarray:
     """Sales of each item in the last days of the data, float32 `[N]`, and a trace of all earlier ones; of those rated
     `min_rating` or more, as in evaluation.
     """
-    events = _rated(prepared, ["item", "time"], min_rating)
+    events = _rated(prepared.events(columns=["item", "time", *["rating"] * bool(min_rating)]), min_rating)
     items, times = events["item"].to_numpy(), events["time"].to_numpy()
     count = len(prepared.items)
     recent = items[times > times.max() - POPULAR_DAYS * DAY] if len(times) else items
@@ -249,18 +249,18 @@ def user_table(assembly: RetrievalAssembly, most: int) -> UserTable | None:
         return UserTable(ids, nothing.astype(np.int32), nothing, assembly.user_fields)
     if len(ids) > most:
         return None
-    now = prepared.events(columns=["time"])["time"].to_numpy().max(initial=0)
-    events = _rated(prepared, ["user", "item", "time"], assembly.config.history_min_rating)
+    least = assembly.config.history_min_rating
+    events = prepared.events(columns=["user", "item", "time", *["rating"] * bool(least)])
+    now, events = events["time"].to_numpy().max(initial=0), _rated(events, least)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(events["user"], minlength=len(ids)))])
     items, times = events["item"].to_numpy(), events["time"].to_numpy()
     history, days_ago = last_purchases(items, times, offsets, length=assembly.config.model.query.length, now=now)
     return UserTable(ids, history, days_ago, assembly.user_fields)
 
 
-def _rated(prepared: Prepared, columns: list[str], least: float) -> pd.DataFrame:
-    """Columns of the interactions rated `least` or more; of all where it is 0."""
-    events = prepared.events(columns=[*columns, *["rating"] * bool(least)])
-    return events.loc[events["rating"] >= least, columns] if least else events
+def _rated(events: pd.DataFrame, least: float) -> pd.DataFrame:
+    """The interactions rated `least` or more; all where it is 0."""
+    return events[events["rating"] >= least] if least else events
 
 
 def sample_queries(assembly: RetrievalAssembly) -> np.ndarray | None:

@@ -80,6 +80,8 @@ class ShopData:
         start, stop = self._offsets[row], self._offsets[row + 1]
         purchases = [self._purchase(event) for event in range(max(start, stop - LATEST), stop)]
         read = slice(max(start, stop - READ), stop)
+        given = [self._rating(event) for event in range(read.start, read.stop)]
+        ratings = {} if self._ratings is None else {"ratings": given}
         ids = self._items["item_id"]
         fields = {name: self._users[f"attr.{name}"][row] for name in self._prepared.user_fields}
         return {
@@ -90,11 +92,7 @@ class ShopData:
             "history": list(ids[self._event_items[read]]),
             "days_ago": ((self._now - self._event_times[read]) / DAY).tolist(),
             "bought": list(ids[np.unique(self._event_items[start:stop])]),
-            **(
-                {}
-                if self._ratings is None
-                else {"ratings": [self._rating(event) for event in range(read.start, read.stop)]}
-            ),
+            **ratings,
         }
 
     def items(self, item_ids: list[str]) -> list[dict[str, Any]]:
