@@ -350,6 +350,13 @@ def test_warmup_requests_are_answered_by_the_model(folders):
         assert model.manifest["warmup_requests"] == len(names)
 
 
+def test_a_version_with_long_histories_is_served(tmp_path):
+    run = make_run(300, history_length=200, modalities=frozenset(), attributes=None, users=None)
+    servable = Servable("shop", 1, publish_exact(run, tmp_path))  # it answers the warm-up, as TensorFlow Serving does
+    assert "explain_rows" in servable.signatures
+    servable.retire()
+
+
 FRESH = """
 import importlib.util, json, sys
 import tensorflow as tf

@@ -7,31 +7,36 @@ before.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfrec.runs.run import Run
 from tfrec.serving.loading import default_k
+from tfrec.serving.model import MOST_HISTORIES
 
 RECORDS = Path("assets.extra") / "tf_serving_warmup_requests"  # the one name that the server looks for
 BATCHES = (1, 32)
 
 
-def write_warmup(path: Path, name: str, signatures: Iterable[str], run: Run, *, max_k: int) -> int:
-    """Write warm-up requests into a SavedModel's folder.
+def write_warmup(path: Path, name: str, signatures: Mapping[str, Callable[..., Any]], run: Run, *, max_k: int) -> int:
+    """Write warm-up requests into a SavedModel's folder, each of which has been answered.
 
     Args:
         path: the SavedModel's folder.
         name: of the model.
-        signatures: the names of its signatures.
+        signatures: its signatures by name.
         run: whose items and users are asked for.
         max_k: the most items that the model answers.
 
     Returns:
         How many requests were written.
+
+    Raises:
+        tf.errors.OpError: the model does not answer one of them: no server would take it.
     """
     from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
@@ -44,6 +49,7 @@ def write_warmup(path: Path, name: str, signatures: Iterable[str], run: Run, *, 
     (path / RECORDS).parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path / RECORDS)) as writer:
         for signature, inputs in requests:
+            signatures[signature](**{key: tf.constant(value) for key, value in inputs.items()})
             log = PredictionLog()
             log.predict_log.request.model_spec.name = name
             log.predict_log.request.model_spec.signature_name = signature
@@ -54,7 +60,7 @@ def write_warmup(path: Path, name: str, signatures: Iterable[str], run: Run, *, 
 
 
 def example_inputs(signature: str, run: Run, batch: int, k: int) -> dict[str, np.ndarray]:
-    """A request of `batch` rows, for `k` items each, with every input of a signature."""
+    """A request with every input of a signature: of `batch` rows, or as many as it takes at once, for `k` items each."""
     items = np.resize(np.asarray(run.item_ids[:100], object), batch)
     history = np.resize(np.asarray(run.item_ids[:100], object), (batch, max(1, run.history_length)))
     none = np.full((batch, 1), "", object)
@@ -74,15 +80,16 @@ def example_inputs(signature: str, run: Run, batch: int, k: int) -> dict[str, np
     if signature in queries:
         answer = {"k": np.full(batch, k, np.int32), "exclude": none, "allow": none, "allow_items": none}
         return {**queries[signature], **answer}
+    explained = min(batch, MOST_HISTORIES // (history.shape[1] + 2))  # more customers at once are refused
     others = {
         "embed_query": {"history": history, "days_ago": days},
         "embed_item": {"photo": photo, "text": text, "attributes": none},
         "attend_item": {"photo": photo, "text": text, "attributes": none},
         "explain_rows": {
-            "history": row_history,
-            "days_ago": days,
-            "user_fields": np.zeros((batch, run.user_fields), np.int32),
-            "items": row_history,
+            "history": row_history[:explained],
+            "days_ago": days[:explained],
+            "user_fields": np.zeros((explained, run.user_fields), np.int32),
+            "items": row_history[:explained, :1],
         },
         "rate_rows": {
             "history": row_history,
