@@ -210,8 +210,9 @@ def rank(assembly: RetrievalAssembly, protocol: Protocol, k: int) -> Ranking:
     """The model's lists for a protocol's customers, `k` items each; as when served, those without any purchase that a
     history tower could read get what sells best.
     """
-    from tfrec.evaluation.baselines import popular_items
+    from tfrec.evaluation.baselines import filled_up, sales
     from tfrec.index.search import exact_top_k
+    from tfrec.popularity import best_sellers
 
     candidates = candidate_vectors(assembly)
     queries, inputs = protocol_queries(assembly, protocol, candidates)
@@ -220,12 +221,13 @@ def rank(assembly: RetrievalAssembly, protocol: Protocol, k: int) -> Ranking:
         # Of a chunk of customers: of all, it would be 10 KB each.
         return purchase_bonus(assembly, inputs["history"][start:stop], inputs["days_ago"][start:stop])
 
-    rows, scores = exact_top_k(queries, candidates, k, exclude=protocol.excluded(), bonus=bonus)
-    nothing = protocol.read.lengths == 0
-    if assembly.config.model.query.kind == "history" and nothing.any():
-        popular, sales = popular_items(protocol, k)
-        rows[nothing], scores[nothing] = -1, LOWEST
-        rows[nothing, : len(popular)], scores[nothing, : len(popular)] = popular, sales
+    excluded = protocol.excluded()
+    rows, scores = exact_top_k(queries, candidates, k, exclude=excluded, bonus=bonus)
+    nothing = np.flatnonzero(protocol.read.lengths == 0)
+    if assembly.config.model.query.kind == "history" and len(nothing):
+        sold, none = sales(protocol), np.empty((len(nothing), 0), np.int32)
+        popular = filled_up(none, best_sellers(sold), excluded and excluded.take(nothing), k)
+        rows[nothing], scores[nothing] = popular, np.where(popular >= 0, sold[popular], LOWEST)
     return Ranking(rows, scores, candidates, inputs)
 
 

@@ -28,6 +28,7 @@ from tfrec.co_occurrence import cosines, indicator, latest_items
 from tfrec.csr import Csr
 from tfrec.evaluation.protocol import Protocol
 from tfrec.index.search import ScoreBoard
+from tfrec.popularity import POPULAR_DAYS, best_sellers, sales_scores
 from tfrec.processor import cores
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def run_baselines(prepared: Prepared, protocol: Protocol, k: int) -> Iterator[tu
         yield "tfidf", tfidf(new, tokens, k)
 
 
-def popularity(protocol: Protocol, k: int, *, days: int = 7) -> Ranked:
+def popularity(protocol: Protocol, k: int, *, days: int = POPULAR_DAYS) -> Ranked:
     """Rank by number of sales, the same list for everybody (seen items apart).
 
     Args:
@@ -77,11 +78,13 @@ def popularity(protocol: Protocol, k: int, *, days: int = 7) -> Ranked:
     return fill_up(np.empty((len(protocol.users), 0), np.int32), protocol, k, days=days)
 
 
-def popular_items(protocol: Protocol, k: int, *, days: int = 7) -> tuple[np.ndarray, np.ndarray]:
-    """The at most `k` items that sold best, int32, and how often each did, float32; see `popularity`."""
-    recent, overall = _sales(protocol, days)
-    best = np.lexsort((-overall, -recent))[:k]
-    return best.astype(np.int32), recent[best].astype(np.float32)
+def sales(protocol: Protocol, days: int = POPULAR_DAYS) -> np.ndarray:
+    """How well each item sold, float32 `[N]` (`sales_scores`): in the days before the window (temporal), or in all known."""
+    known = protocol.known
+    recent = np.ones(len(known.item), bool)
+    if protocol.temporal:
+        recent = known.time >= protocol.query_time.min() - days * DAY
+    return sales_scores(known.item, recent, protocol.n_items)
 
 
 def repurchase(protocol: Protocol, k: int) -> Ranked:
@@ -173,20 +176,23 @@ def item_tokens(items: pd.DataFrame) -> list[list[str]]:
     return tokens
 
 
-def fill_up(ranked: Ranked, protocol: Protocol, k: int, *, days: int = 7) -> Ranked:
+def fill_up(ranked: Ranked, protocol: Protocol, k: int, *, days: int = POPULAR_DAYS) -> Ranked:
+    """`filled_up` for a protocol's customers, with what is popular in it (`sales`)."""
+    return filled_up(ranked, best_sellers(sales(protocol, days)), protocol.excluded(), k)
+
+
+def filled_up(ranked: Ranked, popular: np.ndarray, excluded: Csr | None, k: int) -> Ranked:
     """Close the gaps (-1) of ranked lists and fill them up to k with popular items not yet in them.
 
     Args:
         ranked: int32 `[U, any]`, best first, -1 = no item.
-        protocol: knows what is popular and what is excluded for each user.
+        popular: the items by popularity `[N]`.
+        excluded: items that each user must not get; None: any may be.
         k: length of the result.
-        days: see `popularity`.
 
     Returns:
         int32 `[U, k]`; -1 only where the catalogue has no further item.
     """
-    popular, _ = popular_items(protocol, protocol.n_items, days=days)
-    excluded = protocol.excluded()
 
     def chunk(start: int) -> Ranked:
         stop = min(start + CHUNK_USERS, len(ranked))
@@ -202,7 +208,7 @@ def fill_up(ranked: Ranked, protocol: Protocol, k: int, *, days: int = 7) -> Ran
 
 
 def _filled(own: Ranked, popular: np.ndarray, seen: Csr | None, k: int) -> Ranked:
-    """`fill_up` of some users, given the items `[N]` by popularity and those that each user must not get."""
+    """`filled_up` of some users, given the items `[N]` by popularity and those that each user must not get."""
     enough = k if seen is None else k + int(seen.lengths.max(initial=0))
     filler = np.broadcast_to(popular[:enough], (len(own), len(popular[:enough])))
     row, place = np.nonzero(own >= 0)
@@ -214,17 +220,6 @@ def _filled(own: Ranked, popular: np.ndarray, seen: Csr | None, k: int) -> Ranke
     order = np.argsort(out, axis=1, kind="stable")[:, :k]
     filled = np.where(np.take_along_axis(out, order, 1), -1, np.take_along_axis(candidates, order, 1))
     return np.pad(filled, ((0, 0), (0, k - filled.shape[1])), constant_values=-1)
-
-
-def _sales(protocol: Protocol, days: int) -> tuple[np.ndarray, np.ndarray]:
-    """How often each item was sold in the days before the window (temporal, else in all), and in all: `[N]` each."""
-    known = protocol.known
-    overall = np.bincount(known.item, minlength=protocol.n_items)
-    recent = overall
-    if protocol.temporal:
-        last_week = known.time >= protocol.query_time.min() - days * DAY
-        recent = np.bincount(known.item[last_week], minlength=protocol.n_items)
-    return recent, overall
 
 
 def _in_chunks(chunk: Callable[[int], Ranked], n_rows: int, size: int) -> Ranked:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from pipelines.time_bounds import DAY
 from tfrec.neighbours import Neighbours, product_neighbours, products_of
+from tfrec.popularity import POPULAR_DAYS, sales_scores
 from tfrec.runs.finished import RunError
 
 if TYPE_CHECKING:
@@ -166,7 +167,6 @@ class Run:
         return tables + [table.extended(len(self.item_ids)) for table in self.counted]
 
 
-POPULAR_DAYS = 7
 MAX_USER_TABLE = 200_000
 SAMPLE_QUERIES = 2_000
 
@@ -229,14 +229,12 @@ def load_run(run_dir: Path, *, max_users: int = MAX_USER_TABLE) -> Run:
 
 
 def recent_sales(prepared: Prepared, min_rating: float = 0.0) -> np.ndarray:
-    """Sales of each item in the last days of the data, float32 `[N]`, and a trace of all earlier ones; of those rated
-    `min_rating` or more, as in evaluation.
+    """How well each item sold in the last days of the data, float32 `[N]` (`sales_scores`); of what was rated, `min_rating`
+    and more counts, as in evaluation.
     """
     events = _rated(prepared.events(columns=["item", "time", *["rating"] * bool(min_rating)]), min_rating)
     items, times = events["item"].to_numpy(), events["time"].to_numpy()
-    count = len(prepared.items)
-    recent = items[times > times.max() - POPULAR_DAYS * DAY] if len(times) else items
-    return (np.bincount(recent, minlength=count) + 1e-3 * np.bincount(items, minlength=count)).astype(np.float32)
+    return sales_scores(items, times > times.max(initial=0) - POPULAR_DAYS * DAY, len(prepared.items))
 
 
 def user_table(assembly: RetrievalAssembly, most: int) -> UserTable | None:
