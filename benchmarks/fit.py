@@ -133,7 +133,7 @@ def training(work: Work, folder: Path):
         query_tower=UserTower(work.dim, work.users, name="query_tower"),
         item_tower=None,
         frequency=frequency(purchases, work.items),
-        mean_targets=batches.mean_targets,
+        mean_purchases=batches.mean_purchases,
         mask_own="none",
     )
     model.compute_loss(next(iter(make_dataset(batches, 0, 1))), training=True)  # creates every variable

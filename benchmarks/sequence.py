@@ -100,7 +100,7 @@ def build(work: Work, batches, shares: np.ndarray):
         item_tower=None,
         frequency=shares,
         temperature=TEMPERATURE,
-        mean_targets=batches.mean_targets,
+        mean_purchases=batches.mean_purchases,
         mask_own="none",
     )
     model.compute_loss(as_tensors(batches(0)), training=True)  # creates every variable
@@ -141,7 +141,7 @@ def with_torch(work: Work, folder: Path, compiled: bool = False) -> Callable[[],
 
     batches, shares = make_batches(work)
     weights = [variable.numpy() for variable in build(work, batches, shares).trainable_variables]
-    model = torch_model(weights, work, batches.mean_targets, shares)
+    model = torch_model(weights, work, batches.mean_purchases, shares)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0, eps=1e-7, fused=True)
     loss_of = torch.compile(model, dynamic=True) if compiled else model
 

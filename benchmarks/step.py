@@ -115,7 +115,7 @@ def build(work: Work, batches, shares: np.ndarray):
             CrossAttentionFusion(DIM, 1, 3, output_dim=DIM, ratio=2.0, dropout=0.1), image=photo, text=text, pool=2
         ),
         frequency=shares,
-        mean_targets=batches.mean_targets,
+        mean_purchases=batches.mean_purchases,
         mask_own="none",
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,6 +85,13 @@ class Windows:
     def __len__(self) -> int:
         return len(self.start)
 
+    def with_any(self, predicted: np.ndarray) -> Windows:
+        """The windows that ask for at least one of the purchases at which `predicted` `[n]` is True."""
+        before = np.concatenate([[0], np.cumsum(predicted)])
+        asked_from = np.where(self.first, self.start, self.start + 1)  # else the first one is context alone
+        keep = before[self.end] > before[asked_from]
+        return Windows(self.start[keep], self.end[keep], self.first[keep])
+
 
 def cut_windows(offsets: np.ndarray, length: int) -> Windows:
     """Cut customers' purchases into windows of at most `length + 1`, neighbours sharing one purchase.
@@ -128,6 +136,7 @@ class HistoryBatches:
             `days`, those of one day whatever their times, `none`.
         in_history: which purchases histories hold, bool `[n]`: the others are predicted alone, from those before them.
             None: all.
+        predicted: which purchases are targets, bool `[n]`: the others are only read. None: all.
         worker, workers: which of how many processes that train together is to read the batches. Each gets its share of the
             batch's customers and of the content to encode; `rows` and `encode_rows` are the whole batch's for all.
     """
@@ -146,11 +155,14 @@ class HistoryBatches:
     recency_days: float = 0.0
     shuffle: str = "none"
     in_history: np.ndarray | None = None
+    predicted: np.ndarray | None = None
     worker: int = 0
     workers: int = 1
 
     def __post_init__(self) -> None:
         self.windows = cut_windows(self.purchases.offsets, self.length)
+        if self.predicted is not None:
+            self.windows = self.windows.with_any(self.predicted)
         if not len(self.windows):
             raise PreparedError("there are no training purchases; prepare the data again with another --split")
         self.batch_size = min(self.batch_size, len(self.windows))
@@ -166,10 +178,20 @@ class HistoryBatches:
         """Whole batches in a pass over the windows."""
         return self.order.steps_per_epoch
 
+    @cached_property
+    def named(self) -> np.ndarray:
+        """Which purchases batches name, as targets or in histories, bool `[n]`: their items are candidates in a batch."""
+        if self.predicted is None:
+            return np.ones(len(self.purchases), bool)
+        edges = np.zeros(len(self.purchases) + 1, np.int64)
+        np.add.at(edges, self.windows.start, 1)
+        np.add.at(edges, self.windows.end, -1)
+        return np.cumsum(edges[:-1]) > 0
+
     @property
-    def mean_targets(self) -> float:
-        """Purchases predicted in a batch, on average."""
-        return len(self.purchases) / len(self.windows) * self.batch_size
+    def mean_purchases(self) -> float:
+        """Purchases named in a batch, on average."""
+        return self.named.sum() / len(self.windows) * self.batch_size
 
     def __call__(self, step: int) -> dict[str, Any]:
         """This worker's share of the batch of `step`.
@@ -227,10 +249,12 @@ class HistoryBatches:
         item = np.where(inside, self.purchases.item[place], -1).astype(np.int32)
         time = self.purchases.time[place]
         history, targets = item[:, :-1], np.full_like(item, -1)
-        targets[:, 1:] = np.where(history >= 0, item[:, 1:], -1)
+        targets[:, 1:] = np.where(self._asked_for(place[:, 1:], history >= 0), item[:, 1:], -1)
         weight = np.where(targets >= 0, self.weights[place], 0.0).astype(np.float32)
         first = np.flatnonzero(self.windows.first[chosen])  # these predict their first purchase from the start token
         oldest = place[first, np.argmax(inside[first], 1)]
+        asked = self._asked_for(oldest, True)
+        first, oldest = first[asked], oldest[asked]
         targets[first, 0], weight[first, 0] = self.purchases.item[oldest], self.weights[oldest]
         user = self.purchases.user[start].astype(np.int32)
         further = {}
@@ -251,6 +275,10 @@ class HistoryBatches:
             "user_fields": self.user_fields[user],
             **further,
         }
+
+    def _asked_for(self, place: np.ndarray, there: np.ndarray | bool) -> np.ndarray:
+        """Which of the purchases at `place`, where they are `there`, are predicted."""
+        return np.broadcast_to(there, place.shape) if self.predicted is None else there & self.predicted[place]
 
     def _those_held(
         self, place: np.ndarray, inside: np.ndarray, before: np.ndarray, first: np.ndarray

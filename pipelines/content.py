@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.prepared import Prepared
+from pipelines.progress import Progress
 
 PIXEL_BYTES = 4 << 30
 
@@ -96,7 +97,6 @@ def decode_all(
 ) -> np.ndarray:
     """Decode every item's photo: uint8 `[N, H, W, 3]`, white where there is none; cropped to `boxes` `[N, 4]` if given."""
     import tensorflow as tf
-    from tqdm import tqdm
 
     from pipelines.photos.boxes import BoxCropper
     from pipelines.photos.pixels import decode_photos
@@ -114,7 +114,7 @@ def decode_all(
         return decode_photos(data, size)[0] if boxes is None else crop(data, place[start : start + batch])
 
     done = 0
-    with tqdm(total=items, desc="decode photos", unit="photo", disable=None) as bar:
+    with Progress("decode photos", items, unit=" photos") as bar:
         for block in starts.map(read, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2):
             block = block.numpy()
             pixels[done : done + len(block)] = block

@@ -84,6 +84,37 @@ def test_what_histories_leave_out_is_predicted_from_those_before_it(lists, lengt
     assert sorted(predicted) == sorted((u, i) for u, x in enumerate(lists) for i, _ in x)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, 40), max_size=12), min_size=1, max_size=8),
+    st.integers(0, 5),
+    st.lists(st.booleans(), min_size=96, max_size=96),
+)
+def test_purchases_that_are_only_read_are_no_targets(lists, length, draws):
+    purchases = purchases_of(lists)
+    predicted = np.array(draws[: len(purchases)], bool)
+    if not predicted.any():
+        return
+    every = batches_of(purchases, length=length, batch_size=1)
+    some = batches_of(purchases, length=length, batch_size=1, predicted=predicted)
+    spans = {(start, end): n for n, (start, end) in enumerate(zip(every.windows.start, every.windows.end))}
+    named = np.zeros(len(purchases), bool)
+    for window, (start, end) in enumerate(zip(some.windows.start, some.windows.end)):
+        got = some.histories(np.array([window]), np.random.default_rng(0))
+        like = every.histories(np.array([spans.pop((start, end))]), np.random.default_rng(0))
+        np.testing.assert_array_equal(got["history"], like["history"])
+        wanted = [n for n in range(start if some.windows.first[window] else start + 1, end) if predicted[n]]
+        assert got["targets"][got["targets"] >= 0].tolist() == purchases.item[wanted].tolist() != []
+        assert ((got["targets"] == like["targets"]) | (got["targets"] == -1)).all()
+        assert (got["weights"] > 0).tolist() == (got["targets"] >= 0).tolist()
+        named[start:end] = True
+    for window in spans.values():  # those left out had no target to offer
+        start = every.windows.start[window] + (not every.windows.first[window])
+        assert not predicted[start : every.windows.end[window]].any()
+    np.testing.assert_array_equal(some.named, named)
+    assert some.mean_purchases == named.sum() / len(some.windows)
+
+
 def test_a_batch_stands_in_order_of_what_its_histories_hold():
     lists = [[1, 2, 3, 4], [5, 6], [7, 8, 9]]
     purchases = purchases_of(lists)

@@ -150,7 +150,7 @@ def test_pytorch_trains_the_same_sequence_model(tmp_path):
     work = sequence.Work(items=300, customers=60, purchases=12, batch=16, steps=2, dropout=0.0)
     batches, shares = sequence.make_batches(work)
     model = sequence.build(work, batches, shares)
-    theirs = sequence.torch_model([v.numpy() for v in model.trainable_variables], work, batches.mean_targets, shares)
+    theirs = sequence.torch_model([v.numpy() for v in model.trainable_variables], work, batches.mean_purchases, shares)
     with torch.no_grad():
         loss = float(theirs(**sequence.torch_batch(batches(1))))
     assert loss == pytest.approx(float(model.compute_loss(sequence.as_tensors(batches(1)), training=True)), rel=1e-5)

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from pipelines.batches import HistoryBatches, Purchases
 from tfrec.assembly import clear_untrained
+from tfrec.encoders.attributes import AttributeEncoder
 from tfrec.fusion import CrossAttentionFusion
 from tfrec.models import ItemVectors, TwoTower, bought_before, by_length
 from tfrec.repeats import BUCKETS
@@ -35,7 +36,7 @@ def make_model(*, content=True, kind="history", **options):
     positions = options.pop("positions", "learned")
     query = HistoryTower(DIM, 8, layers=1, heads=2, positions=positions) if kind == "history" else UserTower(DIM, 3)
     frequency = np.full(ITEMS, 1 / ITEMS)
-    settings = {"frequency": frequency, "mean_targets": 3.0, "mask_own": "none"} | options
+    settings = {"frequency": frequency, "mean_purchases": 3.0, "mask_own": "none"} | options
     return TwoTower(vectors=vectors, query_tower=query, item_tower=tower, **settings)
 
 
@@ -123,12 +124,21 @@ def test_the_first_purchase_of_a_window_that_goes_on_is_the_customers_own():
 
 
 def test_rows_that_nothing_trains_say_nothing():
-    tower = UserTower(DIM, 3, user_fields=(4,))
+    tower = UserTower(DIM, 3, user_fields=(5,))
     tower(tf.constant([0]), tf.constant([[1]]))
     purchases = Purchases(*(np.array(column) for column in ([0, 0, 2], [1, 2, 3], [1, 2, 3])), 3)
-    clear_untrained(tower, purchases)
+    clear_untrained(tower, purchases, np.array([[0], [2], [3]], np.int32))  # the second customer has no purchase
     assert np.any(tower.table.numpy() != 0, axis=1).tolist() == [True, False, True, False]
-    assert np.any(tower.field_tables[0].numpy() != 0, axis=1).tolist() == [False, True, True, True]
+    assert np.any(tower.field_tables[0].numpy() != 0, axis=1).tolist() == [False, False, False, True, False]
+
+
+def test_attribute_values_that_no_item_has_say_nothing():
+    encoder = AttributeEncoder([4, 3], DIM)
+    values = np.array([[[2, 3], [0, 0]], [[3, 0], [2, 0]]], np.int32)
+    encoder(tf.constant(values))
+    encoder.clear_absent(values)
+    told = np.any(encoder.table.embeddings.numpy() != 0, axis=1).reshape(-1).tolist()
+    assert told == [False, False, True, True] + [True, False, True]  # the second field is missing once
 
 
 def test_fresh_vectors_stand_in_for_the_bank():

@@ -71,7 +71,7 @@ def make_trainer(workers: Workers, run_dir: Path, *, dropout: float = 0.0, **opt
         "item_tower": tower,
         "query_tower": HistoryTower(DIM, LENGTH, layers=1, heads=2, dropout=dropout),
         "frequency": np.full(ITEMS, 1 / ITEMS),
-        "mean_targets": batches.mean_targets,
+        "mean_purchases": batches.mean_purchases,
         "negatives": 2,
     }
     if ratings:

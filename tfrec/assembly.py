@@ -152,15 +152,23 @@ def tuned(encoder: Encoder, name: str, options: ImageConfig | TextConfig) -> Enc
     return encoder
 
 
-def clear_untrained(tower: HistoryTower | UserTower, purchases: Purchases) -> None:
+def clear_untrained(tower: HistoryTower | UserTower, purchases: Purchases, user_fields: np.ndarray) -> None:
     """Let rows that no example may ever read say nothing, in place of the noise that they start from: unknown customers,
-    those without a purchase, and fields that are missing.
+    those without a purchase, and values of the `user_fields` `[users, G]` that no customer with one has. A field that is
+    missing starts from nothing, too.
     """
+    bought = np.bincount(purchases.user, minlength=len(user_fields)) > 0
     if isinstance(tower, UserTower):
-        trained = np.append(np.bincount(purchases.user, minlength=tower.users) > 0, False)
-        tower.table.assign(tower.table * trained.astype(np.float32)[:, None])
-    for table in tower.field_tables:
-        table.assign(table * (np.arange(table.shape[0]) > 0).astype(np.float32)[:, None])
+        tower.table.assign(tower.table * np.append(bought, False).astype(np.float32)[:, None])
+    for table, values in zip(tower.field_tables, user_fields[bought].T, strict=True):
+        read = np.bincount(values, minlength=table.shape[0]) > 0
+        read[0] = False
+        table.assign(table * read.astype(np.float32)[:, None])
+
+
+def dated(purchases: Purchases) -> bool:
+    """Whether times are moments; else they are places in a sequence."""
+    return purchases.time.max(initial=0) >= DAY
 
 
 def fitting_batch_size(config: RetrievalConfig, items: int) -> int:
@@ -223,8 +231,7 @@ class RetrievalAssembly:
         last = 1 if self.config.training.final else 0
         within = self.config.task.collapse_repeats
         if within == "auto":
-            dated = purchases.time.max(initial=0) >= DAY  # else times are places in a sequence
-            within = "always" if self.prepared.holds_out_new_items else "day" if dated else "never"
+            within = "always" if self.prepared.holds_out_new_items else "day" if dated(purchases) else "never"
         return purchases.where(events["split"].to_numpy() <= last).collapse_repeats(within)
 
     @property
@@ -246,8 +253,8 @@ class RetrievalAssembly:
 
     @cached_property
     def frequency(self) -> np.ndarray:
-        """Share of the training purchases that each item has, float64 `[N]`."""
-        counts = np.bincount(self.purchases.item, minlength=len(self.prepared.items))
+        """Share that each item has of the purchases that batches name, float64 `[N]`."""
+        counts = np.bincount(self.purchases.item[self.batches.named], minlength=len(self.prepared.items))
         return counts / max(1, counts.sum())
 
     def _batches(self) -> HistoryBatches:
@@ -271,6 +278,7 @@ class RetrievalAssembly:
             recency_days=config.task.recency_days,
             shuffle=config.task.shuffle,
             in_history=self.in_history,
+            predicted=self.predicted,
             worker=self.workers.place.index,
             workers=self.workers.place.count,
         )
@@ -306,7 +314,7 @@ class RetrievalAssembly:
             item_tower=build_item_tower(config.model, self.assets, self.features) if self.deep else None,
             frequency=self.frequency,
             temperature=task.temperature,
-            mean_targets=self.batches.mean_targets,
+            mean_purchases=self.batches.mean_purchases,
             candidates=task.candidates,
             negatives=task.negatives,
             logq=task.logq,
@@ -321,7 +329,10 @@ class RetrievalAssembly:
         batch = tf.nest.map_structure(tf.convert_to_tensor, dict(first))
         model.compute_loss(batch, training=True)  # creates every variable
         vectors.warm.assign((self.frequency > 0).astype(np.float32))
-        clear_untrained(model.query_tower, self.purchases)
+        clear_untrained(model.query_tower, self.purchases, self.user_fields)
+        for tower in (model.item_tower, shallow):
+            if self.content is not None and tower is not None and tower.attributes is not None:
+                tower.attributes.clear_absent(self.content.arrays["attributes"])
         if self.in_history is not None:
             vectors.clear_unread(self.purchases.item[self.in_history])
         return model
@@ -355,6 +366,18 @@ class RetrievalAssembly:
     def in_history(self) -> np.ndarray | None:
         """Which of the training purchases histories hold, bool `[n]`; None: all."""
         return None
+
+    @property
+    def predicted(self) -> np.ndarray | None:
+        """Which of the training purchases are targets, bool `[n]`; None: all."""
+        days, day = self.config.task.target_days, self.purchases.time // DAY
+        if not days:
+            return None
+        if not dated(self.purchases):
+            raise ConfigError(
+                f"task.target_days is {days}, but the purchases of {self.config.data} have no dates; set it to 0"
+            )
+        return day > day.max() - days
 
     def _two_tower(self, **parts: Any) -> TwoTower:
         return TwoTower(**parts)

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from pipelines.batches import make_dataset
 from pipelines.content import ItemContent
+from pipelines.progress import Progress
 from tfrec.distributed.workers import Workers
 from tfrec.models import TwoTower
 
@@ -14,16 +15,13 @@ EXCHANGE_ROWS = 16_384  # of the bank at a time, between workers
 
 def fill_bank(model: TwoTower, content: ItemContent, workers: Workers, *, progress: bool = True) -> None:
     """Encode every item in batches, in order, into the model's bank; each of several workers its share of the items."""
-    from tqdm import tqdm
-
     own = np.arange(content.items)[workers.place.share(content.items)]
 
     def batch_of(step: int) -> dict[str, dict[str, np.ndarray]]:
         return {"items": content.gather(own[step * ENCODE_BATCH : (step + 1) * ENCODE_BATCH])}
 
     steps = -(-len(own) // ENCODE_BATCH)
-    hidden = None if progress and workers.chief else True
-    with tqdm(total=len(own), desc="encode catalogue", unit="item", disable=hidden, leave=False) as bar:
+    with Progress("encode catalogue", len(own), unit=" items", shown=progress and workers.chief) as bar:
         for step, batch in enumerate(make_dataset(batch_of, 0, steps, photo_size=content.size) if steps else ()):
             vectors = model.encode_graph(batch)
             rows = own[step * ENCODE_BATCH : (step + 1) * ENCODE_BATCH].astype(np.int32)

@@ -223,6 +223,8 @@ class RetrievalTask:
         label_smoothing: share of the target spread over all candidates.
         encode_items: items encoded afresh, with gradient, in each step; the others are read from the bank.
         recency_days: an example's weight halves with every so many days before the end of training; 0: no weights.
+        target_days: only purchases of the last so many days of training are predicted, older ones are read in histories
+            alone; 0: all are predicted.
         collapse_repeats: read a customer's further purchases of an item as one with the first: not at all, within a
             day, or for ever; `auto`: for ever where the split holds out each customer's last new item, so that nothing
             is ever asked for twice, and within a day where it holds out days, in which people buy things again.
@@ -239,6 +241,7 @@ class RetrievalTask:
     label_smoothing: float = 0.0
     encode_items: int = 256
     recency_days: float = 0.0
+    target_days: int = 0
     collapse_repeats: Literal["auto", "never", "day", "always"] = "auto"
     shuffle: Literal["none", "ties", "days"] = "none"
 

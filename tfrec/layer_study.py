@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines.arguments import SEED, whole_number
+from pipelines.progress import Progress
 from pipelines.remote import local_path, location
 from pipelines.schema import TEST, TRAIN
 from tfrec.errors import LayersError
@@ -172,10 +173,8 @@ def image_layers(side: ImageSide, prepared: Prepared, items: np.ndarray) -> list
 
 def gather_layers(blocks: Iterable[Sequence[tf.Tensor]], count: int, unit: str) -> list[np.ndarray]:
     """Put the batches of every layer end to end, with a progress bar."""
-    from tqdm import tqdm
-
     parts: list[list[np.ndarray]] = []
-    with tqdm(total=count, desc="encode by layer", unit=unit, disable=None) as bar:
+    with Progress("encode by layer", count, unit=f" {unit}s") as bar:
         for block in blocks:
             parts.append([layer.numpy() for layer in block])
             bar.update(len(parts[-1][0]))

@@ -177,7 +177,7 @@ class TwoTower(tfrs.Model):
         item_tower: encodes items; None where items are ids alone.
         frequency: share of the training purchases that each item has, `[N]`.
         temperature: divides the cosine.
-        mean_targets: purchases of a batch, on average: what logQ needs.
+        mean_purchases: purchases of a batch, on average: what logQ needs.
         candidates: `in_batch` or `catalogue`.
         negatives: uniform draws among the batch's candidates.
         shortcut: add the mean of the history's candidate vectors to the decoder's output.
@@ -193,7 +193,7 @@ class TwoTower(tfrs.Model):
         item_tower: ItemTower | None,
         frequency: np.ndarray,
         temperature: float = 0.07,
-        mean_targets: float = 1.0,
+        mean_purchases: float = 1.0,
         candidates: str = "in_batch",
         negatives: int = 0,
         logq: bool = True,
@@ -215,7 +215,7 @@ class TwoTower(tfrs.Model):
         self.log_q = None
         if logq and candidates == "in_batch":
             self.log_q = sampling_log_probability(
-                frequency, targets=mean_targets, negatives=negatives, catalogue=vectors.items
+                frequency, targets=mean_purchases, negatives=negatives, catalogue=vectors.items
             )
         # Graphs of what is run over the whole catalogue and all customers, traced once in the model's life.
         self.encode_graph = tf.function(self.encode, autograph=False, reduce_retracing=True)

@@ -126,7 +126,7 @@ def _checked(options: RetrieveOptions, version: Path) -> RetrieveOptions:
     manifest = read_manifest(version)
     if options.exclude_seen is None:
         options = replace(options, exclude_seen=evaluated_without_seen(manifest))
-    if not 1 <= options.k <= manifest["max_k"]:
+    if options.generation is None and not 1 <= options.k <= manifest["max_k"]:
         raise RetrieveError(f"--k {options.k} must be 1 to {manifest['max_k']}, the most that {version} answers")
     check_stages(options, manifest, version)
     for name in ("batch", "part", "workers"):

@@ -35,12 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _retrieve(options: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
+    from pipelines.progress import Progress
     from tfrec.recommendations import load_job
 
     job = load_job(_stages(options))
-    with tqdm(total=len(job.rows), desc="recommending", unit="customer", unit_scale=True) as bar:
+    with Progress("recommend", len(job.rows), unit=" customers") as bar:
         if job.options.engine == "ray":
             from tfrec.distributed.ray_retrieval import run_on_ray
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.client import device_lib
-from tqdm import tqdm
 
 from pipelines.batches import Batch
+from pipelines.progress import Progress
 from pipelines.publish import filled_whole, put_back, write_whole
 from tfrec.attention import ResumableDropout
 from tfrec.config import ConfigError, TrainingConfig
@@ -114,7 +114,7 @@ def _diverged(what: str, step: int) -> FloatingPointError:
     )
 
 
-class Progress(tf.Module):
+class TrainingState(tf.Module):
     """Where training stands, as variables that a checkpoint holds."""
 
     def __init__(self) -> None:
@@ -153,7 +153,7 @@ class Trainer:
     ):
         self.model, self.options, self.steps, self.run_dir = model, options, steps, run_dir
         self.workers = workers or Workers()
-        self.progress = Progress()
+        self.progress = TrainingState()
         self.optimizer = self._optimizer(rates)
         self.variables = model.trainable_variables
         self.optimizer.build(self.variables)
@@ -280,14 +280,14 @@ class Trainer:
         if evaluate and self._stale_for_long:  # stopped early, but not yet done with what follows
             start = self.steps
         log_every, saved = max(1, self.steps // LOG_ROWS), time.monotonic()
-        hidden = None if self.workers.chief else True
-        with tqdm(total=self.steps, initial=start, desc="train", unit="step", disable=hidden) as bar:
+        note = ""
+        with Progress("train", self.steps, unit=" steps", done=start, shown=self.workers.chief) as bar:
             for batch in self._batches(dataset, start):
                 loss = self.train_step(batch)
                 step = self._advance(loss)
-                bar.update()
                 if step % log_every == 0 or step == self.steps:
-                    bar.set_postfix(loss=f"{self._log_loss(step):.4f}")
+                    note = f"loss {self._log_loss(step):.4f}"
+                bar.update(note=note)
                 if evaluate and (step % every == 0 or step == self.steps):
                     stop = self._validate(step, self.workers.from_chief(evaluate()))
                     saved = self._save()
@@ -406,11 +406,14 @@ class Trainer:
         """Put the best weights back into the model (the last ones where nothing was validated)."""
         if self.workers.chief:
             put_back(self.run_dir / "best")
-        if int(self.progress.best_step) < 0 or not (self.run_dir / "best").is_dir():
+        best = int(self.progress.best_step)
+        if best < 0 or not (self.run_dir / "best").is_dir():
+            if best >= 0:
+                log.warning("%s/best is gone, the weights of step %d: the last ones stand in for them", self.run_dir, best)
             self.keep_best()
         elif self.workers.chief:
             restore_weights(self.model, self.run_dir)
-            log.info("best weights: step %d", int(self.progress.best_step))
+            log.info("best weights: step %d", best)
         self.workers.broadcast_from_chief(variables_of(self.model))
 
 

@@ -98,6 +98,17 @@ class AttributeEncoder(tf.keras.layers.Layer):
         # The norm is taken in float32: half precision overflows or loses digits when squares are summed.
         return tf.math.l2_normalize(tf.cast(self.output_dense(hidden), tf.float32), axis=-1)
 
+    def clear_absent(self, values: np.ndarray) -> None:
+        """Let ids that none of the `values` int32 `[N, F, V]` of a whole catalogue has say nothing, in place of the noise
+        that they start from: an unknown value, for example, where all of its values are known.
+        """
+        missing = (values == MISSING).all(2)
+        taken = np.where(values == MISSING, -1, values + self.offsets[:, None])
+        named = np.concatenate([taken[taken >= 0], np.broadcast_to(self.offsets, missing.shape)[missing]])
+        read = np.bincount(named, minlength=sum(self.sizes)) > 0
+        table = self.table.embeddings
+        table.assign(table * read.astype(table.dtype.as_numpy_dtype)[:, None])
+
     def get_config(self) -> dict:
         """Return the arguments that rebuild the layer."""
         names = ("sizes", "dim", "alone", "hidden_dim", "output_dim", "dropout")

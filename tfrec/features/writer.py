@@ -19,9 +19,9 @@ from typing import Literal
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from pipelines.prepared import Prepared
+from pipelines.progress import Progress
 from pipelines.publish import clear_up, take_place, write_whole, written_whole
 from tfrec.command import FULL
 from tfrec.encoders.sides import Side, TextSide, save_side
@@ -238,7 +238,7 @@ class FeatureWriter:
         """
         started = saved = time.monotonic()
         before, unit = done, UNITS[self.side.kind]
-        with tqdm(total=len(items), initial=done, desc=f"encode {unit}s", unit=unit, disable=None) as bar:
+        with Progress(f"encode {unit}s", len(items), unit=f" {unit}s", done=done) as bar:
             for places, features in self.blocks(items)(done, len(items)) if len(items) else ():
                 for name, array in arrays.items():
                     array[offset + places] = checked(features[name], self.side)
@@ -298,7 +298,7 @@ class FeatureWriter:
         cuts, unit = self.cuts(len(items)), UNITS[self.side.kind]
         missing = [i for i, cut in enumerate(cuts) if cut[1] > done and not self.part_file(cut).exists()]
         there = len(items) - sum(stop - start for start, stop in (cuts[i] for i in missing))
-        with tqdm(total=len(items), initial=there, desc=f"encode {unit}s", unit=unit, disable=None) as bar:
+        with Progress(f"encode {unit}s", len(items), unit=f" {unit}s", done=there) as bar:
             for count in make(self, missing):
                 bar.update(count)
         for cut in cuts:

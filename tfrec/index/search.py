@@ -34,6 +34,7 @@ RESCORED = 8192  # candidates whose vectors are gathered at once
 
 Progress = Callable[[int], object]
 Bonus = tuple[Csr, np.ndarray]
+MOST_FAILURES = 3  # chunks that a screen may rule out too few of, before it is given up
 
 
 def exact_top_k(
@@ -124,6 +125,7 @@ class _Search:
         self.items, self.chunk, self.k = items, chunk, k
         self._screened = screen.scores(chunk) if screen else None
         self._board: ScoreBoard | None = None
+        self._failures = 0
 
     def best(self, queries: np.ndarray, exclude: Csr | None, bonus: Bonus | None) -> tuple[np.ndarray, np.ndarray]:
         """The k best of each of the `queries` `[B, D]`: item indices and scores `[B, k]`."""
@@ -131,7 +133,9 @@ class _Search:
             found = self._best_of_screened(self._screened, queries, exclude, bonus)
             if found is not None:
                 return found
-            self._screened = None  # the vectors' lengths differ too much for it
+            self._failures += 1
+            if self._failures == MOST_FAILURES:  # not one customer who excludes nearly all, but vectors of unlike lengths
+                self._screened = None
         if self._board is None:
             self._board = ScoreBoard(len(self.items), self.chunk, self.k)
         self._board.multiply(self.items, queries)
@@ -235,6 +239,9 @@ class ScoreBoard:
         self._renew_maxima(items)
 
     def _renew_maxima(self, changed: Csr) -> None:
+        if len(changed.items) > self._maxima.size // 4:  # to gather their groups would take as much memory as all scores
+            self._update_maxima(0, self._n_groups)
+            return
         rows, groups = changed.rows, changed.items // self.group
         self._maxima[groups, rows] = self._grouped[groups, :, rows].max(axis=1)
 

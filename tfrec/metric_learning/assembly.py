@@ -12,6 +12,7 @@ from pipelines.label_batches import BatchDecoder, LabelBatches
 from pipelines.photos.augment import PhotoAugmenter
 from pipelines.photos.views import read_views
 from pipelines.prepared import Prepared
+from pipelines.progress import Progress
 from pipelines.schema import SPLIT_CODES
 from tfrec.config import ConfigError, plain
 from tfrec.encoders.checkpoints.clip import CLIP_MEAN, CLIP_STD
@@ -85,10 +86,8 @@ class MetricAssembly:
             features: the encoder's fused vectors instead, without the head.
             progress: show a bar.
         """
-        from tqdm import tqdm
-
         run, parts = self._compiled["features" if features else "unit"], []
-        with tqdm(total=len(rows), desc="embed", unit="item", disable=None if progress else True) as bar:
+        with Progress("embed", len(rows), unit=" items", shown=progress) as bar:
             for start in range(0, len(rows), EMBED_BATCH):
                 chosen = rows[start : start + EMBED_BATCH]
                 batch = {"items": self.photos.gather(chosen), "labels": chosen}

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from tqdm import tqdm
 
 from pipelines.prepared import Prepared, open_prepared
+from pipelines.progress import Progress
 from tfrec.assets import with_group
 from tfrec.neighbours import products_of
 from tfrec.runs.run import Run, RunError
@@ -71,11 +71,13 @@ def encode_items(run: Run, prepared: Prepared, items: pd.DataFrame) -> np.ndarra
     )
     encoded = _attributes(run, items)
     vectors = []
-    for start in tqdm(range(0, len(items), BATCH), desc="encoding new items", unit="batch", leave=False):
-        part = items[start : start + BATCH]
-        photos = [_photo(prepared, keys) for keys in part["images"]]
-        texts = tf.constant(part["text"].tolist(), tf.string)
-        vectors.append(encode(tf.constant(photos, tf.string), texts, encoded[start : start + BATCH]).numpy())
+    with Progress("encode new items", len(items), unit=" items") as bar:
+        for start in range(0, len(items), BATCH):
+            part = items[start : start + BATCH]
+            photos = [_photo(prepared, keys) for keys in part["images"]]
+            texts = tf.constant(part["text"].tolist(), tf.string)
+            vectors.append(encode(tf.constant(photos, tf.string), texts, encoded[start : start + BATCH]).numpy())
+            bar.update(len(part))
     return np.concatenate(vectors)
 
 
