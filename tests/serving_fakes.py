@@ -8,7 +8,7 @@ import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 import numpy as np
 import tensorflow as tf
 
-from tfrec.encoders.attributes import AttributeVocabulary
+from tfrec.attribute_vocabulary import AttributeVocabulary
 from tfrec.runs.run import Run, UserTable
 
 DIM = 16

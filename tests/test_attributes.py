@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.layer_checks import check_layer
-from tfrec.encoders.attributes import AttributeEncoder, AttributeVocabulary
+from tfrec.attribute_vocabulary import AttributeVocabulary
+from tfrec.encoders.attributes import AttributeEncoder
 
 VALUES = np.array([[[2, 3, 0], [4, 0, 0]], [[0, 0, 0], [1, 2, 5]]], np.int32)  # (2 items, 2 fields, 3 values)
 

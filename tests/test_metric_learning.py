@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 
@@ -54,6 +55,15 @@ def vectors(folder):
 def trained(data, tmp_path_factory):
     options = {"training": {"steps": 60}, "task": {"loss": "supcon"}}
     return run(configure(data, SMALL, options), tmp_path_factory.mktemp("runs") / "both")
+
+
+def test_xla_makes_the_same_steps(data, tmp_path):
+    losses = []
+    for xla in (False, True):
+        folder = run(configure(data, SMALL, {"training": {"xla": xla}}), tmp_path / str(xla))
+        losses.append(pd.read_csv(folder / "history.csv")["loss"].to_numpy())
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    assert losses[0][-1] < losses[0][0]
 
 
 @pytest.mark.long

@@ -66,7 +66,7 @@ def data(tmp_path_factory):
         ("shop", "--model.attributes.fields [colour]", "have no colour; they have none"),
         ("shop", "--training.final false --training.monitor recal", "name one of precision@5, recall@5"),
         ("shop", "--model.query.kind user", "model.query.variants=1.0 is for model.query.kind history"),
-        ("shop", "--engine ray --training.xla true", "XLA compiles no step that several workers take"),
+        ("shop", "--training.xla true", "XLA would compile a step over purchases anew for every batch"),
         ("shop", "--engine ray --training.batch_size 1", "2 workers need at least one customer each"),
         ("shop", "--engine ray --workers 4", "of 3 items: 4 workers need one item each"),
         ("bare", "", "training.accumulate=8 cuts the work of the item tower"),

@@ -266,7 +266,7 @@ class TrainingConfig:
         patience: evaluations without a better metric before training stops; 0: never stop early.
         checkpoint_seconds: time between checkpoints.
         deterministic: two runs of one seed are equal to the bit.
-        xla: compile the step with XLA.
+        xla: compile the step with XLA; not of systems that learn from purchases, whose steps are cut by their lengths.
         wandb: report to Weights & Biases (needs `pip install wandb`).
     """
 

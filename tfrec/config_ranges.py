@@ -45,6 +45,7 @@ def wrong_numbers(config: Any) -> Iterator[str]:
     yield from _of_pretraining(config)
     yield from _monitor(config)
     yield from _accumulation(config)
+    yield from _compilation(config)
     encodes = getattr(getattr(getattr(config, "model", None), "item", None), "deep", True)
     for path, owner, name, value in _options(config, ""):
         words, allows = RULES.get(name, ("", lambda value: True))
@@ -130,6 +131,12 @@ def _accumulation(config: Any) -> Iterator[str]:
     item = getattr(getattr(config, "model", None), "item", None)
     if parts > 1 and not getattr(item, "deep", False):
         yield f"training.accumulate={parts}: there is no item tower whose work could be cut; lower training.batch_size"
+
+
+def _compilation(config: Any) -> Iterator[str]:
+    """A step over purchases is cut by the lengths of its histories, so that XLA would compile it anew for every batch."""
+    if getattr(getattr(config, "training", None), "xla", False) and hasattr(getattr(config, "model", None), "query"):
+        yield "training.xla=true: XLA would compile a step over purchases anew for every batch; set it to false"
 
 
 def _options(config: Any, prefix: str) -> Iterator[tuple[str, Any, str, Any]]:

@@ -9,18 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.prepared import PreparedError
 from pipelines.schema import ATTRIBUTE_PREFIX
+from tfrec.attribute_vocabulary import AttributeVocabulary
 from tfrec.csr import Csr
 from tfrec.histories import last_purchases
-
-UNKNOWN, FIRST = (
-    1,
-    2,
-)  # ids of an attribute vocabulary: a value that training never saw, and the first known one
 
 
 @dataclass(frozen=True)
@@ -93,7 +88,8 @@ class CustomerReader:
     ):
         self._users = pq.ParquetFile(path / "users.parquet", memory_map=True)
         self._events = pq.ParquetFile(path / "events.parquet", memory_map=True)
-        self._item_rows, self._length, self._fields, self._until = item_rows, length, fields, until
+        self._item_rows, self._length, self._until = item_rows, length, until
+        self._vocabulary = AttributeVocabulary(fields, max_values=1)
         self._with_seen, self._readable, self._min_rating = with_seen, readable, history_min_rating
         self._user_starts = _group_starts(self._users)
         self._event_ranges = _user_ranges(self._events)
@@ -141,10 +137,11 @@ class CustomerReader:
         if self._with_seen:
             seen = Csr(offsets - offsets[0], item[offsets[0] : offsets[-1]]).distinct()
         ids = table["user_id"].combine_chunks()
-        return Customers(ids, history, days_ago, self._encode_fields(table), seen)
+        fields = self._vocabulary.encode(table.drop_columns(["user_id"]).to_pandas())[:, :, 0]
+        return Customers(ids, history, days_ago, fields, seen)
 
     def _read_users(self, rows: np.ndarray) -> pa.Table:
-        columns = ["user_id", *(ATTRIBUTE_PREFIX + field for field in self._fields)]
+        columns = ["user_id", *(ATTRIBUTE_PREFIX + field for field in self._vocabulary.fields)]
         columns = [name for name in columns if name in self._users.schema_arrow.names]
         groups = np.unique(np.searchsorted(self._user_starts, rows, side="right") - 1)
         table = self._users.read_row_groups(groups.tolist(), columns=columns)
@@ -169,18 +166,6 @@ class CustomerReader:
             read &= given >= self._min_rating
         kept = (item >= 0) if self._until is None else (item >= 0) & (time < self._until)
         return user[kept], item[kept], time[kept], read[kept]
-
-    def _encode_fields(self, table: pa.Table) -> np.ndarray:
-        """As `AttributeVocabulary.encode` does with single values, a column at a time."""
-        ids = np.zeros((len(table), len(self._fields)), np.int32)
-        for number, (field, values) in enumerate(self._fields.items()):
-            if ATTRIBUTE_PREFIX + field not in table.column_names:
-                continue
-            column = table[ATTRIBUTE_PREFIX + field]
-            known = pc.fill_null(pc.index_in(column, pa.array(values, column.type)), UNKNOWN - FIRST)
-            missing = pc.fill_null(pc.equal(column, ""), True).to_numpy(zero_copy_only=False)
-            ids[:, number] = np.where(missing, 0, known.to_numpy() + FIRST)
-        return ids
 
 
 def _group_starts(file: pq.ParquetFile) -> np.ndarray:

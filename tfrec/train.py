@@ -150,14 +150,12 @@ def check_engine(config: RunConfig, prepared: Prepared, switches: argparse.Names
 
 
 def check_shares(config: RetrievalConfig, prepared: Prepared, workers: int) -> None:
-    """See that each of several workers gets something of every batch, and can compile its step.
+    """See that each of several workers gets something of every batch.
 
     Raises:
-        ConfigError: the batches are too small, or the step is to be compiled by XLA.
+        ConfigError: the batches are too small.
     """
     training, items = config.training, prepared.manifest["counts"]["items"]
-    if training.xla:
-        raise ConfigError("training.xla=true: XLA compiles no step that several workers take; set it to false")
     if training.batch_size != "auto" and training.batch_size < workers:
         raise ConfigError(
             f"training.batch_size={training.batch_size}: {workers} workers need at least one customer each"

@@ -409,7 +409,9 @@ class Trainer:
         best = int(self.progress.best_step)
         if best < 0 or not (self.run_dir / "best").is_dir():
             if best >= 0:
-                log.warning("%s/best is gone, the weights of step %d: the last ones stand in for them", self.run_dir, best)
+                log.warning(
+                    "%s/best is gone, the weights of step %d: the last ones stand in for them", self.run_dir, best
+                )
             self.keep_best()
         elif self.workers.chief:
             restore_weights(self.model, self.run_dir)

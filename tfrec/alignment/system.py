@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pipelines.prepared import Prepared
     from tfrec.alignment.contrastive import AlignmentModel
-    from tfrec.encoders.attributes import AttributeVocabulary
+    from tfrec.attribute_vocabulary import AttributeVocabulary
     from tfrec.encoders.sides import ImageSide
     from tfrec.features.store import SideStore
 
@@ -141,7 +141,7 @@ class AlignmentAssembly:
         """Put a run's model together; what it learns of the dataset is kept in `RUN/assets`."""
         import tensorflow as tf
 
-        from tfrec.encoders.attributes import AttributeVocabulary
+        from tfrec.attribute_vocabulary import AttributeVocabulary
         from tfrec.runs.dataset import open_own_data
 
         prepared = open_own_data(run_dir, config)
@@ -227,7 +227,7 @@ def save_assets(config: AlignmentConfig, prepared: Prepared, folder: Path) -> No
         ConfigError: the dataset has no split of its items, no photos or no attributes.
     """
     from pipelines.publish import filled_whole
-    from tfrec.encoders.attributes import AttributeVocabulary
+    from tfrec.attribute_vocabulary import AttributeVocabulary
     from tfrec.encoders.sides import save_side
 
     items, options = prepared.items, config.model.attributes

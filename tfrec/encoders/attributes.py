@@ -1,26 +1,15 @@
-"""The attribute encoder: a table per field, the mean of a field's values, and their vocabulary."""
+"""The attribute encoder: a table per field, and the mean of a field's values."""
 
 from __future__ import annotations
 
-import json
-import logging
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from pipelines.schema import ATTRIBUTE_PREFIX
 from tfrec.attention import ResumableDropout
-
-log = logging.getLogger("tfrec")
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-MISSING, UNKNOWN, FIRST = 0, 1, 2
+from tfrec.attribute_vocabulary import FIRST, MISSING
 
 
 @tf.keras.utils.register_keras_serializable("tfrec")
@@ -113,107 +102,3 @@ class AttributeEncoder(tf.keras.layers.Layer):
         """Return the arguments that rebuild the layer."""
         names = ("sizes", "dim", "alone", "hidden_dim", "output_dim", "dropout")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
-
-
-class AttributeVocabulary:
-    """The known values of each field and their ids: 0 missing, 1 unknown, then by falling frequency.
-
-    Args:
-        values: The known values of each field; the first one gets id 2.
-        max_values: Most values of one field that an item keeps (V); further ones are dropped.
-    """
-
-    def __init__(self, values: Mapping[str, Sequence[str]], *, max_values: int):
-        self.values = {field: list(known) for field, known in values.items()}
-        self.max_values = max_values
-        self._ids = {
-            field: {value: number for number, value in enumerate(known, FIRST)} for field, known in self.values.items()
-        }
-
-    @classmethod
-    def build(
-        cls, frame: pd.DataFrame, fields: Sequence[str], *, min_count: int = 1, max_values: int = 8
-    ) -> AttributeVocabulary:
-        """Collect the vocabulary from the `attr.<field>` columns of a table of items or users.
-
-        Args:
-            frame: DataFrame whose columns hold lists of strings, or single strings (missing: None or empty).
-            fields: Field names, without the `attr.` prefix; their order is the order of the encoder's fields.
-            min_count: A value must occur this often to get an id of its own; rarer ones are unknown.
-            max_values: Most values of one field that a row keeps; how many are dropped is logged.
-        """
-        known, longest = {}, 1
-        for field in fields:
-            rows = _rows(frame, field)
-            counts = Counter(value for row in rows for value in row)
-            frequent = [value for value, count in counts.items() if count >= min_count]
-            known[field] = sorted(frequent, key=lambda value: (-counts[value], value))
-            longest = max(longest, max(map(len, rows), default=1))
-            if dropped := sum(max(0, len(row) - max_values) for row in rows):
-                log.warning(
-                    "attribute %s: %d values beyond the first %d of a row are not read (max_values)",
-                    field,
-                    dropped,
-                    max_values,
-                )
-        return cls(known, max_values=min(longest, max_values))
-
-    @property
-    def fields(self) -> list[str]:
-        """Field names in the encoder's order."""
-        return list(self.values)
-
-    @property
-    def sizes(self) -> list[int]:
-        """Number of ids of each field, missing and unknown included: the encoder's `sizes`."""
-        return [len(known) + FIRST for known in self.values.values()]
-
-    def encode(self, frame: pd.DataFrame) -> np.ndarray:
-        """Return ids `[N, F, V]` int32 of a table's `attr.<field>` columns; absent columns are missing."""
-        ids = np.zeros((len(frame), len(self.values), self.max_values), np.int32)
-        for number, field in enumerate(self.values):
-            if ATTRIBUTE_PREFIX + field in frame:
-                self._fill(ids[:, number], _rows(frame, field), self._ids[field])
-        return ids
-
-    def _fill(self, ids: np.ndarray, rows: list[Sequence[str]], known: dict[str, int]) -> None:
-        """Write the ids of one field's values into `ids` `[N, V]`."""
-        lengths = np.fromiter((min(len(row), self.max_values) for row in rows), np.int64, len(rows))
-        flat = [known.get(value, UNKNOWN) for row in rows for value in row[: self.max_values]]
-        ids[np.arange(self.max_values) < lengths[:, None]] = flat
-
-    def to_json(self, path: str | Path) -> None:
-        """Write the vocabulary to a JSON file."""
-        content = {"max_values": self.max_values, "values": self.values}
-        Path(path).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-    @classmethod
-    def from_json(cls, path: str | Path) -> AttributeVocabulary:
-        """Read a vocabulary that `to_json` wrote."""
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        return cls(content["values"], max_values=content["max_values"])
-
-
-def _rows(frame: pd.DataFrame, field: str) -> list[Sequence[str]]:
-    """Return the values of each row of the column `attr.<field>` as a sequence, empty where missing.
-
-    Raises:
-        ValueError: The table has no such column.
-    """
-    if ATTRIBUTE_PREFIX + field not in frame:
-        columns = sorted(
-            name.removeprefix(ATTRIBUTE_PREFIX) for name in frame.columns if name.startswith(ATTRIBUTE_PREFIX)
-        )
-        raise ValueError(
-            f"field {field!r} has no column {ATTRIBUTE_PREFIX + field!r} in the table; its fields are {columns}."
-        )
-    return [_as_values(cell) for cell in frame[ATTRIBUTE_PREFIX + field]]
-
-
-def _as_values(cell: Any) -> Sequence[str]:
-    """Return one cell as its values: a list as it is, a string as one value, nothing for None, NaN and ''."""
-    if isinstance(cell, str):
-        return (cell,) if cell else ()
-    if isinstance(cell, Iterable):
-        return [value for value in cell if isinstance(value, str) and value]
-    return ()

@@ -134,7 +134,9 @@ class _Search:
             if found is not None:
                 return found
             self._failures += 1
-            if self._failures == MOST_FAILURES:  # not one customer who excludes nearly all, but vectors of unlike lengths
+            if (
+                self._failures == MOST_FAILURES
+            ):  # not one customer who excludes nearly all, but vectors of unlike lengths
                 self._screened = None
         if self._board is None:
             self._board = ScoreBoard(len(self.items), self.chunk, self.k)
@@ -239,7 +241,9 @@ class ScoreBoard:
         self._renew_maxima(items)
 
     def _renew_maxima(self, changed: Csr) -> None:
-        if len(changed.items) > self._maxima.size // 4:  # to gather their groups would take as much memory as all scores
+        if (
+            len(changed.items) > self._maxima.size // 4
+        ):  # to gather their groups would take as much memory as all scores
             self._update_maxima(0, self._n_groups)
             return
         rows, groups = changed.rows, changed.items // self.group

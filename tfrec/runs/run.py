@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pipelines.prepared import Prepared
     from tfrec.assembly import RetrievalAssembly
-    from tfrec.encoders.attributes import AttributeVocabulary
+    from tfrec.attribute_vocabulary import AttributeVocabulary
 
 
 log = logging.getLogger("tfrec")

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-if TYPE_CHECKING:
-    from tfrec.encoders.attributes import AttributeVocabulary
-
-UNKNOWN, FIRST = (
-    1,
-    2,
-)  # ids of `AttributeVocabulary`: a value that training never saw, and the first known one
+from tfrec.attribute_vocabulary import FIRST, UNKNOWN, AttributeVocabulary
 
 
 class AttributeFilter(tf.Module):
