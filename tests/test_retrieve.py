@@ -92,7 +92,9 @@ def recommended(models, prepared, tmp_path_factory) -> pd.DataFrame:
     return pd.read_parquet(out)
 
 
-def oracle(run, prepared: Path, user: int, k: int, *, until: float = np.inf, exclude_seen: bool = False) -> list[str]:
+def oracle(
+    run, prepared: Path, user: int, k: int, *, until: float = np.inf, exclude_seen: bool = False, only=()
+) -> list[str]:
     """One customer's recommendations by plain loops."""
     data = open_prepared(prepared)
     events = data.events()
@@ -109,7 +111,8 @@ def oracle(run, prepared: Path, user: int, k: int, *, until: float = np.inf, exc
     else:
         order = np.argsort(-run.popularity, kind="stable")
     seen = {item for item, _ in pairs} if exclude_seen else set()
-    return [run.item_ids[row] for row in order if run.item_ids[row] not in seen][:k]
+    kept = [run.item_ids[row] for row in order if run.item_ids[row] not in seen]
+    return [item for item in kept if not only or item in only][:k]
 
 
 def test_every_customer_once_in_the_datasets_order(recommended):
@@ -140,6 +143,29 @@ def test_what_was_bought_can_be_left_out(models, prepared, run, tmp_path):
     for user in (0, 1, 5, 400):
         assert found["item_ids"][user].tolist() == oracle(run, prepared, user, 20, exclude_seen=True)
     assert len(found["item_ids"][5]) == 1  # has bought all but the item that only the model knows
+
+
+@pytest.mark.parametrize("kind", ["shop", "shop_scann"])
+@pytest.mark.parametrize("exclude_seen", [False, True])
+def test_only_what_is_in_stock_is_recommended(models, prepared, run, tmp_path, caplog, kind, exclude_seen):
+    stock = [run.item_ids[row] for row in range(0, ITEMS, 3)]
+    (tmp_path / "stock.csv").write_text("\n".join(["item_id,count", *(f"{item},5" for item in [*stock, "novel"])]))
+    options = {"only": tmp_path / "stock.csv", "exclude_seen": exclude_seen, "batch": 64, "part": 150}
+    job = load_job(RetrieveOptions(models / kind, prepared, tmp_path / "recs.parquet", **options))
+    assert job.run(lambda done: None) == USERS
+    assert "1 of the" in caplog.text
+    assert "'novel'" in caplog.text
+    found = pd.read_parquet(tmp_path / "recs.parquet")
+    for user in (0, 1, 2, 3, 5, 149, 400, 699):
+        expected = oracle(run, prepared, user, 12, exclude_seen=exclude_seen, only=set(stock))
+        assert found["item_ids"][user].tolist() == expected
+
+
+def test_a_stock_of_fewer_items_than_are_asked_for(models, prepared, run, tmp_path):
+    (tmp_path / "stock.txt").write_text("003\n001\n003\n")
+    go(models, prepared, tmp_path / "recs.parquet", only=tmp_path / "stock.txt")
+    found = pd.read_parquet(tmp_path / "recs.parquet")
+    assert all(sorted(items) == ["001", "003"] for items in found["item_ids"])
 
 
 @pytest.fixture(scope="module")
@@ -394,6 +420,8 @@ def test_a_failing_writer_ends_the_run(models, prepared, tmp_path, monkeypatch):
         ({"data": Path("/nowhere")}, "not a folder"),
         ({"out": Path("recs.xlsx")}, "must end in"),
         ({"users": Path("/nowhere.csv")}, "No such file"),
+        ({"only": Path("/nowhere.csv")}, "No such file"),
+        ({"only": Path(__file__)}, "knows none of the items of --only"),
     ],
 )
 def test_wrong_options_are_one_line_and_exit_code_2(models, prepared, tmp_path, capsys, change, message):
@@ -532,6 +560,13 @@ def test_a_model_without_a_ranking_head_cannot_rerank(tmp_path):
     manifest = {"max_k": 500, "signatures": ["recommend"], "query_kind": "history"}
     options = RetrieveOptions(tmp_path, tmp_path, tmp_path / "x.parquet", rerank=20)
     with pytest.raises(RetrieveError, match="ranking head"):
+        check_stages(options, manifest, tmp_path)
+
+
+def test_a_model_of_before_cannot_recommend_from_a_stock(tmp_path):
+    manifest = {"max_k": 500, "signatures": ["recommend", "recommend_rows"], "query_kind": "history"}
+    options = RetrieveOptions(tmp_path, tmp_path, tmp_path / "x.parquet", only=tmp_path / "stock.csv")
+    with pytest.raises(RetrieveError, match="export its run again"):
         check_stages(options, manifest, tmp_path)
 
 

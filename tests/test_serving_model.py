@@ -332,6 +332,24 @@ def test_a_python_function_in_the_towers_fails_the_export(tmp_path):
     assert list((tmp_path / "shop").iterdir()) == []
 
 
+def test_items_among_given_ones_by_row_or_for_all(run, model):
+    history = np.array([[5, 9], [7, 7]], np.int32)
+    query = {"history": history, "days_ago": np.zeros((2, 2), np.float32), "user": np.full(2, -1, np.int32)}
+    query |= {"user_fields": np.zeros((2, 1), np.int32), "exclude": np.array([[3], [-1]], np.int32), "k": np.array([4])}
+    lists = [np.arange(0, ITEMS, 2, dtype=np.int32), np.array([3, 8, 3, 11], np.int32)]
+    told = [np.full((1, len(lists[0])), -1, np.int32) for _ in lists]
+    for row, items in zip(told, lists):
+        row[0, : len(items)] = items
+    for_all = [model("recommend_rows_among", **query, among=items[None]) for items in lists]
+    by_row = model("recommend_rows_among", **query, among=np.concatenate(told))
+    for place, items in enumerate(lists):
+        scores = run.item_vectors @ mean_of(run, *(run.item_ids[row] for row in history[place]))
+        kept = [row for row in np.argsort(-scores, kind="stable") if row in items and (place or row != 3)][:4]
+        kept += [-1] * (4 - len(kept))
+        assert by_row["item_row"][place].numpy().tolist() == kept
+        assert for_all[place]["item_row"][place].numpy().tolist() == kept
+
+
 def test_warmup_requests_are_answered_by_the_model(folders):
     from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
@@ -425,8 +443,8 @@ def test_broken_item_vectors_fail_the_export_by_name(tmp_path):
 def test_models_that_know_less_offer_less():
     run = make_run(30, modalities=frozenset(), attributes=None, item_attributes={}, users=None)
     signatures = ServingModel(run, ExactIndex(run.item_vectors)).signatures()
-    common = {"serving_default", "recommend", "recommend_rows", "explain_rows", "similar", "embed_query"}
-    assert set(signatures) == common
+    common = {"serving_default", "recommend", "recommend_rows", "recommend_rows_among", "explain_rows"}
+    assert set(signatures) == common | {"similar", "embed_query"}
     answer = signatures["recommend"](tf.constant([["001"]]), k=tf.constant(3))
     assert ids_of(answer) == [best(run, mean_of(run, "001"), 3)]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import logging
 import zlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from tfrec.reports.explanations import Explainer
     from tfrec.serving.loading import LoadedModel
 
+log = logging.getLogger("tfrec")
+
 
 class RetrieveError(ValueError):
     """An option that does not fit the model or the data."""
@@ -54,6 +57,7 @@ class RetrieveOptions:
         resume: keep the parts of a stopped run.
         exclude_seen: leave out what a customer has bought; None: as the model was evaluated (`evaluation.seen_filter`).
         users: a file whose first column lists customers; all where None.
+        only: a file whose first column lists the items that may be recommended, such as those in stock; all where None.
         until: only purchases before this day count (UTC).
         generation: continue the histories by `generation.length` items, in their order, instead of listing the best k.
         explain: also write why, as a file of JSON lines beside `out`.
@@ -72,6 +76,7 @@ class RetrieveOptions:
     resume: bool = False
     exclude_seen: bool | None = None
     users: Path | None = None
+    only: Path | None = None
     until: datetime | None = None
     generation: Generation | None = None
     rerank: int = 0
@@ -115,10 +120,11 @@ def load_job(options: RetrieveOptions, own_cores: float | None = None, *, joins:
     one_thread_an_op()
     model = load_model(version)
     reader = _reader(options, prepared.path, model)
-    rows = np.arange(reader.count) if options.users is None else reader.rows_of(_listed(options.users))
+    rows = np.arange(reader.count) if options.users is None else reader.rows_of(_listed(options.users, "users"))
+    among = None if options.only is None else _rows_among(options.only, model)
     begin = partial(Parts.resume, joins=joins) if options.resume else Parts.start_afresh
     parts = begin(options.out, _identity(options, version, prepared.path))
-    return Job(options, kind, model, prepared, reader, parts, rows, calls_at_a_time(own_cores))
+    return Job(options, kind, model, prepared, reader, parts, rows, calls_at_a_time(own_cores), among)
 
 
 def _checked(options: RetrieveOptions, version: Path) -> RetrieveOptions:
@@ -148,6 +154,7 @@ class Job:
         parts: finished ones and where they stand.
         rows: of the customers, int64 `[U]`, rising.
         calls: of the model, side by side.
+        among: rows of the items that may be recommended, int32 `[M]`; None: all may.
     """
 
     options: RetrieveOptions
@@ -158,6 +165,7 @@ class Job:
     parts: Parts
     rows: np.ndarray
     calls: int = 1
+    among: np.ndarray | None = None
 
     def cuts(self) -> list[np.ndarray]:
         """The customers' rows of each part."""
@@ -244,9 +252,12 @@ class Job:
             history: np.ndarray, days_ago: np.ndarray, excluded: np.ndarray, rows: np.ndarray, k: int
         ) -> tuple[np.ndarray, np.ndarray]:
             read = unpadded(history)
-            query = {"history": history[:, read], "days_ago": days_ago[:, read]}
+            query = {"history": history[:, read], "days_ago": days_ago[:, read], "exclude": excluded}
             query |= {"user": user[rows], "user_fields": fields[rows]}
-            found = self.model("recommend_rows", **query, exclude=excluded, k=k)
+            if self.among is None:
+                found = self.model("recommend_rows", **query, k=k)
+            else:
+                found = self.model("recommend_rows_among", **query, k=k, among=self.among[None])
             return found["item_row"].numpy(), found["score"].numpy()
 
         if self.options.generation is not None:
@@ -327,6 +338,8 @@ def check_stages(options: RetrieveOptions, manifest: dict[str, Any], version: Pa
             )
         if manifest["query_kind"] == "user":
             raise RetrieveError(f"{version} looks customers up and reads no history, so it has none to continue")
+    if options.only is not None and "recommend_rows_among" not in manifest["signatures"]:
+        raise RetrieveError(f"{version} cannot answer --only; export its run again with this tfrec")
     if options.explain and "explain_rows" not in manifest["signatures"]:
         raise RetrieveError(f"{version} cannot explain itself; export a model that reads histories with this tfrec")
     if options.rerank and "rate_rows" not in manifest["signatures"]:
@@ -342,9 +355,8 @@ def check_stages(options: RetrieveOptions, manifest: dict[str, Any], version: Pa
 
 def _reader(options: RetrieveOptions, data: Path, model: LoadedModel) -> CustomerReader:
     """A reader of the dataset in the folder `data` that speaks the model's rows."""
-    known = pd.Index([name.decode() for name in model.module.item_ids.numpy()])
     items = pq.read_table(data / "items.parquet", columns=["item_id"])["item_id"].to_pylist()
-    item_rows = known.get_indexer(pd.Index(items)).astype(np.int32)
+    item_rows = _known_items(model).get_indexer(pd.Index(items)).astype(np.int32)
     if len(items) and (item_rows < 0).all():
         raise RetrieveError(f"the model {model.path} knows none of the items of {options.data}; give its own data")
     return CustomerReader(
@@ -359,12 +371,17 @@ def _reader(options: RetrieveOptions, data: Path, model: LoadedModel) -> Custome
     )
 
 
+def _known_items(model: LoadedModel) -> pd.Index:
+    return pd.Index([name.decode() for name in model.module.item_ids.numpy()])
+
+
 def _identity(options: RetrieveOptions, version: Path, data: Path) -> dict[str, Any]:
     """What decides the recommendations: parts with another identity must not be mixed."""
     return {
         "model": _digest(version / "manifest.json"),
         "data": _digest(data / "manifest.json"),
         "users": None if options.users is None else _digest(local_copy(options.users)),
+        "only": None if options.only is None else _digest(local_copy(options.only)),
         "until": None if options.until is None else options.until.isoformat(),
         "k": options.k,
         "batch": options.batch,
@@ -381,16 +398,39 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _listed(file: Path) -> list[str]:
-    """The first column of a text or CSV file, without the header of a table of customers."""
+# Of the options that name a list: what it lists, and headers of its column.
+LISTED = {"users": ("customer", ("user_id", "customer_id")), "only": ("item", ("item_id", "article_id"))}
+
+
+def _listed(file: Path, option: str) -> list[str]:
+    """The first column of the text or CSV file of `--users` or `--only`, without the header of a table."""
+    what, headers = LISTED[option]
     try:
         with local_copy(file).open(newline="", encoding="utf-8-sig") as stream:
             ids = [row[0] for row in csv.reader(stream) if row and row[0]]
     except (UnicodeDecodeError, csv.Error) as error:
         raise RetrieveError(
-            f"--users {file} is no text or CSV in UTF-8 ({error}); give one customer id a line"
+            f"--{option} {file} is no text or CSV in UTF-8 ({error}); give one {what} id a line"
         ) from error
-    ids = ids[1:] if ids and ids[0] in ("user_id", "customer_id") else ids
+    ids = ids[1:] if ids and ids[0] in headers else ids
     if not ids:
-        raise RetrieveError(f"--users {file} names no customer; give one customer id a line")
+        raise RetrieveError(f"--{option} {file} names no {what}; give one {what} id a line")
     return ids
+
+
+def _rows_among(file: Path, model: LoadedModel) -> np.ndarray:
+    """The model's rows of the items that a file lists, int32 `[M]`, rising, without repeats."""
+    ids = _listed(file, "only")
+    rows = _known_items(model).get_indexer(pd.Index(ids))
+    unknown = [name for name, row in zip(ids, rows, strict=True) if row < 0]
+    if len(unknown) == len(ids):
+        raise RetrieveError(f"the model {model.path} knows none of the items of --only {file}, first {ids[0]!r}")
+    if unknown:
+        log.warning(
+            "%d of the %d items of --only %s are unknown to the model and are not recommended, first %r",
+            len(unknown),
+            len(ids),
+            file,
+            unknown[0],
+        )
+    return np.unique(rows[rows >= 0]).astype(np.int32)

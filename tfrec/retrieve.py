@@ -92,6 +92,12 @@ def _parser() -> argparse.ArgumentParser:
         help="default: by the name of --out",
     )
     add("--users", type=location, metavar="FILE", help="only the customers in this file's first column")
+    add(
+        "--only",
+        type=location,
+        metavar="FILE",
+        help="recommend only the items in this file's first column, such as those in stock (by exact search)",
+    )
     add("--until", type=_day, metavar="YYYY-MM-DD", help="only purchases before this day count")
     add(
         "--rerank", action="store_true", help="order what retrieval found by the ratings that the ranking head predicts"

@@ -126,6 +126,7 @@ class ServingModel(tf.Module):
         named: dict[str, Signature] = {
             "serving_default": self._history_signature(),
             "recommend_rows": self._rows_signature(),
+            "recommend_rows_among": self._rows_among_signature(),
             "similar": self._item_signature(),
             "embed_query": self._embed_query_signature(),
         }
@@ -250,6 +251,38 @@ class ServingModel(tf.Module):
             return {"item_row": rows, "score": scores}
 
         return recommend_rows
+
+    def _rows_among_signature(self) -> Signature:
+        """As `recommend_rows`, of the items `among` alone, by exact search: `[1, M]`, the same for all, such as what is in
+        stock, or `[B, M]`, padded by -1 (a row of nothing else allows all).
+        """
+        fields = tf.TensorSpec([None, self._run.user_fields], tf.int32)
+
+        @tf.function(
+            input_signature=[ROWS, DAYS, tf.TensorSpec([None], tf.int32), fields, ROWS, COUNT, ROWS],
+            autograph=False,
+        )
+        def recommend_rows_among(
+            history: tf.Tensor,
+            days_ago: tf.Tensor,
+            user: tf.Tensor,
+            user_fields: tf.Tensor,
+            exclude: tf.Tensor,
+            k: tf.Tensor,
+            among: tf.Tensor,
+        ) -> Tensors:
+            query = self._query(*self._compact(history, days_ago)[:2], user, user_fields)
+            most, batch = self._bounded(k), tf.shape(history)[0]
+            excluded = per_row(exclude, batch)
+            terms = tuple(per_row(numbers, batch) for numbers in self.catalogue.filter.parse(NONE))
+            scores, rows = tf.cond(
+                tf.reduce_all((among == among[:1]) & (among >= 0)),
+                lambda: self._top_k_among(query, most, excluded, tf.unique(among[0])[0]),
+                lambda: self._top_k_allowed(query, most, excluded, terms, per_row(among, batch)),
+            )
+            return {"item_row": rows, "score": scores}
+
+        return recommend_rows_among
 
     def _explain_signature(self) -> Signature:
         """The scores of `items` `[B, K]`, and what they would be without each purchase: `without` `[B, K, L]`.
@@ -458,6 +491,33 @@ class ServingModel(tf.Module):
 
         found = exact.top_k(scores, tf.shape(known)[0], self._fetch(k, excluded))
         return drop_excluded(*found, excluded, k)
+
+    def _top_k_among(
+        self, query: Query, k: tf.Tensor, excluded: tf.Tensor, items: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The k best of the distinct `items` `[M]`, by exact search."""
+        known, vectors, popularity = (
+            self._known(query),
+            tf.gather(self._vectors, items),
+            tf.gather(self.catalogue.popularity, items),
+        )
+        columns = tf.tensor_scatter_nd_update(
+            tf.fill([self.catalogue.size], -1), items[:, None], tf.range(tf.size(items))
+        )
+
+        def scores(part: tf.Tensor) -> tf.Tensor:
+            """Of the customers `part` `[C]`, the items' scores `[C, M]`."""
+            own_rows, own_scores = tf.gather(query.own_rows, part), tf.gather(query.own_scores, part)
+            own = tf.where(own_rows >= 0, tf.gather(columns, tf.maximum(own_rows, 0)), -1)
+            slots = tf.cast(tf.where(own >= 0), tf.int32)
+            places = tf.stack([slots[:, 0], tf.gather_nd(own, slots)], 1)
+            found = tf.matmul(tf.gather(query.vectors, part), vectors, transpose_b=True)
+            found = tf.tensor_scatter_nd_update(found, places, tf.gather_nd(own_scores, slots))
+            return tf.where(tf.gather(known, part)[:, None], found, popularity)
+
+        fetch = tf.minimum(self._fetch(k, excluded), tf.size(items))
+        found, at = self.index.exact.top_k(scores, tf.shape(known)[0], fetch)
+        return drop_excluded(found, tf.gather(items, at), excluded, k)
 
     def _fetch(self, k: tf.Tensor, excluded: tf.Tensor) -> tf.Tensor:
         """How many to find so that k are left without the excluded ones."""

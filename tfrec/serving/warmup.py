@@ -107,6 +107,7 @@ def example_inputs(signature: str, run: Run, batch: int, k: int) -> dict[str, np
             "k": np.full(batch, k, np.int32),
         },
     }
+    others["recommend_rows_among"] = {**others["recommend_rows"], "among": row_history}
     return others[signature]
 
 
