@@ -47,13 +47,13 @@ class Progress:
     def _tell(self, note: str) -> None:
         self._told = time.monotonic()
         seconds = max(self._told - self._start, 1e-9)
-        amount, rate = tqdm.format_sizeof(self._done), (self._done - self._before) / seconds
+        rate = (self._done - self._before) / seconds
         of_all, left = "", ""
         if self._total is not None:
-            of_all = f" of {tqdm.format_sizeof(self._total)}"
+            of_all = f" of {_amount(self._total)}"
             left = f", {tqdm.format_interval((self._total - self._done) / rate)} left" if rate else ""
         print(
-            f"{self._label}: {amount}{of_all}{self._unit} ({tqdm.format_sizeof(rate)}{self._unit}/s{left})",
+            f"{self._label}: {_amount(self._done)}{of_all}{self._unit} ({tqdm.format_sizeof(rate)}{self._unit}/s{left})",
             note,
             file=sys.stderr,
             flush=True,
@@ -65,8 +65,9 @@ class Progress:
         self._bar.close()
         if self._tells and kind is None:
             seconds, done = max(time.monotonic() - self._start, 1e-9), self._done - self._before
-            amount, rate = (tqdm.format_sizeof(number) for number in (done, done / seconds))
-            print(
-                f"{self._label}: {amount}{self._unit} in {seconds:.1f} s ({rate}{self._unit}/s)",
-                file=sys.stderr,
-            )
+            rate = f"{tqdm.format_sizeof(done / seconds)}{self._unit}/s"
+            print(f"{self._label}: {_amount(done)}{self._unit} in {seconds:.1f} s ({rate})", file=sys.stderr)
+
+
+def _amount(number: int) -> str:
+    return str(number) if number < 1000 else tqdm.format_sizeof(number)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from benchmarks import (
@@ -17,6 +18,7 @@ from benchmarks import (
     growth,
     index,
     measure,
+    seasons,
     sequence,
     serving,
     shop,
@@ -26,6 +28,9 @@ from benchmarks import (
     workers,
 )
 from benchmarks.load import Answers, Load
+from pipelines.__main__ import main as prepare
+from pipelines.prepared import open_prepared
+from pipelines.time_bounds import DAY
 
 
 def test_the_feeds_read_the_same_examples(tmp_path):
@@ -137,6 +142,21 @@ def test_a_shop_sells_as_unevenly_as_hm():
 
 
 @pytest.mark.long
+def test_items_of_a_drawn_log_come_and_go(tmp_path):
+    assert seasons.main(["--out", str(tmp_path / "raw"), "--rows", "20000"]) == 0
+    assert prepare(["hm", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "data"), "--split", "temporal"]) == 0
+    data = open_prepared(tmp_path / "data")
+    events = data.events()
+    assert len(events) == 20_000
+    assert (data.items["images"].map(len) == 1).all()
+    assert data.items["group"].nunique() < len(data.items)
+    sold = events.groupby("item")["time"].agg(["min", "max"])
+    assert (sold["max"] - sold["min"]).median() < 200 * DAY  # of two years
+    styles = data.items["attr.product_type_name"].str[0].to_numpy()[events["item"]]
+    own = pd.Series(styles).groupby(events["user"].to_numpy()).agg(lambda x: x.value_counts(normalize=True).iloc[0])
+    assert own.mean() > 1.5 * pd.Series(styles).value_counts(normalize=True).iloc[0]
+
+
 def test_both_ways_to_fit_train(tmp_path):
     work = fit.Work(users=300, items=100, purchases=4_000, dim=8, features=6, batch=128, steps=2)
     for contender in fit.CONTENDERS.values():
