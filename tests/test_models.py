@@ -119,7 +119,7 @@ def test_the_first_purchase_of_a_window_that_goes_on_is_the_customers_own():
     model = make_model(candidates="catalogue", mask_own="all")
     inputs = {"history": tf.constant([[3, 4, 5]]), "targets": tf.constant([[-1, 4, 5, 6]])}
     inputs["weights"] = tf.ones([1, 4])
-    *_, masked = model._examples(inputs, tf.zeros([1, 4, DIM]), ITEMS, tf.range(ITEMS))
+    masked = model._examples(inputs, tf.zeros([1, 4, DIM]), ITEMS, tf.range(ITEMS)).masked
     assert all(np.flatnonzero(row).tolist() == [3, 4, 5, 6] for row in masked.numpy())
 
 

@@ -82,9 +82,7 @@ def _writer(
         from tfrec.serving.warmup import write_warmup
 
         skip_rewrites()  # a saved function carries how it is to be run: without this, every load rewrites it
-        tf.get_logger().setLevel(
-            "ERROR"
-        )  # Keras warns that it cannot rebuild the layers; the signatures are what is served
+        tf.get_logger().setLevel("ERROR")  # Keras cannot rebuild the layers, it warns; signatures are what is served
         model = ServingModel(run, index, max_k=max_k)
         signatures = model.signatures()
         options = tf.saved_model.SaveOptions(namespace_whitelist=["Scann", "TFText"])

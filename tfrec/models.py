@@ -30,6 +30,24 @@ class Candidates(NamedTuple):
     slots: tf.Tensor
 
 
+class Examples(NamedTuple):
+    """The P predictions of a batch.
+
+    Attributes:
+        queries: `[P, D]`.
+        labels: the column of each one's target among the C candidates, int32 `[P]`.
+        weights: float32 `[P]`.
+        bonus: what earlier purchases add to logits (`candidate_losses`); None: nothing.
+        masked: the customer's other purchases, which are no negatives, bool `[P, C]`; None without `mask_own`.
+    """
+
+    queries: tf.Tensor
+    labels: tf.Tensor
+    weights: tf.Tensor
+    bonus: tuple[tf.Tensor, tf.Tensor] | None
+    masked: tf.Tensor | None
+
+
 class ItemVectors(tf.keras.layers.Layer):
     """Every item's vectors: the bank of content vectors, what is cheap to compute anew, and the tables of item ids.
 
@@ -127,9 +145,8 @@ class ItemVectors(tf.keras.layers.Layer):
         if self.id_embedding:
             ids = tf.gather(self.item_ids, rows) * tf.gather(self.warm, rows)[:, None]
             if training and self.id_dropout and (self.content or self.shallow is not None):
-                kept = (
-                    self.dropout(tf.ones_like(ids[:, :1]), training=True) > 0
-                )  # no rescaling: serving adds them whole
+                # What is kept is not scaled up, as dropout does: serving adds them whole.
+                kept = self.dropout(tf.ones_like(ids[:, :1]), training=True) > 0
                 ids *= tf.cast(kept, ids.dtype)
             vectors += ids
         return vectors
@@ -339,16 +356,16 @@ class TwoTower(tfrs.Model):
         finished = self.vectors.finish(vectors, rows)
         log_q, losses, weights = None if self.log_q is None else tf.gather(self.log_q, rows), [], []
         for part, queries in parts:  # whose logits are never put together: they are by far the largest arrays of a step
-            queries, labels, weight, bonus, masked = self._examples(part, queries, tf.shape(rows)[0], slots)
-            weights.append(weight)
+            examples = self._examples(part, queries, tf.shape(rows)[0], slots)
+            weights.append(examples.weights)
             losses.append(
                 candidate_losses(
-                    queries,
+                    examples.queries,
                     finished,
-                    labels,
+                    examples.labels,
                     log_q=log_q,
-                    bonus=bonus,
-                    masked=masked,
+                    bonus=examples.bonus,
+                    masked=examples.masked,
                     hard_negatives=self.hard_negatives,
                     label_smoothing=self.label_smoothing,
                 )
@@ -359,12 +376,8 @@ class TwoTower(tfrs.Model):
         """The batch by length of history; whole where it has none."""
         return by_length(inputs) if "history" in inputs else [inputs]
 
-    def _examples(
-        self, inputs: Batch, queries: tf.Tensor, count: tf.Tensor, columns: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tuple[tf.Tensor, tf.Tensor] | None, tf.Tensor | None]:
-        """The places of a batch that have a target: queries `[P, D]`, labels `[P]`, weights `[P]`, what earlier purchases
-        add to logits (`candidate_losses`), and the customer's other purchases among the `count` candidates, bool `[P, C]`
-        (None without `mask_own`)."""
+    def _examples(self, inputs: Batch, queries: tf.Tensor, count: tf.Tensor, columns: tf.Tensor) -> Examples:
+        """The places of a batch that have a target, each told apart from `count` candidates, whose `columns` `[N]` are."""
         examples = inputs["targets"] >= 0
         places = tf.cast(tf.where(examples), tf.int32)
         if "target_places" in inputs:
@@ -376,7 +389,7 @@ class TwoTower(tfrs.Model):
         weights = tf.boolean_mask(inputs["weights"], examples)
         queries = tf.boolean_mask(queries, examples)
         if self.mask_own == "none":
-            return queries, labels, weights, bonus, None
+            return Examples(queries, labels, weights, bonus, None)
         row, position = tf.unstack(places, axis=1)
         # A window that goes on from an earlier one has its first purchase in the history alone.
         windows = [inputs[name] for name in ("history", "targets") if name in inputs]
@@ -384,7 +397,7 @@ class TwoTower(tfrs.Model):
         if self.mask_own == "future" and "history" in inputs:
             # Items bought before stay negatives: the model must learn not to repeat them, unless customers do.
             owned &= ~bought_before(inputs["history"], columns, count, row, position)
-        return queries, labels, weights, bonus, owned
+        return Examples(queries, labels, weights, bonus, owned)
 
     def remember(self, batch: Batch, fresh: tf.Tensor | None) -> None:
         """Write the fresh content vectors `[E, D]` of a step's items into the bank."""

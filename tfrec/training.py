@@ -320,9 +320,8 @@ class Trainer:
             read_weights(self.checkpoints.checkpoint, self.checkpoints.latest_checkpoint, error=RunError, cure=cure)
             self.saved_step = int(self.progress.step)
             log.info("resumed at step %d of %d", self.saved_step, self.steps)
-        self.workers.broadcast_from_chief(
-            variables_of(*self.parts.values())
-        )  # equal at first only if their processors are
+        # Equal at first only if the workers' processors are.
+        self.workers.broadcast_from_chief(variables_of(*self.parts.values()))
         self.history.load(int(self.progress.step))
 
     def _advance(self, loss: tf.Tensor) -> int:

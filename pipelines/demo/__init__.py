@@ -91,9 +91,8 @@ def run(args: argparse.Namespace) -> None:
     out = args.out.absolute()
     folder = HiddenFolder(out.with_name(f"{out.name}-raw"))  # the next run clears what a killed one left
     try:
-        raw = (
-            folder.path / "shop" / "raw"
-        )  # writers lock the parent of what they write, and this process has that of `shop`
+        # Writers lock the parent of what they write, and this process has that of `shop`.
+        raw = folder.path / "shop" / "raw"
         generate(raw, items=items, customers=customers, seed=args.seed)
         _prepare(raw, args, source=f"generated: {items} items, {customers} customers, seed {args.seed}")
     finally:
