@@ -476,48 +476,47 @@ class ServingModel(tf.Module):
         listed: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The k best of the items that `terms` and `listed` allow (see `Catalogue.allowed`), by exact search."""
-        known, exact = self._known(query), self.index.exact
+        exact, popularity = self.index.exact, self.catalogue.popularity
 
         def scores(part: tf.Tensor) -> tf.Tensor:
             """Of the customers `part` `[C]`, all items' scores `[C, N]`."""
-            own_rows, own_scores = tf.gather(query.own_rows, part), tf.gather(query.own_scores, part)
-            slots = tf.cast(tf.where(own_rows >= 0), tf.int32)
-            places = tf.stack([slots[:, 0], tf.gather_nd(own_rows, slots)], 1)
             found = exact.scores(tf.gather(query.vectors, part))
-            found = tf.tensor_scatter_nd_update(found, places, tf.gather_nd(own_scores, slots))
-            found = tf.where(tf.gather(known, part)[:, None], found, self.catalogue.popularity)
+            found = self._with_own_scores(found, query, part, tf.gather(query.own_rows, part), popularity)
             limits = (tf.gather(numbers, part) for numbers in (*terms, listed))
             return tf.where(self.catalogue.allowed(*limits), found, LOWEST)
 
-        found = exact.top_k(scores, tf.shape(known)[0], self._fetch(k, excluded))
+        found = exact.top_k(scores, tf.shape(query.known)[0], self._fetch(k, excluded))
         return drop_excluded(*found, excluded, k)
 
     def _top_k_among(
         self, query: Query, k: tf.Tensor, excluded: tf.Tensor, items: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The k best of the distinct `items` `[M]`, by exact search."""
-        known, vectors, popularity = (
-            self._known(query),
-            tf.gather(self._vectors, items),
-            tf.gather(self.catalogue.popularity, items),
-        )
-        columns = tf.tensor_scatter_nd_update(
-            tf.fill([self.catalogue.size], -1), items[:, None], tf.range(tf.size(items))
-        )
+        count = tf.size(items)
+        columns = tf.tensor_scatter_nd_update(tf.fill([self.catalogue.size], -1), items[:, None], tf.range(count))
+        vectors, popularity = tf.gather(self._vectors, items), tf.gather(self.catalogue.popularity, items)
 
         def scores(part: tf.Tensor) -> tf.Tensor:
             """Of the customers `part` `[C]`, the items' scores `[C, M]`."""
-            own_rows, own_scores = tf.gather(query.own_rows, part), tf.gather(query.own_scores, part)
+            own_rows = tf.gather(query.own_rows, part)
             own = tf.where(own_rows >= 0, tf.gather(columns, tf.maximum(own_rows, 0)), -1)
-            slots = tf.cast(tf.where(own >= 0), tf.int32)
-            places = tf.stack([slots[:, 0], tf.gather_nd(own, slots)], 1)
             found = tf.matmul(tf.gather(query.vectors, part), vectors, transpose_b=True)
-            found = tf.tensor_scatter_nd_update(found, places, tf.gather_nd(own_scores, slots))
-            return tf.where(tf.gather(known, part)[:, None], found, popularity)
+            return self._with_own_scores(found, query, part, own, popularity)
 
-        fetch = tf.minimum(self._fetch(k, excluded), tf.size(items))
-        found, at = self.index.exact.top_k(scores, tf.shape(known)[0], fetch)
+        fetch = tf.minimum(self._fetch(k, excluded), count)
+        found, at = self.index.exact.top_k(scores, tf.shape(query.known)[0], fetch)
         return drop_excluded(found, tf.gather(items, at), excluded, k)
+
+    def _with_own_scores(
+        self, scores: tf.Tensor, query: Query, part: tf.Tensor, own: tf.Tensor, popularity: tf.Tensor
+    ) -> tf.Tensor:
+        """The `scores` `[C, M]` of the customers `part` `[C]` with those that the query has of its own items, in the columns
+        `own` `[C, W]` (-1 = none); the items' `popularity` `[M]` for customers of whom nothing is known."""
+        slots = tf.cast(tf.where(own >= 0), tf.int32)
+        places = tf.stack([slots[:, 0], tf.gather_nd(own, slots)], 1)
+        own_scores = tf.gather_nd(tf.gather(query.own_scores, part), slots)
+        scores = tf.tensor_scatter_nd_update(scores, places, own_scores)
+        return tf.where(tf.gather(self._known(query), part)[:, None], scores, popularity)
 
     def _fetch(self, k: tf.Tensor, excluded: tf.Tensor) -> tf.Tensor:
         """How many to find so that k are left without the excluded ones."""
