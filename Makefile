@@ -7,7 +7,7 @@ SHELL := /bin/bash
 VENV ?= .venv
 PIP_ARGS ?=
 PYTEST_ARGS ?=
-BENCH ?= $(shell grep -l '__main__' benchmarks/*.py | grep -v chart.py | xargs -n1 basename | sed 's/\.py$$//')
+BENCH ?= $(shell grep -l '__main__' benchmarks/*.py | grep -vE '(chart|seasons)\.py' | xargs -n1 basename | sed 's/\.py$$//')
 PY := $(VENV)/bin/python
 IS_3_11 := -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'
 # The first interpreter that really is a 3.11 (a pyenv shim of that name may exist and not run).

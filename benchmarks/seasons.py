@@ -1,6 +1,6 @@
 """H&M's files, drawn, at any size, of a shop whose items come and go.
 
-    python -m benchmarks.seasons --out raw/seasons [--rows 31788324]
+    python -m benchmarks.seasons --out raw/seasons [--rows 3000000]
     python -m pipelines hm --raw raw/seasons --out data/seasons --split temporal --test-days 7
     python -m tfrec.train --recipe hm-small --data data/seasons --out runs/seasons --task.target_days 28
 
