@@ -8,7 +8,7 @@ import numpy as np
 
 
 def repeated(columns: Sequence[np.ndarray]) -> np.ndarray:
-    """Which rows of `columns` `[n]` each, of whole numbers, are equal in all of them to an earlier row, bool `[n]`."""
+    """Which rows of `columns` `[n]` each are equal in all of them to an earlier row, bool `[n]`."""
     keys = packed(columns)
     order = np.lexsort(keys)  # stable: of equal rows the first stays first
     same = np.ones(max(len(order) - 1, 0), bool)
@@ -21,10 +21,10 @@ def repeated(columns: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def packed(columns: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The columns as one of int64 that is equal, and in order, where they are, the last one first; themselves where their
-    ranges do not fit into 63 bits. One column is sorted ten times as fast as three.
+    """The columns as one of int64 that is equal, and in order, where they are, the last one first; themselves where they
+    are no whole numbers, or their ranges do not fit into 63 bits. One column is sorted ten times as fast as three.
     """
-    if not len(columns[0]):
+    if not len(columns[0]) or any(column.dtype.kind not in "iu" for column in columns):
         return list(columns)
     lows = [int(column.min()) for column in columns]
     spans = [int(column.max()) - low + 1 for column, low in zip(columns, lows, strict=True)]

@@ -17,7 +17,7 @@ class Progress:
     Args:
         label: what is being done, e.g. `photos`.
         total: how many units the step has, or None when unknown.
-        unit: what is counted, e.g. `photo`, or `B` for bytes.
+        unit: what is counted, as it follows the number: " photos", or "B" for bytes.
         done: units that were ready before, of a step that is taken up again.
         shown: False shows nothing.
     """
@@ -38,9 +38,9 @@ class Progress:
     def update(self, done: int = 1, *, note: str = "") -> None:
         """Report that `done` more units are ready; `note` is shown beside the number until there is another one."""
         self._done += done
-        self._bar.update(done)
         if note:
-            self._bar.set_postfix_str(note)
+            self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(done)
         if self._tells and time.monotonic() - self._told > SILENCE:
             self._tell(note)
 
@@ -63,8 +63,9 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
-        if self._tells and kind is None:
-            seconds, done = max(time.monotonic() - self._start, 1e-9), self._done - self._before
+        done = self._done - self._before
+        if self._tells and kind is None and done:
+            seconds = max(time.monotonic() - self._start, 1e-9)
             rate = f"{tqdm.format_sizeof(done / seconds)}{self._unit}/s"
             print(f"{self._label}: {_amount(done)}{self._unit} in {seconds:.1f} s ({rate})", file=sys.stderr)
 

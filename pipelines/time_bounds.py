@@ -19,3 +19,8 @@ def is_too_early(seconds: np.ndarray) -> np.ndarray:
 def is_too_late(seconds: np.ndarray) -> np.ndarray:
     """Whether times are more than a day ahead, `[n]` bool: no place on earth is further ahead of UTC."""
     return seconds > time.time() + DAY
+
+
+def dated(seconds: np.ndarray) -> bool:
+    """Whether times `[n]` are seconds since 1970; else they are places in a sequence."""
+    return bool(seconds.max(initial=0) >= DAY)

@@ -141,7 +141,6 @@ def test_a_shop_sells_as_unevenly_as_hm():
     assert shop.frequency(purchases, 200).sum() == pytest.approx(1)
 
 
-@pytest.mark.long
 def test_items_of_a_drawn_log_come_and_go(tmp_path):
     assert seasons.main(["--out", str(tmp_path / "raw"), "--rows", "20000"]) == 0
     assert prepare(["hm", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "data"), "--split", "temporal"]) == 0
@@ -157,6 +156,7 @@ def test_items_of_a_drawn_log_come_and_go(tmp_path):
     assert own.mean() > 1.5 * pd.Series(styles).value_counts(normalize=True).iloc[0]
 
 
+@pytest.mark.long
 def test_both_ways_to_fit_train(tmp_path):
     work = fit.Work(users=300, items=100, purchases=4_000, dim=8, features=6, batch=128, steps=2)
     for contender in fit.CONTENDERS.values():

@@ -17,6 +17,11 @@ def test_rows_that_stood_before_are_repeated(rows):
     assert repeated(columns).tolist() == [row in rows[:at] for at, row in enumerate(rows)]
 
 
+def test_ratings_are_told_apart_by_halves():
+    columns = [np.array([1, 1, 1, 2]), np.array([4.0, 4.5, 4.0, 4.0], np.float32)]
+    assert repeated(columns).tolist() == [False, False, True, False]
+
+
 @pytest.mark.parametrize(("most", "keys"), [(2**20, 1), (2**62, 2)])
 def test_columns_are_packed_where_they_fit(most, keys):
     columns = [np.array([5, -3, 5, 7]), np.array([most, 0, 1, 0])]

@@ -34,3 +34,9 @@ def test_what_is_not_shown_says_nothing(capsys, monkeypatch):
     with Progress("read", 10, unit="B", shown=False) as bar:
         bar.update(10)
     assert capsys.readouterr().err == ""
+
+
+def test_nothing_is_said_of_what_was_done_before(capsys):
+    with Progress("train", 0, unit=" steps"), Progress("recommend", 10, unit=" customers", done=10):
+        pass
+    assert capsys.readouterr().err == ""

@@ -60,6 +60,22 @@ def losses_of(assembly, steps=4):
     return losses
 
 
+def test_a_training_may_ask_for_the_last_days_alone(shop):
+    assembly = RetrievalAssembly(configured(shop, "--task.target_days=28", "--training.final=false"), shop)
+    purchases, batches = assembly.purchases, assembly.batches
+    day = purchases.time // 86_400
+    recent = day > day.max() - 28
+    np.testing.assert_array_equal(assembly.predicted, recent)
+    assert 0 < recent.sum() < len(purchases)
+    targets = np.concatenate([batches(step)["targets"].ravel() for step in range(batches.steps_per_epoch)])
+    assert set(targets[targets >= 0]) <= set(purchases.item[recent])
+    # What no batch names has no id of its own: it was never told apart from anything.
+    counts = np.bincount(purchases.item[batches.named], minlength=len(shop.items))
+    np.testing.assert_allclose(assembly.frequency, counts / counts.sum())
+    np.testing.assert_array_equal(assembly.model.vectors.warm.numpy() > 0, counts > 0)
+    assert losses_of(assembly)[-1] > 0
+
+
 @pytest.mark.parametrize(
     ("frozen", "policy"),
     [pytest.param(True, "mixed_float16", marks=pytest.mark.long), (False, "mixed_bfloat16")],

@@ -60,9 +60,12 @@ def _words(process: psutil.Process) -> list[str]:
 
 
 def test_a_worker_makes_parts_as_the_single_process_does_and_none_twice(models, prepared, tmp_path, monkeypatch):
-    go(models, prepared, tmp_path / "whole.csv", part=250)
+    (tmp_path / "stock.txt").write_text("".join(f"{row:03d}\n" for row in range(1, 60, 2)))
+    go(models, prepared, tmp_path / "whole.csv", part=250, only=tmp_path / "stock.txt")
     monkeypatch.chdir(tmp_path)
-    job = load_job(RetrieveOptions(models / "shop", prepared, Path("recs.csv"), batch=64, part=250))
+    job = load_job(
+        RetrieveOptions(models / "shop", prepared, Path("recs.csv"), batch=64, part=250, only=Path("stock.txt"))
+    )
     worker = PartMaker(absolute(job.options, model=job.model.path))
     monkeypatch.chdir("/")
     assert worker({"part": np.array([2, 0])})["customers"].tolist() == [USERS - 500, 250]

@@ -161,12 +161,13 @@ def test_fewer_threads_search_where_memory_is_short(monkeypatch):
     np.testing.assert_array_equal(ids, np.argsort(-(queries @ items.T), axis=1)[:, :3])
 
 
-def test_a_screened_search_answers_as_any_other():
+@pytest.mark.parametrize("entries", [9_000, 150_000])  # more than a quarter of the groups: all maxima are made anew
+def test_a_screened_search_answers_as_any_other(entries):
     rng = np.random.default_rng(0)
     queries, items = drawn(rng, 700, 20_000, 64)
-    exclude = Csr.from_rows(np.sort(rng.integers(0, 700, 9_000)), rng.integers(0, 20_000, 9_000), 700)
-    lifted = Csr.from_rows(np.sort(rng.integers(0, 700, 9_000)), rng.integers(0, 20_000, 9_000), 700)
-    values = rng.normal(size=9_000).astype(np.float32) * 20
+    exclude = Csr.from_rows(np.sort(rng.integers(0, 700, entries)), rng.integers(0, 20_000, entries), 700)
+    lifted = Csr.from_rows(np.sort(rng.integers(0, 700, entries)), rng.integers(0, 20_000, entries), 700)
+    values = rng.normal(size=entries).astype(np.float32) * 20
     options = {"exclude": exclude, "bonus": (lifted, values), "threads": 2}
 
     ids, scores = exact_top_k(queries, items, 10, screen=True, **options)

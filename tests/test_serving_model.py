@@ -350,6 +350,18 @@ def test_items_among_given_ones_by_row_or_for_all(run, model):
         assert for_all[place]["item_row"][place].numpy().tolist() == kept
 
 
+def test_a_list_of_nothing_allows_all(run, model):
+    query = {"history": np.array([[5, 9]], np.int32), "days_ago": np.zeros((1, 2), np.float32)}
+    query |= {"user": np.full(1, -1, np.int32), "user_fields": np.zeros((1, 1), np.int32)}
+    query |= {"exclude": np.full((1, 1), -1, np.int32), "k": np.array([4])}
+    expected = best(run, mean_of(run, "005", "009"), 4)
+    rows = model("recommend_rows_among", **query, among=np.array([[-1, -1]], np.int32))["item_row"].numpy()[0]
+    assert [run.item_ids[row] for row in rows] == expected
+    nobody = {name: x if name == "k" else x[:0] for name, x in query.items()}
+    for among in (np.zeros((0, 3), np.int32), np.array([[4, 7]], np.int32)):
+        assert model("recommend_rows_among", **nobody, among=among)["item_row"].shape == (0, 4)
+
+
 def test_warmup_requests_are_answered_by_the_model(folders):
     from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 

@@ -23,6 +23,7 @@ SMALL = {
     "aligned": ["--recipe", "kfashion"],
     "pretrained": ["--recipe", "pretrain"],
     "shop": ["--recipe", "hm-small"],
+    "rated": ["--recipe", "movielens"],
     "bare": ["--recipe", "hm", "--model.text.enabled", "false", "--model.image.enabled", "false"],
 }
 
@@ -66,6 +67,13 @@ def data(tmp_path_factory):
         ("shop", "--model.attributes.fields [colour]", "have no colour; they have none"),
         ("shop", "--training.final false --training.monitor recal", "name one of precision@5, recall@5"),
         ("shop", "--model.query.kind user", "model.query.variants=1.0 is for model.query.kind history"),
+        ("shop", "--task.target_days 7", "task.target_days=7, but the purchases of"),
+        (
+            "shop",
+            "--task.target_days 7 --model.query.kind user --model.query.variants 0 --model.query.followers 0",
+            "task.target_days=7 is for model.query.kind history",
+        ),
+        ("rated", "--task.target_days 7", "task.target_days=7: rating models learn from all ratings"),
         ("shop", "--training.xla true", "XLA would compile a step over purchases anew for every batch"),
         ("shop", "--engine ray --training.batch_size 1", "2 workers need at least one customer each"),
         ("shop", "--engine ray --workers 4", "of 3 items: 4 workers need one item each"),

@@ -10,7 +10,7 @@ import tensorflow as tf
 from pipelines.batches import HistoryBatches, Purchases, make_dataset
 from pipelines.content import ItemContent, photo_arrays
 from pipelines.prepared import Prepared
-from pipelines.time_bounds import DAY
+from pipelines.time_bounds import DAY, dated
 from tfrec.assets import Assets, encoder_scope, item_fields
 from tfrec.bank import fill_bank
 from tfrec.config import ConfigError, ImageConfig, ModelConfig, RetrievalConfig, TextConfig
@@ -166,11 +166,6 @@ def clear_untrained(tower: HistoryTower | UserTower, purchases: Purchases, user_
         table.assign(table * read.astype(np.float32)[:, None])
 
 
-def dated(purchases: Purchases) -> bool:
-    """Whether times are moments; else they are places in a sequence."""
-    return purchases.time.max(initial=0) >= DAY
-
-
 def fitting_batch_size(config: RetrievalConfig, items: int) -> int:
     """The customers of a step that this machine's memory has room for, of a catalogue of so many items."""
     from tfrec.training import automatic_batch_size
@@ -231,7 +226,7 @@ class RetrievalAssembly:
         last = 1 if self.config.training.final else 0
         within = self.config.task.collapse_repeats
         if within == "auto":
-            within = "always" if self.prepared.holds_out_new_items else "day" if dated(purchases) else "never"
+            within = "always" if self.prepared.holds_out_new_items else "day" if dated(purchases.time) else "never"
         return purchases.where(events["split"].to_numpy() <= last).collapse_repeats(within)
 
     @property
@@ -329,7 +324,7 @@ class RetrievalAssembly:
         batch = tf.nest.map_structure(tf.convert_to_tensor, dict(first))
         model.compute_loss(batch, training=True)  # creates every variable
         vectors.warm.assign((self.frequency > 0).astype(np.float32))
-        clear_untrained(model.query_tower, self.purchases, self.user_fields)
+        clear_untrained(model.query_tower, self.purchases.where(self.batches.named), self.user_fields)
         for tower in (model.item_tower, shallow):
             if self.content is not None and tower is not None and tower.attributes is not None:
                 tower.attributes.clear_absent(self.content.arrays["attributes"])
@@ -371,13 +366,7 @@ class RetrievalAssembly:
     def predicted(self) -> np.ndarray | None:
         """Which of the training purchases are targets, bool `[n]`; None: all."""
         days, day = self.config.task.target_days, self.purchases.time // DAY
-        if not days:
-            return None
-        if not dated(self.purchases):
-            raise ConfigError(
-                f"task.target_days is {days}, but the purchases of {self.config.data} have no dates; set it to 0"
-            )
-        return day > day.max() - days
+        return day > day.max(initial=0) - days if days else None
 
     def _two_tower(self, **parts: Any) -> TwoTower:
         return TwoTower(**parts)

@@ -45,7 +45,7 @@ def wrong_numbers(config: Any) -> Iterator[str]:
     yield from _of_pretraining(config)
     yield from _monitor(config)
     yield from _accumulation(config)
-    yield from _compilation(config)
+    yield from _targets(config)
     encodes = getattr(getattr(getattr(config, "model", None), "item", None), "deep", True)
     for path, owner, name, value in _options(config, ""):
         words, allows = RULES.get(name, ("", lambda value: True))
@@ -133,10 +133,13 @@ def _accumulation(config: Any) -> Iterator[str]:
         yield f"training.accumulate={parts}: there is no item tower whose work could be cut; lower training.batch_size"
 
 
-def _compilation(config: Any) -> Iterator[str]:
-    """A step over purchases is cut by the lengths of its histories, so that XLA would compile it anew for every batch."""
-    if getattr(getattr(config, "training", None), "xla", False) and hasattr(getattr(config, "model", None), "query"):
-        yield "training.xla=true: XLA would compile a step over purchases anew for every batch; set it to false"
+def _targets(config: Any) -> Iterator[str]:
+    """Older ratings may be read for a target that no window of its own holds; and the ranking head learns from all."""
+    days = getattr(getattr(config, "task", None), "target_days", 0)
+    if days and hasattr(config, "rating"):
+        yield f"task.target_days={days}: rating models learn from all ratings; set it to 0"
+    elif days and config.model.query.kind == "user":
+        yield f"task.target_days={days} is for model.query.kind history: a user tower reads no older purchases; set it to 0"
 
 
 def _options(config: Any, prefix: str) -> Iterator[tuple[str, Any, str, Any]]:

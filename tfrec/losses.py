@@ -252,7 +252,7 @@ def sampling_log_probability(
     thousandth of a draw.
 
     Args:
-        frequency: share of the training purchases `[C]`.
+        frequency: share of the purchases that batches name `[C]`.
         targets: purchases in a batch (a mean, if it varies).
         negatives: uniform draws in a batch.
         catalogue: number of items N.

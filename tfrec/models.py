@@ -192,7 +192,7 @@ class TwoTower(tfrs.Model):
         vectors: the items' bank and tables.
         query_tower: `HistoryTower` or `UserTower`.
         item_tower: encodes items; None where items are ids alone.
-        frequency: share of the training purchases that each item has, `[N]`.
+        frequency: share that each item has of the purchases that batches name, `[N]`.
         temperature: divides the cosine.
         mean_purchases: purchases of a batch, on average: what logQ needs.
         candidates: `in_batch` or `catalogue`.

@@ -14,7 +14,7 @@ def sales_scores(items: np.ndarray, recent: np.ndarray, count: int) -> np.ndarra
         count: size of the catalogue N.
 
     Returns:
-        float32 `[N]`: a number of recent sales, and a fraction for all.
+        float32 `[N]`: a number of recent sales, and a fraction for all (which is lost in 100,000 recent sales and more).
     """
     overall = np.bincount(items, minlength=count)
     fraction = overall / (1 + overall.max(initial=0))

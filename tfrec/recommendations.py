@@ -176,6 +176,12 @@ class Job:
         """The parts that are still to be made."""
         return [number for number in range(len(self.cuts())) if not self.parts.done(number)]
 
+    @property
+    def ready(self) -> int:
+        """Customers of the parts that are made."""
+        cuts = self.cuts()
+        return len(self.rows) - sum(len(cuts[number]) for number in self.missing())
+
     def run(self, progress: Callable[[int], object]) -> int:
         """Make all parts that are missing and put them together; returns the number of customers.
 
@@ -188,7 +194,6 @@ class Job:
 
     def _run(self, progress: Callable[[int], object]) -> int:
         cuts, missing = self.cuts(), self.missing()
-        progress(len(self.rows) - sum(len(cuts[number]) for number in missing))
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
             reads = {number: reader.submit(self.reader.read, cuts[number]) for number in missing[:1]}
             writing: Future[None] | None = None

@@ -71,7 +71,7 @@ def _train(config: RetrievalConfig, run_dir: Path, workers: Workers) -> Retrieva
     log.info(
         "%d items, %d training purchases, %d weights, %s, %d steps of %d",
         len(prepared.items),
-        len(assembly.purchases),
+        int(assembly.batches.named.sum()),
         sum(int(np.prod(v.shape)) for v in model.trainable_variables),
         tf.keras.mixed_precision.global_policy().name,
         steps,

@@ -39,7 +39,7 @@ def _retrieve(options: argparse.Namespace) -> int:
     from tfrec.recommendations import load_job
 
     job = load_job(_stages(options))
-    with Progress("recommend", len(job.rows), unit=" customers") as bar:
+    with Progress("recommend", len(job.rows), unit=" customers", done=job.ready) as bar:
         if job.options.engine == "ray":
             from tfrec.distributed.ray_retrieval import run_on_ray
 

@@ -186,7 +186,7 @@ def _write_photos(folder: Path, catalog: Catalog, seed: int) -> int:
         (folder, catalog.article_ids[part].tolist(), looks[part].tolist(), part.tolist(), seed)
         for part in np.split(numbers, range(_PHOTOS_A_TASK, len(numbers), _PHOTOS_A_TASK))
     ]
-    with Progress("draw photos", len(numbers), unit="photo") as progress:
+    with Progress("draw photos", len(numbers), unit=" photos") as progress:
         for done in _in_processes(tasks, worthwhile=len(numbers) >= _PHOTOS_WORTH_PROCESSES):
             progress.update(done)
     return len(numbers)

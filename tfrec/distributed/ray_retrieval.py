@@ -50,8 +50,7 @@ def run_on_ray(job: Job, progress: Callable[[int], object]) -> int:
         EngineError: Ray is not installed.
     """
     import_ray()
-    cuts, missing = job.cuts(), job.missing()
-    progress(len(job.rows) - sum(len(cuts[number]) for number in missing))
+    missing = job.missing()
     model, version = job.options.model, job.model.path.name
     job.model.close()
     # All workers use the same version, whatever is published meanwhile.
@@ -64,6 +63,6 @@ def run_on_ray(job: Job, progress: Callable[[int], object]) -> int:
 
 def absolute(options: RetrieveOptions, **changes: Any) -> RetrieveOptions:
     """The options for a process in another folder, that goes on with the job's parts."""
-    users = None if options.users is None else options.users.resolve()
-    paths: dict[str, Any] = {"data": options.data.resolve(), "out": options.out.resolve(), "users": users}
+    given = {name: getattr(options, name) for name in ("data", "out", "users", "only")}
+    paths: dict[str, Any] = {name: path.resolve() for name, path in given.items() if path is not None}
     return replace(options, **paths, resume=True, **changes)

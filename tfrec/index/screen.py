@@ -96,7 +96,12 @@ class Scores:
             maxima[groups] = _maxima(grouped[groups])
         row, item = hidden
         scores[item, row] = MINUS_INFINITY
-        maxima[item // GROUP, row] = _maxima(grouped[item // GROUP, :, row])
+        if len(item) > maxima.size // 4:  # to gather their groups would take as much memory as all scores
+            for start in range(0, screen.n_groups, TILE // GROUP):
+                groups = slice(start, start + TILE // GROUP)
+                maxima[groups] = _maxima(grouped[groups])
+        else:
+            maxima[item // GROUP, row] = _maxima(grouped[item // GROUP, :, row])
         largest = _floats(maxima)
         bound = screen.bounds(queries, rounded.T)
         # The best item of a group is at least so good. (Kernels that truncate are right as well: they err to one side, by

@@ -34,7 +34,7 @@ RESCORED = 8192  # candidates whose vectors are gathered at once
 
 Progress = Callable[[int], object]
 Bonus = tuple[Csr, np.ndarray]
-MOST_FAILURES = 3  # chunks that a screen may rule out too few of, before it is given up
+MOST_FAILURES = 3  # chunks in a row of which a screen rules out too little, before it is given up
 
 
 def exact_top_k(
@@ -132,12 +132,11 @@ class _Search:
         if self._screened is not None:
             found = self._best_of_screened(self._screened, queries, exclude, bonus)
             if found is not None:
+                self._failures = 0
                 return found
             self._failures += 1
-            if (
-                self._failures == MOST_FAILURES
-            ):  # not one customer who excludes nearly all, but vectors of unlike lengths
-                self._screened = None
+            if self._failures == MOST_FAILURES:
+                self._screened = None  # it is not one customer who excludes nearly all: the vectors' lengths differ
         if self._board is None:
             self._board = ScoreBoard(len(self.items), self.chunk, self.k)
         self._board.multiply(self.items, queries)

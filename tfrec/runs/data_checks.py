@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines.schema import SPLIT_CODES, TEST, TRAIN
+from pipelines.time_bounds import dated
 from tfrec.alignment.config import AlignmentConfig
 from tfrec.config import ConfigError, ModelConfig, RetrievalConfig, RunConfig
 from tfrec.evaluation.labels import can_be_evaluated, item_labels, item_splits
@@ -24,14 +25,23 @@ def check_data(config: RunConfig, prepared: Prepared) -> None:
     Raises:
         ConfigError: attributes that it does not have; of systems over items none to train on or to be evaluated on; of
             retrieval nothing to train on or to be evaluated on, items that nothing tells apart, none of the content whose
-            work is to be cut, or ratings on another scale than the options'.
+            work is to be cut, ratings on another scale than the options', or days to be told apart without dates; steps
+            that XLA would compile each.
     """
     problems = [*_fields(config, prepared), *_item_parts(config, prepared)]
     if isinstance(config, RetrievalConfig):
         problems += [*_parts(config, prepared), *_items(config.model, prepared)]
-        problems += [*_accumulation(config, prepared), *_scale(config, prepared)]
+        problems += [*_accumulation(config, prepared), *_scale(config, prepared), *_steps(config, prepared)]
     if problems:
         raise ConfigError("; ".join(problems))
+
+
+def _steps(config: RetrievalConfig, prepared: Prepared) -> Iterator[str]:
+    if config.training.xla:  # by the lengths of its histories, a step is cut into parts of other shapes for each batch
+        yield "training.xla=true: XLA would compile a step over purchases anew for every batch; set it to false"
+    days = config.task.target_days
+    if days and not dated(prepared.events(columns=["time"])["time"].to_numpy()):
+        yield f"task.target_days={days}, but the purchases of {prepared.path} have no dates; set it to 0"
 
 
 def leave_out_what_is_missing(config: RetrievalConfig, prepared: Prepared) -> list[str]:

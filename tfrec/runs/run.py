@@ -105,7 +105,7 @@ class Run:
         item_ids: `N` item ids; an item's position is its row.
         item_vectors: candidate vectors float32 `[N, D]`.
         popularity: recent sales float32 `[N]`: what customers without a history are shown.
-        frequency: share of the training purchases float32 `[N]`: which variants of a product come first, as when the model
+        frequency: share of the purchases trained on float32 `[N]`: which variants of a product come first, as when the model
             was evaluated; the popularity where None.
         history_length: most purchases that the query tower reads, L.
         config: the run's configuration, kept in the manifest.

@@ -254,7 +254,7 @@ class ServingModel(tf.Module):
 
     def _rows_among_signature(self) -> Signature:
         """As `recommend_rows`, of the items `among` alone, by exact search: `[1, M]`, the same for all, such as what is in
-        stock, or `[B, M]`, padded by -1 (a row of nothing else allows all).
+        stock, or `[B, M]`, padded by -1 (a row of that alone allows all).
         """
         fields = tf.TensorSpec([None, self._run.user_fields], tf.int32)
 
@@ -276,7 +276,7 @@ class ServingModel(tf.Module):
             excluded = per_row(exclude, batch)
             terms = tuple(per_row(numbers, batch) for numbers in self.catalogue.filter.parse(NONE))
             scores, rows = tf.cond(
-                tf.reduce_all((among == among[:1]) & (among >= 0)),
+                (tf.size(among) > 0) & tf.reduce_all((among == among[:1]) & (among >= 0)),
                 lambda: self._top_k_among(query, most, excluded, tf.unique(among[0])[0]),
                 lambda: self._top_k_allowed(query, most, excluded, terms, per_row(among, batch)),
             )

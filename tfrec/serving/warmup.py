@@ -23,7 +23,7 @@ BATCHES = (1, 32)
 
 
 def write_warmup(path: Path, name: str, signatures: Mapping[str, Callable[..., Any]], run: Run, *, max_k: int) -> int:
-    """Write warm-up requests into a SavedModel's folder, each of which has been answered.
+    """Write warm-up requests into a SavedModel's folder, each answered by the model in memory first.
 
     Args:
         path: the SavedModel's folder.
@@ -80,7 +80,7 @@ def example_inputs(signature: str, run: Run, batch: int, k: int) -> dict[str, np
     if signature in queries:
         answer = {"k": np.full(batch, k, np.int32), "exclude": none, "allow": none, "allow_items": none}
         return {**queries[signature], **answer}
-    explained = min(batch, MOST_HISTORIES // (history.shape[1] + 2))  # more customers at once are refused
+    explained = max(1, min(batch, MOST_HISTORIES // (history.shape[1] + 2)))  # more customers at once are refused
     others = {
         "embed_query": {"history": history, "days_ago": days},
         "embed_item": {"photo": photo, "text": text, "attributes": none},
