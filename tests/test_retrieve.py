@@ -362,8 +362,10 @@ def test_resuming_keeps_the_parts_that_are_there(models, prepared, tmp_path):
     job.parts.write(1, marked)
     job.parts.close()
     done = []
-    load_job(RetrieveOptions(models / "shop", prepared, out, batch=64, part=150, resume=True)).run(done.append)
-    assert sum(done) == USERS
+    resumed = load_job(RetrieveOptions(models / "shop", prepared, out, batch=64, part=150, resume=True))
+    assert resumed.ready == 150
+    resumed.run(done.append)
+    assert sum(done) == USERS - 150
     found = pq.read_table(out).to_pandas()
     assert found["user_id"].tolist() == [f"c{row}" for row in range(USERS)]
     assert [items.tolist() == ["marked"] for items in found["item_ids"]] == [150 <= row < 300 for row in range(USERS)]
