@@ -58,41 +58,68 @@ def generate(folder: Path, *, rows: int) -> Path:
 
     Days ascend; within a day customers do, and each takes about three articles; a few articles sell most.
     """
-    import pyarrow as pa
-    from pyarrow import csv
-
     if (folder / "transactions_train.csv").is_file():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     customers = max(1000, round(rows * ALL_CUSTOMERS / ALL_ROWS))
-    customer_ids = _write_customers(folder / "customers.csv", rng.bytes(32 * customers))
+    customer_ids = draw_customer_ids(customers, rng)
+    _write_customers(folder / "customers.csv", customer_ids)
     article_ids = _write_articles(folder / "articles.csv", max(1000, round(rows * ALL_ARTICLES / ALL_ROWS)))
+
+    def bought(day: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        customer = np.repeat(np.sort(rng.integers(0, customers, size // 3 + 1)), 3)[:size]
+        return customer_ids[customer], article_ids[(len(article_ids) * rng.random(size) ** 2.2).astype(int)]
+
+    write_transactions(folder, rows, bought, rng)
+    return folder
+
+
+def draw_customer_ids(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Ids of 64 hexadecimal digits, rising, `[count]`."""
+    random = rng.bytes(32 * count)
+    return np.sort([random[start : start + 32].hex() for start in range(0, len(random), 32)])
+
+
+def write_transactions(
+    folder: Path,
+    rows: int,
+    bought: Callable[[int, int], tuple[np.ndarray, np.ndarray]],
+    rng: np.random.Generator,
+) -> None:
+    """Write transactions_train.csv, day by day; it appears when it is whole.
+
+    Args:
+        folder: where to.
+        rows: transactions, as many each day.
+        bought: number of a day and of its transactions -> their customers' and articles' ids.
+        rng: draws prices and channels.
+    """
+    import pyarrow as pa
+    from pyarrow import csv
+
     prices = np.array([f"{number / 5900:.16g}" for number in range(1, 600)])
-    header = "t_dat,customer_id,article_id,price,sales_channel_id\n"
     with open(folder / "transactions_train.part", "wb") as file:
-        file.write(header.encode())
+        file.write(b"t_dat,customer_id,article_id,price,sales_channel_id\n")
         for day in range(DAYS):
             size = rows * (day + 1) // DAYS - rows * day // DAYS
+            customers, articles = bought(day, size)
             columns = {
                 "t_dat": np.full(size, str(FIRST_DAY + day)),
-                "customer_id": customer_ids[np.repeat(np.sort(rng.integers(0, customers, size // 3 + 1)), 3)[:size]],
-                "article_id": article_ids[(len(article_ids) * rng.random(size) ** 2.2).astype(int)],
+                "customer_id": customers,
+                "article_id": articles,
                 "price": prices[rng.integers(0, len(prices), size)],
                 "sales_channel_id": rng.integers(1, 3, size),
             }
             csv.write_csv(pa.table(columns), file, csv.WriteOptions(include_header=False, quoting_style="none"))
     (folder / "transactions_train.part").rename(folder / "transactions_train.csv")
-    return folder
 
 
-def _write_customers(path: Path, random: bytes) -> np.ndarray:
+def _write_customers(path: Path, ids: np.ndarray) -> None:
     from pipelines.hm.tables import CUSTOMER_COLUMNS
 
-    ids = np.sort([random[start : start + 32].hex() for start in range(0, len(random), 32)])
     fields = dict(zip(CUSTOMER_COLUMNS[1:], ("1.0", "1.0", "ACTIVE", "Regularly", "34.0")))
     pd.DataFrame({"customer_id": ids, **fields}).to_csv(path, index=False)
-    return ids
 
 
 def _write_articles(path: Path, articles: int) -> np.ndarray:

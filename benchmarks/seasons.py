@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.ingest import ALL_ARTICLES, ALL_CUSTOMERS, ALL_ROWS, DAYS, FIRST_DAY
+from benchmarks.ingest import ALL_ARTICLES, ALL_CUSTOMERS, ALL_ROWS, DAYS, draw_customer_ids, write_transactions
 
 STYLES, FAVOURITES, BY_STYLE = 300, 3, 0.75
 SOLD_DAYS = 150  # mean of an exponential; every item is sold for two weeks at least
@@ -110,8 +110,7 @@ def _write_customers(out: Path, count: int, rng: np.random.Generator) -> np.ndar
     """customers.csv; returns the ids."""
     from pipelines.hm.tables import CUSTOMER_COLUMNS
 
-    random = rng.bytes(32 * count)
-    ids = np.sort([random[start : start + 32].hex() for start in range(0, len(random), 32)])
+    ids = draw_customer_ids(count, rng)
     fields = {
         "FN": np.where(rng.random(count) < 0.35, "1.0", ""),
         "Active": np.where(rng.random(count) < 0.33, "1.0", ""),
@@ -128,37 +127,26 @@ def _write_transactions(
     out: Path, rows: int, style: np.ndarray, article_ids: np.ndarray, customer_ids: np.ndarray, rng: np.random.Generator
 ) -> None:
     """transactions_train.csv, day by day: three purchases at a time, of what is sold on that day."""
-    import pyarrow as pa
-    from pyarrow import csv
-
     activity = np.cumsum(rng.lognormal(0, 1.2, len(customer_ids)))
     favourites = _skewed(FAVOURITES * len(customer_ids), rng).reshape(-1, FAVOURITES)
     start = rng.integers(-200, DAYS, len(style))
     stop, weight = start + rng.exponential(SOLD_DAYS, len(style)) + 14, rng.lognormal(0, 1, len(style))
     by_style = np.argsort(style, kind="stable")
-    prices = np.array([f"{number / 5900:.16g}" for number in range(1, 600)])
-    with open(out / "transactions_train.csv", "wb") as file:
-        file.write(b"t_dat,customer_id,article_id,price,sales_channel_id\n")
-        for day in range(DAYS):
-            size = rows * (day + 1) // DAYS - rows * day // DAYS
-            sold = by_style[(start[by_style] <= day) & (stop[by_style] > day)]
-            upto = np.concatenate([[0.0], np.cumsum(weight[sold])])
-            first = np.searchsorted(style[sold], np.arange(STYLES + 1))  # where each style begins
-            customer = np.searchsorted(activity, np.sort(rng.random(size // 3 + 1)) * activity[-1])
-            customer = np.minimum(np.repeat(customer, 3)[:size], len(customer_ids) - 1)
-            chosen = favourites[customer, rng.integers(0, FAVOURITES, size)]
-            anything = (rng.random(size) > BY_STYLE) | (first[chosen] == first[chosen + 1])
-            low = np.where(anything, 0.0, upto[first[chosen]])
-            high = np.where(anything, upto[-1], upto[first[chosen + 1]])
-            at = np.searchsorted(upto, low + rng.random(size) * (high - low), "right") - 1
-            columns = {
-                "t_dat": np.full(size, str(FIRST_DAY + day)),
-                "customer_id": customer_ids[customer],
-                "article_id": article_ids[sold[np.minimum(at, len(sold) - 1)]],
-                "price": prices[rng.integers(0, len(prices), size)],
-                "sales_channel_id": rng.integers(1, 3, size),
-            }
-            csv.write_csv(pa.table(columns), file, csv.WriteOptions(include_header=False, quoting_style="none"))
+
+    def bought(day: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        sold = by_style[(start[by_style] <= day) & (stop[by_style] > day)]
+        upto = np.concatenate([[0.0], np.cumsum(weight[sold])])
+        first = np.searchsorted(style[sold], np.arange(STYLES + 1))  # where each style begins
+        customer = np.searchsorted(activity, np.sort(rng.random(size // 3 + 1)) * activity[-1])
+        customer = np.minimum(np.repeat(customer, 3)[:size], len(customer_ids) - 1)
+        chosen = favourites[customer, rng.integers(0, FAVOURITES, size)]
+        anything = (rng.random(size) > BY_STYLE) | (first[chosen] == first[chosen + 1])
+        low = np.where(anything, 0.0, upto[first[chosen]])
+        high = np.where(anything, upto[-1], upto[first[chosen + 1]])
+        at = np.searchsorted(upto, low + rng.random(size) * (high - low), "right") - 1
+        return customer_ids[customer], article_ids[sold[np.minimum(at, len(sold) - 1)]]
+
+    write_transactions(out, rows, bought, rng)
 
 
 if __name__ == "__main__":

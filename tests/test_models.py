@@ -127,7 +127,7 @@ def test_rows_that_nothing_trains_say_nothing():
     tower = UserTower(DIM, 3, user_fields=(5,))
     tower(tf.constant([0]), tf.constant([[1]]))
     purchases = Purchases(*(np.array(column) for column in ([0, 0, 2], [1, 2, 3], [1, 2, 3])), 3)
-    clear_untrained(tower, purchases, np.array([[0], [2], [3]], np.int32))  # the second customer has no purchase
+    clear_untrained(tower, purchases.user, np.array([[0], [2], [3]], np.int32))  # the second customer has no purchase
     assert np.any(tower.table.numpy() != 0, axis=1).tolist() == [True, False, True, False]
     assert np.any(tower.field_tables[0].numpy() != 0, axis=1).tolist() == [False, False, False, True, False]
 

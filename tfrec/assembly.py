@@ -152,12 +152,12 @@ def tuned(encoder: Encoder, name: str, options: ImageConfig | TextConfig) -> Enc
     return encoder
 
 
-def clear_untrained(tower: HistoryTower | UserTower, purchases: Purchases, user_fields: np.ndarray) -> None:
+def clear_untrained(tower: HistoryTower | UserTower, buyers: np.ndarray, user_fields: np.ndarray) -> None:
     """Let rows that no example may ever read say nothing, in place of the noise that they start from: unknown customers,
-    those without a purchase, and values of the `user_fields` `[users, G]` that no customer with one has. A field that is
-    missing starts from nothing, too.
+    those who are not among the `buyers` `[n]`, and values of the `user_fields` `[users, G]` that no buyer has. A field that
+    is missing starts from nothing, too.
     """
-    bought = np.bincount(purchases.user, minlength=len(user_fields)) > 0
+    bought = np.bincount(buyers, minlength=len(user_fields)) > 0
     if isinstance(tower, UserTower):
         tower.table.assign(tower.table * np.append(bought, False).astype(np.float32)[:, None])
     for table, values in zip(tower.field_tables, user_fields[bought].T, strict=True):
@@ -324,7 +324,7 @@ class RetrievalAssembly:
         batch = tf.nest.map_structure(tf.convert_to_tensor, dict(first))
         model.compute_loss(batch, training=True)  # creates every variable
         vectors.warm.assign((self.frequency > 0).astype(np.float32))
-        clear_untrained(model.query_tower, self.purchases.where(self.batches.named), self.user_fields)
+        clear_untrained(model.query_tower, self.purchases.user[self.batches.named], self.user_fields)
         for tower in (model.item_tower, shallow):
             if self.content is not None and tower is not None and tower.attributes is not None:
                 tower.attributes.clear_absent(self.content.arrays["attributes"])

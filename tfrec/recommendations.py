@@ -119,9 +119,10 @@ def load_job(options: RetrieveOptions, own_cores: float | None = None, *, joins:
 
     one_thread_an_op()
     model = load_model(version)
-    reader = _reader(options, prepared.path, model)
+    known = pd.Index([name.decode() for name in model.module.item_ids.numpy()])
+    reader = _reader(options, prepared.path, model, known)
     rows = np.arange(reader.count) if options.users is None else reader.rows_of(_listed(options.users, "users"))
-    among = None if options.only is None else _rows_among(options.only, model)
+    among = None if options.only is None else _rows_among(options.only, model.path, known)
     begin = partial(Parts.resume, joins=joins) if options.resume else Parts.start_afresh
     parts = begin(options.out, _identity(options, version, prepared.path))
     return Job(options, kind, model, prepared, reader, parts, rows, calls_at_a_time(own_cores), among)
@@ -358,10 +359,10 @@ def check_stages(options: RetrieveOptions, manifest: dict[str, Any], version: Pa
         )
 
 
-def _reader(options: RetrieveOptions, data: Path, model: LoadedModel) -> CustomerReader:
-    """A reader of the dataset in the folder `data` that speaks the model's rows."""
+def _reader(options: RetrieveOptions, data: Path, model: LoadedModel, known: pd.Index) -> CustomerReader:
+    """A reader of the dataset in the folder `data` that speaks the model's rows, of the items `known` `[N]`."""
     items = pq.read_table(data / "items.parquet", columns=["item_id"])["item_id"].to_pylist()
-    item_rows = _known_items(model).get_indexer(pd.Index(items)).astype(np.int32)
+    item_rows = known.get_indexer(pd.Index(items)).astype(np.int32)
     if len(items) and (item_rows < 0).all():
         raise RetrieveError(f"the model {model.path} knows none of the items of {options.data}; give its own data")
     return CustomerReader(
@@ -374,10 +375,6 @@ def _reader(options: RetrieveOptions, data: Path, model: LoadedModel) -> Custome
         readable=model.manifest.get("readable_items"),
         history_min_rating=model.manifest.get("history_min_rating", 0.0),
     )
-
-
-def _known_items(model: LoadedModel) -> pd.Index:
-    return pd.Index([name.decode() for name in model.module.item_ids.numpy()])
 
 
 def _identity(options: RetrieveOptions, version: Path, data: Path) -> dict[str, Any]:
@@ -423,13 +420,13 @@ def _listed(file: Path, option: str) -> list[str]:
     return ids
 
 
-def _rows_among(file: Path, model: LoadedModel) -> np.ndarray:
-    """The model's rows of the items that a file lists, int32 `[M]`, rising, without repeats."""
+def _rows_among(file: Path, version: Path, known: pd.Index) -> np.ndarray:
+    """The rows among the items `known` `[N]` of a version of those that a file lists, int32 `[M]`, rising, no repeats."""
     ids = _listed(file, "only")
-    rows = _known_items(model).get_indexer(pd.Index(ids))
+    rows = known.get_indexer(pd.Index(ids))
     unknown = [name for name, row in zip(ids, rows, strict=True) if row < 0]
     if len(unknown) == len(ids):
-        raise RetrieveError(f"the model {model.path} knows none of the items of --only {file}, first {ids[0]!r}")
+        raise RetrieveError(f"the model {version} knows none of the items of --only {file}, first {ids[0]!r}")
     if unknown:
         log.warning(
             "%d of the %d items of --only %s are unknown to the model and are not recommended, first %r",

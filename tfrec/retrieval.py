@@ -226,7 +226,7 @@ def rank(assembly: RetrievalAssembly, protocol: Protocol, k: int) -> Ranking:
     nothing = np.flatnonzero(protocol.read.lengths == 0)
     if assembly.config.model.query.kind == "history" and len(nothing):
         sold, none = sales(protocol), np.empty((len(nothing), 0), np.int32)
-        popular = filled_up(none, best_sellers(sold), excluded and excluded.take(nothing), k)
+        popular = filled_up(none, best_sellers(sold), None if excluded is None else excluded.take(nothing), k)
         rows[nothing], scores[nothing] = popular, np.where(popular >= 0, sold[popular], LOWEST)
     return Ranking(rows, scores, candidates, inputs)
 

@@ -240,9 +240,8 @@ class ScoreBoard:
         self._renew_maxima(items)
 
     def _renew_maxima(self, changed: Csr) -> None:
-        if (
-            len(changed.items) > self._maxima.size // 4
-        ):  # to gather their groups would take as much memory as all scores
+        # To gather the groups of so many would take as much memory as all scores.
+        if len(changed.items) > self._maxima.size // 4:
             self._update_maxima(0, self._n_groups)
             return
         rows, groups = changed.rows, changed.items // self.group

@@ -232,12 +232,8 @@ class ServingModel(tf.Module):
         """Rows in, rows out, no strings: what batch retrieval calls. `user` counts only where queries are
         looked up.
         """
-        fields = tf.TensorSpec([None, self._run.user_fields], tf.int32)
 
-        @tf.function(
-            input_signature=[ROWS, DAYS, tf.TensorSpec([None], tf.int32), fields, ROWS, COUNT],
-            autograph=False,
-        )
+        @tf.function(input_signature=[*self._customer_rows, ROWS, COUNT], autograph=False)
         def recommend_rows(
             history: tf.Tensor,
             days_ago: tf.Tensor,
@@ -246,7 +242,7 @@ class ServingModel(tf.Module):
             exclude: tf.Tensor,
             k: tf.Tensor,
         ) -> Tensors:
-            query = self._query(*self._compact(history, days_ago)[:2], user, user_fields)
+            query = self._rows_query(history, days_ago, user, user_fields)
             scores, rows = self._top_k(query, self._bounded(k), exclude)
             return {"item_row": rows, "score": scores}
 
@@ -256,12 +252,8 @@ class ServingModel(tf.Module):
         """As `recommend_rows`, of the items `among` alone, by exact search: `[1, M]`, the same for all, such as what is in
         stock, or `[B, M]`, padded by -1 (a row of that alone allows all).
         """
-        fields = tf.TensorSpec([None, self._run.user_fields], tf.int32)
 
-        @tf.function(
-            input_signature=[ROWS, DAYS, tf.TensorSpec([None], tf.int32), fields, ROWS, COUNT, ROWS],
-            autograph=False,
-        )
+        @tf.function(input_signature=[*self._customer_rows, ROWS, COUNT, ROWS], autograph=False)
         def recommend_rows_among(
             history: tf.Tensor,
             days_ago: tf.Tensor,
@@ -271,7 +263,7 @@ class ServingModel(tf.Module):
             k: tf.Tensor,
             among: tf.Tensor,
         ) -> Tensors:
-            query = self._query(*self._compact(history, days_ago)[:2], user, user_fields)
+            query = self._rows_query(history, days_ago, user, user_fields)
             most, batch = self._bounded(k), tf.shape(history)[0]
             excluded = per_row(exclude, batch)
             terms = tuple(per_row(numbers, batch) for numbers in self.catalogue.filter.parse(NONE))
@@ -354,13 +346,12 @@ class ServingModel(tf.Module):
 
     def _rate_signature(self) -> Signature:
         """The ratings that the ranking head predicts for `items` `[B, K]`; 0 for the padding -1."""
-        fields = tf.TensorSpec([None, self._run.user_fields], tf.int32)
 
-        @tf.function(input_signature=[ROWS, DAYS, tf.TensorSpec([None], tf.int32), fields, ROWS], autograph=False)
+        @tf.function(input_signature=[*self._customer_rows, ROWS], autograph=False)
         def rate_rows(
             history: tf.Tensor, days_ago: tf.Tensor, user: tf.Tensor, user_fields: tf.Tensor, items: tf.Tensor
         ) -> Tensors:
-            query = self._query(*self._compact(history, days_ago)[:2], user, user_fields)
+            query = self._rows_query(history, days_ago, user, user_fields)
             ratings = self.towers.rate(query.vectors, user, tf.maximum(items, 0), self._vectors)
             return {"rating": tf.where(items >= 0, ratings, 0.0)}
 
@@ -388,6 +379,14 @@ class ServingModel(tf.Module):
         rows, days_ago, _ = self._compact(self.catalogue.rows(history), days_ago)
         batch = tf.shape(rows)[0]
         return self._query(rows, days_ago, tf.fill([batch], -1), tf.zeros([batch, self._run.user_fields], tf.int32))
+
+    @property
+    def _customer_rows(self) -> list[tf.TensorSpec]:
+        """What the signatures on rows read of customers: `_rows_query`'s arguments."""
+        return [ROWS, DAYS, tf.TensorSpec([None], tf.int32), tf.TensorSpec([None, self._run.user_fields], tf.int32)]
+
+    def _rows_query(self, history: tf.Tensor, days_ago: tf.Tensor, user: tf.Tensor, user_fields: tf.Tensor) -> Query:
+        return self._query(*self._compact(history, days_ago)[:2], user, user_fields)
 
     def _compact(
         self, rows: tf.Tensor, days_ago: tf.Tensor, most: int | None = None
