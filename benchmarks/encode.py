@@ -111,7 +111,7 @@ def chosen(precision: str) -> str:
     """The type that `tfrec.encode --precision auto` computes in on this machine."""
     if precision != "auto":
         return precision
-    from tfrec.training import compute_precision
+    from tfrec.training.environment import compute_precision
 
     return compute_precision("auto").removeprefix("mixed_")
 

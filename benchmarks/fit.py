@@ -112,7 +112,8 @@ def training(work: Work, folder: Path):
     from tfrec.config import TrainingConfig
     from tfrec.models import ItemVectors, TwoTower
     from tfrec.towers import UserTower
-    from tfrec.training import Trainer, prepare_keras
+    from tfrec.training.environment import prepare_keras
+    from tfrec.training.trainer import Trainer
 
     options = TrainingConfig(precision="float32")
     prepare_keras(0, options)

@@ -21,8 +21,8 @@ import pandas as pd
 
 from benchmarks.measure import Measurement, Rate, Ratio, add_json, machine, measure, table, write_ratios
 from pipelines.prepared import PreparedWriter
+from tfrec.batch_retrieval.job import Job, RetrieveOptions, load_job
 from tfrec.histories import unpadded
-from tfrec.recommendations import Job, RetrieveOptions, load_job
 
 FOLDER = Path("build/benchmarks/retrieve")
 DIM, LENGTH, LAYERS = 128, 20, 2
@@ -159,7 +159,7 @@ def scann_alone(work: Work) -> Callable[[], None]:
 
 def write_alone(work: Work) -> Callable[[], int]:
     """Write parts of random recommendations, and put them together."""
-    from tfrec.recommendation_files import recommendation_table
+    from tfrec.batch_retrieval.files import recommendation_table
 
     job = load_job(work.options())
     import pyarrow as pa

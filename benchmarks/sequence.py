@@ -121,7 +121,8 @@ def with_tfrec(work: Work, folder: Path) -> Callable[[], list[float]]:
     # isort: split
     from pipelines.batches import make_dataset
     from tfrec.config import TrainingConfig
-    from tfrec.training import Trainer, prepare_keras
+    from tfrec.training.environment import prepare_keras
+    from tfrec.training.trainer import Trainer
 
     options = TrainingConfig(precision="float32", learning_rate=RATE, schedule="constant", warmup=0.0, clip_norm=0.0)
     prepare_keras(0, options)

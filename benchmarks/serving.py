@@ -228,7 +228,7 @@ def server(model: Path, options: Sequence[str]) -> Iterator[tuple[str, int]]:
 
 def bodies_of(version: Path) -> list[bytes]:
     """Requests for twelve items with as many purchases as H&M's customers have, of the items that the warm-up names."""
-    from tfrec.serving.warmup import read_warmup
+    from tfrec.saved_model.warmup import read_warmup
 
     requests = dict(read_warmup(version))
     named = [*requests["recommend"]["history"].flat, *requests["similar"]["item_id"].flat]

@@ -127,7 +127,8 @@ def train(work: Work, folder: Path, *, share: int = 1, repeats: bool = False) ->
     # isort: split
     from pipelines.batches import HistoryBatches, cut_windows, make_dataset
     from tfrec.config import TrainingConfig
-    from tfrec.training import Trainer, prepare_keras
+    from tfrec.training.environment import prepare_keras
+    from tfrec.training.trainer import Trainer
 
     options = TrainingConfig(precision="float32" if repeats else "auto")
     prepare_keras(0, options)

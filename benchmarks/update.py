@@ -75,7 +75,7 @@ def with_tfrec(work: Work) -> Callable[[], Any]:
     import tfrec  # noqa: F401  (pins Keras 2)
 
     # isort: split
-    from tfrec.optimizers import LazyAdamW
+    from tfrec.training.optimizers import LazyAdamW
 
     return updating(LazyAdamW(1e-3, decay=0.01, global_clipnorm=1.0), work)
 

@@ -5,19 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tfrec.config import (
-    RECIPES,
-    SYSTEMS,
-    ConfigError,
-    RetrievalConfig,
-    load_config,
-    parse_config,
-    read_yaml,
-    recipe_path,
-    save_config,
-)
+from tfrec.config import RECIPES, SYSTEMS, ConfigError, load_config, parse_config, read_yaml, recipe_path, save_config
 from tfrec.config_ranges import RULES, _options, wrong_numbers
 from tfrec.metric_learning.config import MetricLearningConfig
+from tfrec.retrieval.config import RetrievalConfig
 from tfrec.train import configure
 
 

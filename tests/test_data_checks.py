@@ -6,10 +6,11 @@ import pytest
 from pipelines.__main__ import main as prepare
 from pipelines.prepared import PreparedWriter, open_prepared
 from tfrec.alignment.config import AlignmentConfig
-from tfrec.config import ConfigError, RetrievalConfig
+from tfrec.config import ConfigError
 from tfrec.evaluation.protocol import ProtocolError, build_protocol
 from tfrec.metric_learning.config import MetricLearningConfig
 from tfrec.ratings.config import RatingsConfig
+from tfrec.retrieval.config import RetrievalConfig
 from tfrec.runs.data_checks import check_data, leave_out_what_is_missing
 from tfrec.train import main as train
 

@@ -15,8 +15,8 @@ from tfrec.index.indexes import ExactIndex
 from tfrec.publish import versions
 from tfrec.runs import run as runs
 from tfrec.runs.run import RunError
-from tfrec.serving.model import ServingModel
-from tfrec.serving.new_items import with_new_items
+from tfrec.saved_model.model import ServingModel
+from tfrec.saved_model.new_items import with_new_items
 
 ITEMS = 30
 

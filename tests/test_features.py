@@ -17,13 +17,13 @@ from tests.kills import stopped_at_rename
 from tests.layer_checks import global_policy
 from tests.small_encoders import make_shop, make_sides, save_sides
 from tfrec import encode
-from tfrec.assembly import tokenize
 from tfrec.encoders.checkpoints import CheckpointError
 from tfrec.encoders.sides import read_side, save_side
 from tfrec.features import writer as feature_writer
 from tfrec.features.blocks import PhotoBlocks, TextBlocks
 from tfrec.features.store import FeatureError, SideStore, content_keys, stored_sides
 from tfrec.features.writer import FeatureWriter, kept_and_fresh
+from tfrec.retrieval.assembly import tokenize
 from tfrec.runs.lock import LOCK, FolderInUseError, only_writer
 
 

@@ -166,7 +166,7 @@ def test_a_tensorflow_on_keras_2_may_come_first():
 def test_a_model_without_encoders_does_without_the_packages_of_encoders():
     """They take four of the ten seconds that a training needs to start."""
     code = (
-        "import sys; import tfrec.training, tfrec.assembly\n"
+        "import sys; import tfrec.training.trainer, tfrec.retrieval.assembly\n"
         "print({'keras_cv', 'keras_nlp', 'keras', 'sklearn', 'matplotlib', 'bokeh', 'umap'} & {*sys.modules})"
     )
     done = run_python(code)

@@ -156,7 +156,7 @@ def test_a_neck_spreads_what_a_random_encoder_leaves_together(cars):
 
 @pytest.mark.long
 def test_a_killed_training_resumes_to_the_same_vectors(data, tmp_path, monkeypatch):
-    from tfrec.training import Trainer
+    from tfrec.training.trainer import Trainer
 
     options = {
         "training": {"steps": 6, "checkpoint_seconds": 0.0},

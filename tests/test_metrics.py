@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfrec.config import RetrievalConfig
 from tfrec.csr import Csr
 from tfrec.evaluation.bootstrap import _draw, bootstrap_means, jackknife_distinct
 from tfrec.evaluation.metrics import coverage, diversity, per_user, recall_of, summarize, write_metrics
+from tfrec.retrieval.config import RetrievalConfig
 
 KS = (1, 3, 5)
 

@@ -5,11 +5,11 @@ import pytest
 import tensorflow as tf
 
 from pipelines.batches import HistoryBatches, Purchases
-from tfrec.assembly import clear_untrained
 from tfrec.encoders.attributes import AttributeEncoder
 from tfrec.fusion import CrossAttentionFusion
 from tfrec.models import ItemVectors, TwoTower, bought_before, by_length
 from tfrec.repeats import BUCKETS
+from tfrec.retrieval.assembly import clear_untrained
 from tfrec.towers import HistoryTower, ItemTower, UserTower
 
 ITEMS, DIM = 12, 8

@@ -16,14 +16,15 @@ from hypothesis import strategies as st
 
 from pipelines.batches import Purchases
 from tests.serving_fakes import FakeTowers, make_run
-from tfrec import retrieval
 from tfrec.co_occurrence import latest_items, ranges
 from tfrec.index.indexes import ExactIndex
 from tfrec.index.search import MAX_QUERIES, exact_top_k
 from tfrec.neighbours import APART, NEARER, RIDGE, Neighbours, companions, followers, product_neighbours, variant_table
 from tfrec.repeats import BUCKETS, RepeatScores
-from tfrec.retrieval import purchase_bonus
-from tfrec.serving.model import NeighbourGains, ServingModel
+from tfrec.retrieval import ranking
+from tfrec.retrieval.ranking import purchase_bonus
+from tfrec.saved_model.model import ServingModel
+from tfrec.saved_model.queries import NeighbourGains
 
 ITEMS = 40
 seeds = st.integers(0, 2**32 - 1)
@@ -358,11 +359,11 @@ def test_evaluation_holds_the_bonus_of_one_chunk_of_customers(monkeypatch):
         blocks.append(len(history))
         return purchase_bonus(assembly, history, days_ago)
 
-    monkeypatch.setattr(retrieval, "purchase_bonus", counted)
-    monkeypatch.setattr(retrieval, "protocol_queries", lambda *_: (queries, inputs))
-    monkeypatch.setattr(retrieval, "candidate_vectors", lambda _: candidates)
+    monkeypatch.setattr(ranking, "purchase_bonus", counted)
+    monkeypatch.setattr(ranking, "protocol_queries", lambda *_: (queries, inputs))
+    monkeypatch.setattr(ranking, "candidate_vectors", lambda _: candidates)
     read = SimpleNamespace(lengths=np.ones(customers, np.int64))
-    found = retrieval.rank(assembly, SimpleNamespace(excluded=lambda: None, read=read), 5)
+    found = ranking.rank(assembly, SimpleNamespace(excluded=lambda: None, read=read), 5)
     np.testing.assert_array_equal(found.rows, expected[0])
     np.testing.assert_array_equal(found.scores, expected[1])
     assert max(blocks) <= MAX_QUERIES

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrec.optimizers import LazyAdamW
+from tfrec.training.optimizers import LazyAdamW
 
 
 def adam(value, gradients, *, rate, decay=0.0):

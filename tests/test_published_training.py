@@ -11,16 +11,17 @@ import tensorflow as tf
 
 from tests.layer_checks import global_policy
 from tests.small_encoders import make_shop, save_sides
-from tfrec import retrieval
-from tfrec.assembly import RetrievalAssembly
-from tfrec.assets import Assets
 from tfrec.config import ConfigError, parse_config, read_yaml, recipe_path, save_config
 from tfrec.features import frozen, writer
 from tfrec.features.frozen import frozen_features
 from tfrec.features.store import FeatureError, content_keys
 from tfrec.features.writer import FeatureWriter
+from tfrec.retrieval import system
+from tfrec.retrieval.assembly import RetrievalAssembly
+from tfrec.retrieval.assets import Assets
+from tfrec.retrieval.loading import load_assembly
 from tfrec.runs.run import load_run
-from tfrec.serving.new_items import encode_items
+from tfrec.saved_model.new_items import encode_items
 
 SMALL = [
     *("--training.steps=6", "--training.evaluations=1", "--training.batch_size=16", "--task.encode_items=16"),
@@ -129,16 +130,16 @@ def test_a_frozen_run_needs_its_weights_folder_once_and_serves_raw_content(shop,
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     save_config(config, run_dir / "config.yaml")
-    retrieval.train(config, run_dir)
+    system.train(config, run_dir)
     shutil.rmtree(weights)
-    metrics = retrieval.evaluate(run_dir)
+    metrics = system.evaluate(run_dir)
     assert 0 <= metrics["metrics"]["recall@20"]["value"] <= 1
-    assembly = retrieval.load_assembly(run_dir)
+    assembly = load_assembly(run_dir)
     served, stored = served_and_stored(load_run(run_dir), assembly)
     np.testing.assert_allclose(served, stored, atol=0.01)
 
     shutil.rmtree(run_dir / "features")
-    again = retrieval.load_assembly(run_dir)
+    again = load_assembly(run_dir)
     np.testing.assert_allclose(again.model.all_vectors(), assembly.model.all_vectors(), atol=1e-4)
 
 
@@ -152,10 +153,10 @@ def test_what_a_run_stored_is_read_again_in_whatever_precision_it_was_computed(s
     run_dir.mkdir()
     save_config(config, run_dir / "config.yaml")
     with global_policy("float32"):
-        retrieval.train(config, run_dir)
+        system.train(config, run_dir)
         files = {file: file.stat() for file in (run_dir / "features" / "text").rglob("*")}
         assert "mixed_bfloat16" in (run_dir / "features" / "text" / "manifest.json").read_text()
-        retrieval.evaluate(run_dir)
+        system.evaluate(run_dir)
         load_run(run_dir)  # as the export does
     now = {file: file.stat() for file in (run_dir / "features" / "text").rglob("*")}
     assert {file: (stat.st_ino, stat.st_mtime_ns) for file, stat in now.items()} == {

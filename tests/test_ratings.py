@@ -156,8 +156,9 @@ def rated_run(movies, tmp_path_factory):
 
 
 def test_served_ratings_are_those_that_are_evaluated(rated_run):
-    from tfrec.retrieval import candidate_vectors, load_assembly, protocol_queries
-    from tfrec.serving.towers import ServedTowers
+    from tfrec.retrieval.loading import load_assembly
+    from tfrec.retrieval.ranking import candidate_vectors, protocol_queries
+    from tfrec.saved_model.towers import ServedTowers
 
     assembly = load_assembly(rated_run)
     bias = assembly.model.head.item_bias
@@ -178,7 +179,7 @@ def test_served_ratings_are_those_that_are_evaluated(rated_run):
 
 
 def test_a_run_tells_servers_what_its_histories_hold(rated_run):
-    from tfrec.retrieval import load_assembly
+    from tfrec.retrieval.loading import load_assembly
     from tfrec.runs.run import load_run, user_table
 
     assert load_run(rated_run).history_min_rating == 4.0
@@ -199,7 +200,7 @@ def test_a_run_tells_servers_what_its_histories_hold(rated_run):
 
 def test_a_run_keeps_its_scale_beside_newer_ratings(movies, rated_run, tmp_path):
     from tfrec.config import load_config, save_config
-    from tfrec.retrieval import load_assembly
+    from tfrec.retrieval.loading import load_assembly
 
     scale = load_assembly(rated_run).model.head.scale.numpy()
     old = open_prepared(movies)
@@ -218,7 +219,8 @@ def test_a_run_keeps_its_scale_beside_newer_ratings(movies, rated_run, tmp_path)
 
 def test_who_liked_nothing_is_shown_what_is_popular(rated_run):
     from tfrec.evaluation.baselines import popularity
-    from tfrec.retrieval import load_assembly, rank
+    from tfrec.retrieval.loading import load_assembly
+    from tfrec.retrieval.ranking import rank
 
     assembly = load_assembly(rated_run)
     protocol = build_protocol(assembly.prepared, "test", min_rating=4.0, history_min_rating=4.0)

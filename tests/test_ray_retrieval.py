@@ -20,10 +20,10 @@ import pytest
 
 from tests.test_retrieve import USERS, go, models, prepared, run  # noqa: F401
 from tfrec import retrieve as command
+from tfrec.batch_retrieval.job import RetrieveOptions, load_job
 from tfrec.distributed import ray_parts
 from tfrec.distributed.ray_parts import RETRIES, EngineError, WorkerError, cores_each
 from tfrec.distributed.ray_retrieval import PartMaker, absolute
-from tfrec.recommendations import RetrieveOptions, load_job
 
 ROOT = Path(__file__).parents[1]
 

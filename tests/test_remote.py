@@ -9,8 +9,8 @@ import pytest
 
 from pipelines.prepared import PreparedError, open_prepared
 from pipelines.remote import RemoteError, is_remote, local_copy, location, remove_folder, written_or_sent
+from tfrec.batch_retrieval.files import Parts, RecommendationFileError, recommendation_table
 from tfrec.publish import PublishError, find_version
-from tfrec.recommendation_files import Parts, RecommendationFileError, recommendation_table
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ import tensorflow as tf
 from pipelines.content import ItemContent
 from tfrec.encoders.image import ViTEncoder
 from tfrec.fusion import CrossAttentionFusion
-from tfrec.retrieval_embeddings import attention_maps
-from tfrec.serving.towers import ServedTowers
+from tfrec.retrieval.embeddings import attention_maps
+from tfrec.saved_model.towers import ServedTowers
 from tfrec.towers import ItemTower
 
 
@@ -75,8 +75,10 @@ def test_a_retrieval_run_is_analysed_from_its_own_vectors(tmp_path, monkeypatch)
     import pandas as pd
 
     from pipelines.prepared import PreparedWriter
-    from tfrec import analyze, retrieval_embeddings
-    from tfrec.config import RetrievalConfig, save_config
+    from tfrec import analyze
+    from tfrec.config import save_config
+    from tfrec.retrieval import embeddings
+    from tfrec.retrieval.config import RetrievalConfig
 
     ids = [f"i{n}" for n in range(12)]
     with PreparedWriter(tmp_path / "data", dataset="shop") as writer:
@@ -87,10 +89,10 @@ def test_a_retrieval_run_is_analysed_from_its_own_vectors(tmp_path, monkeypatch)
     vectors = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
     prepared = SimpleNamespace(items=pd.DataFrame({"item_id": ids}))
     found = SimpleNamespace(prepared=prepared, model=SimpleNamespace(item_tower=None), content=None)
-    monkeypatch.setattr("tfrec.retrieval.load_assembly", lambda folder, **options: found)
-    monkeypatch.setattr("tfrec.retrieval.candidate_vectors", lambda made: vectors)
+    monkeypatch.setattr("tfrec.retrieval.loading.load_assembly", lambda folder, **options: found)
+    monkeypatch.setattr("tfrec.retrieval.ranking.candidate_vectors", lambda made: vectors)
     words = ["--run", str(run), "--by", "kind", "--projections", "pca", "--clusterings", "kmeans"]
     assert analyze.main([*words, "--out", str(tmp_path / "report")]) == 0
-    with np.load(run / retrieval_embeddings.VECTORS_FILE) as arrays:
+    with np.load(run / embeddings.VECTORS_FILE) as arrays:
         np.testing.assert_array_equal(arrays["vectors"], vectors)
     assert (tmp_path / "report" / "report.html").is_file()

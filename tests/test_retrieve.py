@@ -24,16 +24,16 @@ from pipelines.publish import written_whole
 from tests.serving_fakes import make_run
 from tests.serving_server import republish
 from tfrec import retrieve as command
-from tfrec.customers import CustomerReader
-from tfrec.export import export_run
-from tfrec.publish import PublishError
-from tfrec.recommendation_files import (
+from tfrec.batch_retrieval.customers import CustomerReader
+from tfrec.batch_retrieval.files import (
     RecommendationFileError,
     format_of,
     recommendation_table,
     safe_cells,
 )
-from tfrec.recommendations import RetrieveError, RetrieveOptions, check_stages, load_job
+from tfrec.batch_retrieval.job import RetrieveError, RetrieveOptions, check_stages, load_job
+from tfrec.export import export_run
+from tfrec.publish import PublishError
 
 USERS, ITEMS, LENGTH = 700, 60, 4
 DAY = 86_400
@@ -272,7 +272,7 @@ def test_cells_that_a_spreadsheet_would_run_are_text(tmp_path):
     assert cells.to_pylist() == ["'=HYPERLINK(1)", "'+1", "'-1", "'@x", "'\tx", "0108", "a=b", "'=a\nb"]
     table = recommendation_table(pa.array(['=cmd|"x"', "b"]), np.array([[0, 1], [1, -1]], np.int32),
                                  np.array([[0.5, -0.5], [1, 0]], np.float32), pa.array(["a,b", "-2"]))  # fmt: skip
-    from tfrec.recommendation_files import WRITERS
+    from tfrec.batch_retrieval.files import WRITERS
 
     with written_whole(tmp_path / "x.csv") as stream:
         WRITERS["csv"](iter([table]), stream)
@@ -282,7 +282,7 @@ def test_cells_that_a_spreadsheet_would_run_are_text(tmp_path):
 
 
 def test_an_id_with_a_space_cannot_be_in_a_submission(tmp_path):
-    from tfrec.recommendation_files import WRITERS
+    from tfrec.batch_retrieval.files import WRITERS
 
     table = recommendation_table(pa.array(["a"]), np.array([[0]]), np.array([[1.0]], np.float32), pa.array(["x y"]))
     with pytest.raises(RecommendationFileError, match="holds a space"), written_whole(tmp_path / "s.csv") as stream:
@@ -295,8 +295,8 @@ def test_an_id_with_a_space_cannot_be_in_a_submission(tmp_path):
 CRASH = """
 import os, shutil, sys
 from pathlib import Path
-from tfrec import recommendation_files as files
-from tfrec.recommendations import RetrieveOptions, load_job
+from tfrec.batch_retrieval import files
+from tfrec.batch_retrieval.job import RetrieveOptions, load_job
 
 step, seen = int(sys.argv[4]), 0
 
@@ -398,7 +398,7 @@ def test_a_second_retrieval_to_the_same_file_is_refused_and_disturbs_nothing(mod
 
 
 def test_a_failing_writer_ends_the_run(models, prepared, tmp_path, monkeypatch):
-    from tfrec.recommendation_files import Parts
+    from tfrec.batch_retrieval.files import Parts
 
     def full(self, number, table):
         raise OSError(28, "No space left on device")

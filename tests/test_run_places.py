@@ -12,7 +12,8 @@ from pipelines.prepared import PreparedError
 from tests.small_encoders import make_shop
 from tfrec import evaluate, train
 from tfrec.analysis.inputs import read_run
-from tfrec.config import RetrievalConfig, load_config, save_config
+from tfrec.config import load_config, save_config
+from tfrec.retrieval.config import RetrievalConfig
 from tfrec.runs.places import fix_places, fixed_place, open_run_data
 
 SMALL = ["--training.steps=2", "--training.evaluations=1", "--training.precision=float32", "--model.layers=1"]

@@ -13,12 +13,12 @@ from PIL import Image
 
 from tests.serving_fakes import make_run
 from tests.test_models import DIM, ITEMS, make_model
-from tfrec.assembly import modalities_read
-from tfrec.config import ModelConfig
 from tfrec.export import export_run
+from tfrec.retrieval.assembly import modalities_read
+from tfrec.retrieval.config import ModelConfig
 from tfrec.runs.run import UserTable
-from tfrec.serving.loading import load_model
-from tfrec.serving.towers import ServedTowers
+from tfrec.saved_model.loading import load_model
+from tfrec.saved_model.towers import ServedTowers
 
 USERS = 3
 NOTHING = {"modalities": frozenset(), "attributes": None, "user_vocabulary": None, "item_attributes": {}}
@@ -115,7 +115,7 @@ def test_photos_that_declare_too_much_together_are_refused_before_they_are_decod
     stream = io.BytesIO()
     Image.new("1", (300, 200), 1).save(stream, "PNG")
     towers = SimpleNamespace(size=(8, 8))
-    monkeypatch.setattr("tfrec.serving.towers.MOST_PIXELS", 150_000)
+    monkeypatch.setattr("tfrec.saved_model.towers.MOST_PIXELS", 150_000)
     assert ServedTowers.pixels(towers, tf.constant([stream.getvalue()] * 2))[0].shape == (2, 8, 8, 3)
     with pytest.raises(tf.errors.InvalidArgumentError, match="declare more than 150,000 pixels together"):
         ServedTowers.pixels(towers, tf.constant([stream.getvalue()] * 3))

@@ -20,9 +20,9 @@ from tests.serving_fakes import make_run
 from tfrec.encoders.wordpiece import SPECIAL_TOKENS, WordPiece
 from tfrec.export import export_run
 from tfrec.index.indexes import load_scann_ops
-from tfrec.serving.loading import load_model
-from tfrec.serving.warmup import RECORDS, read_warmup
-from tfrec.serving.wordpiece import StockWordPiece
+from tfrec.saved_model.loading import load_model
+from tfrec.saved_model.warmup import RECORDS, read_warmup
+from tfrec.saved_model.wordpiece import StockWordPiece
 
 SOURCE = Path(__file__).with_name("serving_loader.cc")
 LIBRARIES = Path(tf.sysconfig.get_lib())

@@ -19,10 +19,10 @@ from tfrec.evaluation.scores import LOWEST
 from tfrec.export import export_run
 from tfrec.index.indexes import ExactIndex, RetrievalIndexError
 from tfrec.publish import PublishError
+from tfrec.saved_model.loading import load_model
+from tfrec.saved_model.model import ServingModel
+from tfrec.saved_model.ops import ForeignOpError, check_ops, used_ops
 from tfrec.serve.servable import Servable
-from tfrec.serving.loading import load_model
-from tfrec.serving.model import ServingModel
-from tfrec.serving.ops import ForeignOpError, check_ops, used_ops
 
 ITEMS = 1200
 ANSWERS = {"recommend", "recommend_user", "similar", "search_text", "search_photo"}

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfrec.encoders.wordpiece import WordPiece
-from tfrec.serving.ops import TEXT_OPS
-from tfrec.serving.wordpiece import StockWordPiece
+from tfrec.saved_model.ops import TEXT_OPS
+from tfrec.saved_model.wordpiece import StockWordPiece
 
 PIECES = (
     "a b c d e o s dress red jersey ##s ##es ##ed ##a ##b ##e ##o ##- - , . ! 1 2 ##2 ## cafe ss ##ss ° 服 한 ##국 σ ς"

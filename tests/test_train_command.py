@@ -17,7 +17,8 @@ import pytest
 
 from pipelines.prepared import PreparedWriter
 from tfrec import export, train
-from tfrec.config import ConfigError, RetrievalConfig
+from tfrec.config import ConfigError
+from tfrec.retrieval.config import RetrievalConfig
 from tfrec.runs.folder import run_folder
 
 ROOT = Path(__file__).parents[1]

@@ -16,17 +16,12 @@ from tfrec.config import TrainingConfig
 from tfrec.encoders.attributes import AttributeEncoder
 from tfrec.fusion import CrossAttentionFusion
 from tfrec.runs.finished import RunError
-from tfrec.trainable import Trainable
-from tfrec.training import (
-    History,
-    Trainer,
-    WarmupCosine,
-    automatic_batch_size,
-    compute_precision,
-    generators_of,
-    restore_weights,
-    split_items,
-)
+from tfrec.training.environment import automatic_batch_size, compute_precision
+from tfrec.training.gradients import cached_gradients, generators_of, split_items, whole_gradients
+from tfrec.training.log import History
+from tfrec.training.optimizers import WarmupCosine
+from tfrec.training.trainable import Trainable
+from tfrec.training.trainer import Trainer, restore_weights
 
 
 def options(**changes):
@@ -40,39 +35,36 @@ def make_trainer(path: Path, model=None, *, steps=6, **changes) -> Trainer:
     return Trainer(model, options=options(**changes), steps=steps, run_dir=path)
 
 
-def gradients(trainer, batch):
-    """The gradients of one step, by the way that the options choose."""
-    if trainer.options.accumulate > 1:
-        loss, found, _ = trainer._cached_gradients(batch)
-    else:
-        with tf.GradientTape() as tape:
-            loss = trainer.model.compute_loss(batch, training=True, fresh=trainer.model.encode(batch, training=True))
-        found = tape.gradient(loss, trainer.variables)
+def gradients(model, batch, parts=1):
+    """The loss of one step and its gradients, the items encoded in so many parts."""
+    model.compute_loss(batch)
+    step = (model, batch, model.trainable_variables, tf.identity)
+    loss, found, _ = whole_gradients(*step) if parts == 1 else cached_gradients(*step, parts)
     dense = [None if g is None else tf.convert_to_tensor(g).numpy() for g in found]
     return float(loss), dense
 
 
 @pytest.mark.parametrize("parts", [2, 3, 5])
-def test_accumulation_equals_the_whole_batch(tmp_path, parts):
+def test_accumulation_equals_the_whole_batch(parts):
     batch = make_batch()
     model = make_model()
-    whole_loss, whole = gradients(make_trainer(tmp_path / "a", model), batch)
-    loss, cut = gradients(make_trainer(tmp_path / "b", model, accumulate=parts), batch)
+    whole_loss, whole = gradients(model, batch)
+    loss, cut = gradients(model, batch, parts)
     assert loss == pytest.approx(whole_loss, rel=1e-5)
     for a, b in zip(whole, cut, strict=True):
         if a is not None:
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
-def test_accumulation_drops_the_same_in_both_passes(tmp_path):
+def test_accumulation_drops_the_same_in_both_passes():
     batch, model = make_batch(), make_model()
     fusion = CrossAttentionFusion(DIM, 1, 2, dropout=0.5)
     model.item_tower.fusion = fusion
-    trainer = make_trainer(tmp_path, model, accumulate=2)
-    generators = generators_of(model.item_tower)
+    model.compute_loss(batch)
+    generators = generators_of(model)
     assert generators
     before = [generator.state.numpy() for generator in generators]
-    loss, cut = gradients(trainer, batch)
+    loss, cut = gradients(model, batch, 2)
     after = [generator.state.numpy() for generator in generators]
     for generator, state in zip(generators, before, strict=True):
         generator.state.assign(state)
@@ -80,7 +72,7 @@ def test_accumulation_drops_the_same_in_both_passes(tmp_path):
         parts = split_items(batch["items"], 2)
         fresh = tf.concat([model.encode({"items": part}, training=True) for part in parts], 0)
         whole_loss = model.compute_loss(batch, training=True, fresh=fresh)
-    whole = tape.gradient(whole_loss, trainer.variables)
+    whole = tape.gradient(whole_loss, model.trainable_variables)
     assert loss == pytest.approx(float(whole_loss), rel=1e-5)
     for a, b in zip(whole, cut, strict=True):
         if a is not None:
@@ -283,9 +275,9 @@ def test_the_batch_size_follows_the_memory_of_the_first_gpu(monkeypatch):
         SimpleNamespace(device_type="CPU", memory_limit=1 << 28),
         SimpleNamespace(device_type="GPU", memory_limit=8 << 20),
     ]
-    monkeypatch.setattr("tfrec.training.device_lib.list_local_devices", lambda: devices)
+    monkeypatch.setattr("tfrec.training.environment.device_lib.list_local_devices", lambda: devices)
     assert automatic_batch_size(1 << 20) == 2  # a quarter of 8 MB
-    monkeypatch.setattr("tfrec.training.device_lib.list_local_devices", lambda: devices[:1])
+    monkeypatch.setattr("tfrec.training.environment.device_lib.list_local_devices", lambda: devices[:1])
     assert automatic_batch_size(1 << 20) > 2  # of the machine
 
 
@@ -294,8 +286,8 @@ def test_the_batch_size_follows_the_memory_of_the_first_gpu(monkeypatch):
     [(True, False, "float32"), (True, True, "mixed_bfloat16"), (False, True, "mixed_float16")],
 )
 def test_precision_follows_the_machine(monkeypatch, cpu, bfloat16, precision):
-    monkeypatch.setattr("tfrec.training.on_cpu", lambda: cpu)
-    monkeypatch.setattr("tfrec.training.multiplies_bfloat16", lambda: bfloat16)
+    monkeypatch.setattr("tfrec.training.environment.on_cpu", lambda: cpu)
+    monkeypatch.setattr("tfrec.training.environment.multiplies_bfloat16", lambda: bfloat16)
     assert compute_precision("auto") == precision
 
 

@@ -26,7 +26,8 @@ from tfrec.models import ItemVectors, TwoTower
 from tfrec.ratings.config import RatingTask
 from tfrec.ratings.model import RatingHead, RatingTwoTower
 from tfrec.towers import HistoryTower, ItemTower
-from tfrec.training import Trainer, set_determinism
+from tfrec.training.environment import set_determinism
+from tfrec.training.trainer import Trainer
 
 USERS, LENGTH, BATCH, STEPS = 50, 8, 17, 6  # an odd batch: the workers' shares differ
 MODELS = {

@@ -35,7 +35,7 @@ def _analyse(args: argparse.Namespace) -> int:
     from tfrec.analysis.inputs import labels_of, read_features, read_run
     from tfrec.analysis.study import Limits, analyse
     from tfrec.analysis.study_report import write_study
-    from tfrec.retrieval_embeddings import VECTORS_FILE, is_retrieval, write_retrieval_embeddings
+    from tfrec.retrieval.embeddings import VECTORS_FILE, is_retrieval, write_retrieval_embeddings
 
     if args.run and not (Path(args.run) / VECTORS_FILE).exists() and is_retrieval(Path(args.run)):
         write_retrieval_embeddings(Path(args.run))

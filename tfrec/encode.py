@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     from pipelines.prepared import open_prepared
     from tfrec.cores import calls_at_a_time, one_thread_an_op
     from tfrec.features.writer import FeatureWriter
-    from tfrec.training import compute_precision
+    from tfrec.training.environment import compute_precision
 
     one_thread_an_op()
     prepared, make = open_prepared(options.data), None

@@ -77,9 +77,9 @@ def _writer(
         import tensorflow as tf
 
         from tfrec.graphs import skip_rewrites
-        from tfrec.serving.model import ServingModel
-        from tfrec.serving.ops import check_ops
-        from tfrec.serving.warmup import write_warmup
+        from tfrec.saved_model.model import ServingModel
+        from tfrec.saved_model.ops import check_ops
+        from tfrec.saved_model.warmup import write_warmup
 
         skip_rewrites()  # a saved function carries how it is to be run: without this, every load rewrites it
         tf.get_logger().setLevel("ERROR")  # Keras cannot rebuild the layers, it warns; signatures are what is served
@@ -138,7 +138,7 @@ def _publish(options: argparse.Namespace, folders: list[Path]) -> None:
 
     run = load_run(options.run, max_users=options.max_users)
     if options.items is not None:
-        from tfrec.serving.new_items import with_new_items
+        from tfrec.saved_model.new_items import with_new_items
 
         run = with_new_items(run, options.items)
     if run.users is None:

@@ -199,7 +199,7 @@ class TwoTower(tfrs.Model):
         negatives: uniform draws among the batch's candidates.
         shortcut: add the mean of the history's candidate vectors to the decoder's output.
         repeats: learn what a candidate gains or loses for having been bought before.
-        logq, hard_negatives, mask_own, label_smoothing: see `tfrec.config.RetrievalTask`.
+        logq, hard_negatives, mask_own, label_smoothing: see `tfrec.retrieval.config.RetrievalTask`.
     """
 
     def __init__(

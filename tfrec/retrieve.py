@@ -25,7 +25,7 @@ from pipelines.remote import location
 from tfrec.command import run_command
 
 if TYPE_CHECKING:
-    from tfrec.recommendations import RetrieveOptions
+    from tfrec.batch_retrieval.job import RetrieveOptions
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _retrieve(options: argparse.Namespace) -> int:
     from pipelines.progress import Progress
-    from tfrec.recommendations import load_job
+    from tfrec.batch_retrieval.job import load_job
 
     job = load_job(_stages(options))
     with Progress("recommend", len(job.rows), unit=" customers", done=job.ready) as bar:
@@ -53,9 +53,9 @@ def _retrieve(options: argparse.Namespace) -> int:
 
 def _stages(options: argparse.Namespace) -> RetrieveOptions:
     """What to do, from the command line."""
+    from tfrec.batch_retrieval.files import RecommendationFileError
+    from tfrec.batch_retrieval.job import RetrieveOptions
     from tfrec.pretraining.generation import Generation
-    from tfrec.recommendation_files import RecommendationFileError
-    from tfrec.recommendations import RetrieveOptions
 
     if "://" not in str(options.out) and options.out.is_dir():  # else it would be found when all is computed
         raise RecommendationFileError(f"--out {options.out} is a folder; name the file to write")

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import jsonargparse
 
     from pipelines.prepared import Prepared
-    from tfrec.config import RetrievalConfig, RunConfig
+    from tfrec.config import RunConfig
+    from tfrec.retrieval.config import RetrievalConfig
 
 log = logging.getLogger("tfrec")
 
@@ -50,13 +51,13 @@ def run(arguments: list[str]) -> int:
         return 0
     from pipelines.prepared import open_prepared  # not before the options are read: it would double what --help takes
     from pipelines.remote import local_path
-    from tfrec.config import RetrievalConfig
     from tfrec.reports.summary import summary_table
+    from tfrec.retrieval.config import RetrievalConfig
     from tfrec.runs.data_checks import check_data, leave_out_what_is_missing
     from tfrec.runs.dataset import keep_dataset
     from tfrec.runs.folder import run_folder
     from tfrec.runs.lock import only_writer
-    from tfrec.weights_and_biases import import_wandb
+    from tfrec.training.weights_and_biases import import_wandb
 
     if not config.data and config.recipe == "demo":
         config.data = DEMO_DATA
@@ -76,9 +77,8 @@ def run(arguments: list[str]) -> int:
             log.warning(line)
     if getattr(getattr(config, "training", None), "wandb", False):
         import_wandb()  # told now, if it is not there
-    system = system_of(config)
     if not place_in_cluster().chief:
-        system.train(config, run_dir)
+        system_of(config).train(config, run_dir)
         return 0
     with only_writer(run_dir):
         trained = None
@@ -89,8 +89,8 @@ def run(arguments: list[str]) -> int:
 
                 train_on_ray(run_dir, switches.workers)
             else:
-                trained = system.train(config, run_dir)
-            content = system.evaluate(run_dir, **({} if trained is None else {"trained": trained}))
+                trained = system_of(config).train(config, run_dir)
+            content = system_of(config).evaluate(run_dir, **({} if trained is None else {"trained": trained}))
         print(summary_table(content))
     log.info("done: %s", run_dir / "report.html")
     return 0
@@ -135,7 +135,7 @@ def check_engine(config: RunConfig, prepared: Prepared, switches: argparse.Names
     Raises:
         ConfigError: it cannot.
     """
-    from tfrec.config import RetrievalConfig
+    from tfrec.retrieval.config import RetrievalConfig
 
     if switches.engine == "ray" and switches.workers < 1:
         raise ConfigError(f"--workers {switches.workers} must be at least 1")
@@ -167,7 +167,7 @@ def check_shares(config: RetrievalConfig, prepared: Prepared, workers: int) -> N
 
 
 def system_of(config: RunConfig) -> ModuleType:
-    """The module that trains and evaluates configurations of this type."""
+    """The module that trains and evaluates configurations of this type; with it TensorFlow is loaded."""
     import importlib
 
     from tfrec.config import SYSTEMS, system_name

@@ -72,7 +72,7 @@ def checks(assembly: AlignmentAssembly, metrics: dict) -> dict[str, bool]:
     """What must hold of a trained run: its name -> whether it does. `assembly` still has untrained weights."""
     from tfrec.alignment.system import image_side
     from tfrec.features.store import SideStore
-    from tfrec.training import restore_weights
+    from tfrec.training.trainer import restore_weights
 
     run_dir = Path(assembly.config.out)
     untrained = assembly.vectors(assembly.rows("test"))[0]

@@ -35,7 +35,8 @@ LOSS_ITEMS = 8192  # of a batch that the loss is told of
 
 def train(config: AlignmentConfig, run_dir: Path) -> None:
     """Train both stages from wherever the run stands, and leave the best weights in the run."""
-    from tfrec.training import Trainer, prepare_keras
+    from tfrec.training.environment import prepare_keras
+    from tfrec.training.trainer import Trainer
 
     prepare_keras(config.seed, config.training)
     assembly = AlignmentAssembly.make(config, run_dir)
@@ -76,7 +77,8 @@ def evaluate(run_dir: Path, *, split: str = "test") -> dict:
     from tfrec.evaluation.matching import chance
     from tfrec.evaluation.metrics import write_metrics
     from tfrec.reports.metrics_page import write_metrics_page
-    from tfrec.training import prepare_evaluation, restore_weights
+    from tfrec.training.environment import prepare_evaluation
+    from tfrec.training.trainer import restore_weights
 
     config = load_config(run_dir / "config.yaml", AlignmentConfig)
     prepare_evaluation(run_dir)

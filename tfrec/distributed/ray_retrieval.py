@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from tfrec.batch_retrieval.job import Job, RetrieveOptions, load_job
 from tfrec.distributed.ray_parts import import_ray, make_parts, own_cores
 from tfrec.publish import MANIFEST
-from tfrec.recommendations import Job, RetrieveOptions, load_job
 
 
 class PartMaker:

@@ -60,10 +60,11 @@ def work(settings: dict[str, Any]) -> None:
     sys.path[:] = settings["path"]  # Ray's workers begin in a folder of their own
     os.chdir(settings["folder"])  # which the paths in the options start from
     from tfrec.command import log_to
-    from tfrec.config import RetrievalConfig, load_config
+    from tfrec.config import load_config
     from tfrec.cores import keep_to_share, threads_for
     from tfrec.distributed.cluster import place_in_cluster
-    from tfrec.retrieval import train
+    from tfrec.retrieval.config import RetrievalConfig
+    from tfrec.retrieval.system import train
 
     run_dir = Path(settings["run"])
     config = load_config(run_dir / "config.yaml", RetrievalConfig)

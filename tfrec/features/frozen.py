@@ -5,11 +5,11 @@ from pathlib import Path
 import tensorflow as tf
 
 from pipelines.prepared import Prepared
-from tfrec.assets import Assets, is_frozen
-from tfrec.config import ModelConfig, RetrievalConfig
 from tfrec.encoders.sides import Side
 from tfrec.features.store import SIDES, FeatureError, SideFeatures, SideStore, content_keys, stored_sides
 from tfrec.features.writer import FeatureWriter
+from tfrec.retrieval.assets import Assets, is_frozen
+from tfrec.retrieval.config import ModelConfig, RetrievalConfig
 
 
 def frozen_sides(model: ModelConfig, assets: Assets) -> dict[str, Side]:

@@ -27,7 +27,8 @@ def train(config: MetricLearningConfig, run_dir: Path) -> None:
     """Train an encoder from wherever its run stands; leaves its weights, and every item's vectors before and after."""
     from pipelines.prepared import open_prepared
     from tfrec.metric_learning.assembly import MetricAssembly
-    from tfrec.training import Trainer, prepare_keras
+    from tfrec.training.environment import prepare_keras
+    from tfrec.training.trainer import Trainer
 
     prepare_keras(config.seed, config.training)
     assembly = MetricAssembly(config, open_prepared(config.data))

@@ -26,7 +26,8 @@ SIDES = ("photo", "text")
 
 def train(config: PretrainConfig, run_dir: Path) -> None:
     """Train from wherever the run stands, and write the encoders into `RUN/text` and `RUN/image`."""
-    from tfrec.training import Trainer, prepare_keras
+    from tfrec.training.environment import prepare_keras
+    from tfrec.training.trainer import Trainer
 
     prepare_keras(config.seed, config.training)
     data, model = assemble(config, run_dir)
@@ -164,7 +165,8 @@ def evaluate(run_dir: Path) -> dict:
     from tfrec.evaluation.matching import chance
     from tfrec.evaluation.metrics import write_metrics
     from tfrec.reports.metrics_page import write_metrics_page
-    from tfrec.training import prepare_evaluation, restore_weights
+    from tfrec.training.environment import prepare_evaluation
+    from tfrec.training.trainer import restore_weights
 
     config = load_config(run_dir / "config.yaml", PretrainConfig)
     prepare_evaluation(run_dir)

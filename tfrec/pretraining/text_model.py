@@ -20,7 +20,7 @@ from tfrec.evaluation.labels import item_splits
 from tfrec.losses import softmax_losses, weighted_mean
 from tfrec.pretraining.text_model_config import CausalTextConfig
 from tfrec.towers import DecoderBlock, normal, sinusoids
-from tfrec.trainable import Trainable
+from tfrec.training.trainable import Trainable
 
 log = logging.getLogger("tfrec")
 
@@ -100,7 +100,8 @@ def train(config: CausalTextConfig, run_dir: Path) -> None:
     """Train from wherever the run stands, and leave the best weights in the run."""
     from pipelines.batches import make_dataset
     from pipelines.epochs import ShuffledRows
-    from tfrec.training import Trainer, prepare_keras
+    from tfrec.training.environment import prepare_keras
+    from tfrec.training.trainer import Trainer
 
     prepare_keras(config.seed, config.training)
     model, rows, _ = assemble(config, run_dir)
@@ -212,7 +213,8 @@ def evaluate(run_dir: Path) -> dict:
     from tfrec.config import load_config
     from tfrec.evaluation.metrics import write_metrics
     from tfrec.reports.metrics_page import write_metrics_page
-    from tfrec.training import prepare_evaluation, restore_weights
+    from tfrec.training.environment import prepare_evaluation
+    from tfrec.training.trainer import restore_weights
 
     config = load_config(run_dir / "config.yaml", CausalTextConfig)
     prepare_evaluation(run_dir)

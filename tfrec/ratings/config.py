@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tfrec.config import RetrievalConfig
+from tfrec.retrieval.config import RetrievalConfig
 
 
 @dataclass

@@ -10,12 +10,12 @@ import tensorflow as tf
 
 from pipelines.batches import Purchases
 from pipelines.schema import SPLIT_CODES
-from tfrec.assembly import RetrievalAssembly
 from tfrec.config import ConfigError
 from tfrec.evaluation.bootstrap import bootstrap_means
 from tfrec.evaluation.protocol import Protocol, build_protocol
 from tfrec.ratings.config import RatingsConfig
 from tfrec.ratings.model import RatingHead, RatingTwoTower
+from tfrec.retrieval.assembly import RetrievalAssembly
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from tfrec.assembly import RetrievalAssembly
+    from tfrec.retrieval.assembly import RetrievalAssembly
     from tfrec.towers import ItemTower
 
 

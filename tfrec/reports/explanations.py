@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pipelines.prepared import Prepared
-    from tfrec.serving.loading import LoadedModel
+    from tfrec.saved_model.loading import LoadedModel
 
 MODALITIES = ("photo", "text", "attributes")
 MOST_WORDS = 32  # distinct words of a text that are tried

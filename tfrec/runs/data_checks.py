@@ -10,10 +10,11 @@ import numpy as np
 from pipelines.schema import SPLIT_CODES, TEST, TRAIN
 from pipelines.time_bounds import dated
 from tfrec.alignment.config import AlignmentConfig
-from tfrec.config import ConfigError, ModelConfig, RetrievalConfig, RunConfig
+from tfrec.config import ConfigError, RunConfig
 from tfrec.evaluation.labels import can_be_evaluated, item_labels, item_splits
 from tfrec.metric_learning.config import MetricLearningConfig
 from tfrec.ratings.config import RatingsConfig
+from tfrec.retrieval.config import ModelConfig, RetrievalConfig
 
 if TYPE_CHECKING:
     from pipelines.prepared import Prepared

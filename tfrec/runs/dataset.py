@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 
 from pipelines.publish import write_whole
-from tfrec.config import ConfigError, RetrievalConfig, RunConfig, system_name
+from tfrec.config import ConfigError, RunConfig, system_name
+from tfrec.retrieval.config import RetrievalConfig
 from tfrec.runs.places import open_run_data
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from pipelines.prepared import Prepared
-    from tfrec.assembly import RetrievalAssembly
     from tfrec.attribute_vocabulary import AttributeVocabulary
+    from tfrec.retrieval.assembly import RetrievalAssembly
 
 
 log = logging.getLogger("tfrec")
@@ -183,7 +183,8 @@ def load_run(run_dir: Path, *, max_users: int = MAX_USER_TABLE) -> Run:
     Raises:
         RunError: the folder holds no finished run of the retrieval system, or its weights are broken.
     """
-    from tfrec.config import RetrievalConfig, load_config, plain
+    from tfrec.config import load_config, plain
+    from tfrec.retrieval.config import RetrievalConfig
     from tfrec.runs.dataset import knows_events
 
     if not (run_dir / "config.yaml").is_file():
@@ -191,8 +192,9 @@ def load_run(run_dir: Path, *, max_users: int = MAX_USER_TABLE) -> Run:
     config = load_config(run_dir / "config.yaml")
     if not isinstance(config, RetrievalConfig):
         raise RunError(f"{run_dir}: recipe {config.recipe} trains no retrieval model; only those can be exported")
-    from tfrec.retrieval import candidate_vectors, load_assembly
-    from tfrec.serving.towers import ServedTowers
+    from tfrec.retrieval.loading import load_assembly
+    from tfrec.retrieval.ranking import candidate_vectors
+    from tfrec.saved_model.towers import ServedTowers
 
     assembly = load_assembly(run_dir, other_events=True)
     towers, prepared, assets = ServedTowers(assembly), assembly.prepared, assembly.assets
@@ -264,7 +266,7 @@ def _rated(events: pd.DataFrame, least: float) -> pd.DataFrame:
 def sample_queries(assembly: RetrievalAssembly) -> np.ndarray | None:
     """Query vectors of held-out customers float32 `[Q, D]`; None where there are none."""
     from tfrec.evaluation.protocol import ProtocolError, build_protocol
-    from tfrec.retrieval import candidate_vectors, protocol_queries
+    from tfrec.retrieval.ranking import candidate_vectors, protocol_queries
 
     try:
         config = assembly.config

@@ -20,7 +20,7 @@ SECONDS = 30.0  # that a server may let itself wait
 
 async def ask_itself(repository: Repository, host: str, port: int, token: str | None) -> None:
     """Send each model a request of its warm-up, as a client would; what goes wrong is logged."""
-    from tfrec.serving.warmup import read_warmup
+    from tfrec.saved_model.warmup import read_warmup
 
     for name in repository.names:
         try:

@@ -89,7 +89,7 @@ class Servable:
         return self._session._make_callable_from_options(options)
 
     def _warm_up(self, check: Callable[[], object]) -> None:
-        from tfrec.serving.warmup import read_warmup
+        from tfrec.saved_model.warmup import read_warmup
 
         for signature, inputs in read_warmup(self.path):
             check()

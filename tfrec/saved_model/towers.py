@@ -9,13 +9,13 @@ import tensorflow as tf
 
 from pipelines.photos.images import MAX_PIXELS
 from pipelines.photos.pixels import declared_areas, decode_photos
-from tfrec.assembly import RetrievalAssembly
 from tfrec.encoders.text import ClipTokenizer
 from tfrec.encoders.wordpiece import WordPiece
 from tfrec.features.frozen import FrozenEncoders
 from tfrec.models import TwoTower
 from tfrec.reports.attention_maps import looks_of_words
-from tfrec.serving.wordpiece import StockWordPiece
+from tfrec.retrieval.assembly import RetrievalAssembly
+from tfrec.saved_model.wordpiece import StockWordPiece
 from tfrec.towers import UserTower
 
 MOST_PIXELS = 8 * MAX_PIXELS  # of a request's photos: what a thread decodes in some seconds

@@ -10,6 +10,7 @@ import pandas as pd
 import tensorflow as tf
 
 from tfrec.attribute_vocabulary import FIRST, UNKNOWN, AttributeVocabulary
+from tfrec.saved_model.tensors import lookup, marked
 
 
 class AttributeFilter(tf.Module):
@@ -89,18 +90,6 @@ class AttributeInput(tf.Module):
         front = tf.argsort(tf.cast(stacked == 0, tf.int32), axis=2, stable=True)
         packed = tf.gather(stacked, front, batch_dims=2)[:, :, :most]
         return tf.pad(packed, [[0, 0], [0, 0], [0, most - tf.shape(packed)[2]]])
-
-
-def lookup(keys: Sequence[str], name: str) -> tf.lookup.StaticHashTable:
-    """A table from strings to their positions, -1 for any other."""
-    names, rows = (list(keys), list(range(len(keys)))) if len(keys) else ([""], [-1])  # none may be empty
-    initializer = tf.lookup.KeyValueTensorInitializer(names, rows, tf.string, tf.int32)
-    return tf.lookup.StaticHashTable(initializer, default_value=-1, name=name)
-
-
-def marked(rows: tf.Tensor, size: int) -> tf.Tensor:
-    """Which of `size` rows are named by `rows` int32 `[M]`: bool `[size]`."""
-    return tf.tensor_scatter_nd_update(tf.zeros([size], tf.bool), rows[:, None], tf.ones_like(rows, tf.bool))
 
 
 def _postings(attributes: Mapping[str, Sequence[Sequence[str]]], size: int) -> tuple[list[str], np.ndarray, np.ndarray]:

@@ -11,10 +11,11 @@ from pipelines.prepared import Prepared
 from pipelines.publish import filled_whole
 from pipelines.schema import ATTRIBUTE_PREFIX
 from tfrec.attribute_vocabulary import AttributeVocabulary
-from tfrec.config import ConfigError, ImageConfig, ModelConfig, RetrievalConfig, TextConfig
+from tfrec.config import ConfigError, ImageConfig, TextConfig
 from tfrec.encoders.sides import ImageSide, Side, TextSide, load_image_side, load_text_side, read_side, save_side
 from tfrec.encoders.text import ClipTokenizer, WordPiece, train_vocabulary
 from tfrec.features.store import SIDES, SideStore, stored_sides
+from tfrec.retrieval.config import ModelConfig, RetrievalConfig
 
 
 @dataclass

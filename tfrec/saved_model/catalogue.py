@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from tfrec.evaluation.scores import LOWEST
 from tfrec.repeats import among
-from tfrec.serving.attribute_terms import AttributeFilter, lookup, marked
+from tfrec.saved_model.attribute_terms import AttributeFilter
+from tfrec.saved_model.tensors import lookup, marked
 
 
 class Catalogue(tf.Module):

@@ -6,7 +6,7 @@ from pipelines.batches import Batch
 
 
 class Trainable(tf.keras.Model):
-    """A model that `tfrec.training.Trainer` trains; a system writes `compute_loss` alone.
+    """A model that `tfrec.training.trainer.Trainer` trains; a system writes `compute_loss` alone.
 
     A step calls `encode`, then `compute_loss` with what it gave, and after the optimizer's update `remember`. A model whose
     encoders' work is to be shared by workers or cut into parts (`training.accumulate`) has it in `encode`; one that reads

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines.publish import written_whole
-from tfrec.config import RetrievalConfig, load_config
+from tfrec.config import load_config
 from tfrec.reports.attention_maps import attention_of
+from tfrec.retrieval.config import RetrievalConfig
 
 if TYPE_CHECKING:
-    from tfrec.assembly import RetrievalAssembly
+    from tfrec.retrieval.assembly import RetrievalAssembly
 
 log = logging.getLogger("tfrec")
 
@@ -33,7 +34,8 @@ def write_retrieval_embeddings(run_dir: Path) -> None:
     Raises:
         RunError: the training did not finish.
     """
-    from tfrec.retrieval import candidate_vectors, load_assembly
+    from tfrec.retrieval.loading import load_assembly
+    from tfrec.retrieval.ranking import candidate_vectors
 
     log.info("computing the items' vectors of %s", run_dir)
     assembly = load_assembly(run_dir, other_events=True)  # vectors of items, which events do not change

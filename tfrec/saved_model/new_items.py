@@ -11,10 +11,10 @@ import tensorflow as tf
 
 from pipelines.prepared import Prepared, open_prepared
 from pipelines.progress import Progress
-from tfrec.assets import with_group
 from tfrec.neighbours import products_of
+from tfrec.retrieval.assets import with_group
 from tfrec.runs.run import Run, RunError
-from tfrec.serving.model import encode_content
+from tfrec.saved_model.content import encode_content
 
 BATCH = 64
 

@@ -1,5 +1,6 @@
 """AdamW that touches only the rows of an embedding table that a step read, with learning rates by part of the model."""
 
+import math
 from typing import Any, NamedTuple, TypeAlias
 
 import tensorflow as tf
@@ -149,3 +150,22 @@ class Adam(NamedTuple):
         v.scatter_update(tf.IndexedSlices(v_rows, rows))
         rate *= tf.sqrt(1.0 - self.power_2) / (1.0 - self.power_1)
         variable.scatter_sub(tf.IndexedSlices(rate * m_rows / (tf.sqrt(v_rows) + self.epsilon), rows))
+
+
+@tf.keras.utils.register_keras_serializable("tfrec")
+class WarmupCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
+    """Linear rise to `peak` over `warmup` steps, then a half cosine to zero at `steps` (constant where `fall` is False)."""
+
+    def __init__(self, peak: float, steps: int, warmup: int, fall: bool = True):
+        self.peak, self.steps, self.warmup, self.fall = peak, steps, warmup, fall
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        step = tf.cast(step, tf.float32)
+        rise = tf.minimum(1.0, (step + 1.0) / max(1, self.warmup))
+        if not self.fall:
+            return self.peak * rise
+        done = tf.clip_by_value((step - self.warmup) / max(1, self.steps - self.warmup), 0.0, 1.0)
+        return self.peak * rise * 0.5 * (1.0 + tf.cos(math.pi * done))
+
+    def get_config(self) -> dict[str, Any]:
+        return {"peak": self.peak, "steps": self.steps, "warmup": self.warmup, "fall": self.fall}

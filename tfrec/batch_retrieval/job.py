@@ -24,16 +24,16 @@ import pyarrow.parquet as pq
 
 from pipelines.prepared import Prepared, open_prepared
 from pipelines.remote import local_copy
+from tfrec.batch_retrieval.customers import CustomerReader, Customers
+from tfrec.batch_retrieval.files import Parts, format_of, recommendation_table
 from tfrec.cores import calls_at_a_time, in_order, one_thread_an_op
-from tfrec.customers import CustomerReader, Customers
 from tfrec.histories import unpadded
 from tfrec.pretraining.generation import Generation, Search, log_sales
 from tfrec.publish import find_version, read_manifest
-from tfrec.recommendation_files import Parts, format_of, recommendation_table
 
 if TYPE_CHECKING:
     from tfrec.reports.explanations import Explainer
-    from tfrec.serving.loading import LoadedModel
+    from tfrec.saved_model.loading import LoadedModel
 
 log = logging.getLogger("tfrec")
 
@@ -115,7 +115,7 @@ def load_job(options: RetrieveOptions, own_cores: float | None = None, *, joins:
             f"{options.data} has no ratings, and histories of {version} hold what was rated {least:g} or more; prepare the "
             "data with ratings, or train with --rating.history all"
         )
-    from tfrec.serving.loading import load_model  # TensorFlow takes seconds: only once all else is in order
+    from tfrec.saved_model.loading import load_model  # TensorFlow takes seconds: only once all else is in order
 
     one_thread_an_op()
     model = load_model(version)

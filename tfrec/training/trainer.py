@@ -1,8 +1,5 @@
 """The training loop: one step, what surrounds it, and how it survives being killed."""
 
-import csv
-import io
-import itertools
 import logging
 import math
 import time
@@ -12,106 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.client import device_lib
 
 from pipelines.batches import Batch
 from pipelines.progress import Progress
-from pipelines.publish import filled_whole, put_back, write_whole
-from tfrec.attention import ResumableDropout
+from pipelines.publish import filled_whole, put_back
 from tfrec.config import ConfigError, TrainingConfig
-from tfrec.distributed.workers import Workers, all_gather_rows, all_reduce_sum, variables_of
+from tfrec.distributed.workers import Workers, all_reduce_sum, variables_of
 from tfrec.evaluation.names import sign_of
-from tfrec.graphs import on_cpu, skip_rewrites
-from tfrec.optimizers import LazyAdamW
-from tfrec.processor import memory, multiplies_bfloat16
-from tfrec.runs.finished import RunError, check_finished, tell_finished
+from tfrec.runs.finished import RunError, tell_finished
+from tfrec.training.gradients import Gradients, cached_gradients, whole_gradients
+from tfrec.training.log import History, tensorboard
+from tfrec.training.optimizers import Gradient, LazyAdamW, WarmupCosine
+from tfrec.training.trainable import Trainable
+from tfrec.training.weights_and_biases import wandb_run
 from tfrec.weights import read_weights
-from tfrec.weights_and_biases import wandb_run
 
 log = logging.getLogger("tfrec")
 
 LOG_ROWS = 200  # rows of losses in history.csv over a whole training
-
-
-def compute_precision(precision: str) -> str:
-    """The Keras policy for `precision`; `auto` is float16 on GPUs, bfloat16 where the CPU computes in it, else float32."""
-    if precision != "auto":
-        return precision
-    if not on_cpu():
-        return "mixed_float16"
-    return "mixed_bfloat16" if multiplies_bfloat16() else "float32"
-
-
-def device_memory() -> int:
-    """Bytes of memory of the first GPU, or of the machine or container where there is none."""
-    for device in device_lib.list_local_devices():  # `get_memory_info` tells what is in use, not how much there is
-        if device.device_type == "GPU":
-            return int(device.memory_limit)
-    return memory()
-
-
-def automatic_batch_size(example_bytes: int, *, share: float = 0.25, most: int = 1024) -> int:
-    """The largest power of two, up to `most`, whose activations fit into a `share` of the device's memory.
-
-    Args:
-        example_bytes: activations of one example in bytes.
-    """
-    fits = max(1, int(device_memory() * share / max(example_bytes, 1)))
-    return min(most, 2 ** int(math.log2(fits)))
-
-
-def set_determinism(seed: int, deterministic: bool) -> None:
-    """Seed Python, NumPy and TensorFlow, and make ops deterministic if asked."""
-    tf.keras.utils.set_random_seed(seed)
-    if deterministic:
-        # Layers of KerasCV ask for the global generator, which determinism forbids to be made on the fly.
-        tf.random.set_global_generator(tf.random.Generator.from_seed(seed))
-        tf.config.experimental.enable_op_determinism()
-
-
-def prepare_keras(seed: int, options: TrainingConfig) -> None:
-    """Seed everything and set the compute type: the first step of every training, before a layer is made."""
-    skip_rewrites()
-    set_determinism(seed, options.deterministic)
-    tf.keras.mixed_precision.set_global_policy(compute_precision(options.precision))
-
-
-def prepare_evaluation(run_dir: Path) -> None:
-    """Compute in float32, whatever the training computed in: the first step of evaluating a run, before a layer is made.
-
-    Raises:
-        RunError: the run's training did not finish.
-    """
-    check_finished(run_dir)
-    skip_rewrites()
-    tf.keras.mixed_precision.set_global_policy("float32")
-
-
-@tf.keras.utils.register_keras_serializable("tfrec")
-class WarmupCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
-    """Linear rise to `peak` over `warmup` steps, then a half cosine to zero at `steps` (constant where `fall` is False)."""
-
-    def __init__(self, peak: float, steps: int, warmup: int, fall: bool = True):
-        self.peak, self.steps, self.warmup, self.fall = peak, steps, warmup, fall
-
-    def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        step = tf.cast(step, tf.float32)
-        rise = tf.minimum(1.0, (step + 1.0) / max(1, self.warmup))
-        if not self.fall:
-            return self.peak * rise
-        done = tf.clip_by_value((step - self.warmup) / max(1, self.steps - self.warmup), 0.0, 1.0)
-        return self.peak * rise * 0.5 * (1.0 + tf.cos(math.pi * done))
-
-    def get_config(self) -> dict[str, Any]:
-        return {"peak": self.peak, "steps": self.steps, "warmup": self.warmup, "fall": self.fall}
-
-
-def _diverged(what: str, step: int) -> FloatingPointError:
-    """The error of a training that has left the numbers, with what helps."""
-    return FloatingPointError(
-        f"{what} at step {step}; lower training.learning_rate, raise task.temperature, or train in float32 "
-        "(training.precision)"
-    )
 
 
 class TrainingState(tf.Module):
@@ -132,7 +47,7 @@ class Trainer:
     """Trains a model, and leaves in `run_dir` what is needed to go on after a kill.
 
     Args:
-        model: the model, built; it offers what `tfrec.trainable.Trainable` does.
+        model: the model, built; see `Trainable`.
         options: see `TrainingConfig`.
         steps: steps of the whole training.
         run_dir: folder for `checkpoints/`, `best/`, `history.csv`, TensorBoard's `logs/`.
@@ -143,7 +58,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: tf.keras.Model,
+        model: Trainable,
         *,
         options: TrainingConfig,
         steps: int,
@@ -168,7 +83,7 @@ class Trainer:
         )
         self.sinks: list[Callable[[int, dict], None]] = []
         if self.workers.chief:
-            self.sinks += [self.history.write, _tensorboard(run_dir / "logs")]
+            self.sinks += [self.history.write, tensorboard(run_dir / "logs")]
 
     def _optimizer(self, rates: dict[str, float] | None) -> LazyAdamW | tf.keras.mixed_precision.LossScaleOptimizer:
         options = self.options
@@ -194,59 +109,21 @@ class Trainer:
         self.model.remember(batch, fresh)
         return loss
 
-    def _gradients(self, batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor | tf.IndexedSlices | None], tf.Tensor | None]:
-        """Loss and gradients of the whole batch and the vectors of all its items, from this worker's share of it."""
-        if self.options.accumulate > 1:
-            loss, gradients, fresh = self._cached_gradients(batch)
+    def _gradients(self, batch: Batch) -> Gradients:
+        """Those of the whole batch, from this worker's share of it."""
+        model, variables, parts = self.model, self.variables, self.options.accumulate
+        if parts > 1:
+            found = cached_gradients(model, batch, variables, self._scale, parts)
         else:
-            with tf.GradientTape() as tape:
-                fresh = all_gather_rows(self.model.encode(batch, training=True))
-                loss = self.model.compute_loss(batch, training=True, fresh=fresh)
-                scaled = self._scale(loss)
-            gradients = tape.gradient(scaled, self.variables)
-        loss, *gradients = all_reduce_sum([loss, *gradients])
-        return loss, gradients, fresh
-
-    def _cached_gradients(
-        self, batch: Batch
-    ) -> tuple[tf.Tensor, list[tf.Tensor | tf.IndexedSlices | None], tf.Tensor | None]:
-        """Loss, gradients and vectors of a batch whose items are encoded in parts, equal to those of one whole (with
-        dropout: of one whole that drops what the parts do).
-
-        Gradient caching (Gao et al. 2021, https://arxiv.org/abs/2101.06983): encode the parts without a tape, take the
-        loss's gradient with respect to the vectors, then encode each part again and carry that gradient on. The softmax
-        sees the whole batch; only one part's activations are held.
-        """
-        parts = split_items(batch["items"], self.options.accumulate)
-        generators, states, encoded = generators_of(self.model.item_tower), [], []
-        for part in parts:
-            states.append([generator.state.read_value() for generator in generators])
-            encoded.append(self.model.encode({"items": part}, training=True))
-        after = [generator.state.read_value() for generator in generators]
-        own = tf.concat(encoded, 0)
-        with tf.GradientTape() as tape:
-            tape.watch(own)
-            fresh = all_gather_rows(own)
-            loss = self.model.compute_loss(batch, training=True, fresh=fresh)
-            scaled = self._scale(loss)
-        back, *gradients = tape.gradient(scaled, [own, *self.variables])
-        back, start = tf.convert_to_tensor(back), 0
-        for part, state in zip(parts, states, strict=True):
-            rewind(generators, state)  # the second time drops what the first one did
-            with tf.GradientTape() as tape:
-                vectors = self.model.encode({"items": part}, training=True)
-            stop = start + tf.shape(vectors)[0]
-            more = tape.gradient(vectors, self.variables, output_gradients=back[start:stop])
-            gradients = [add_gradients(a, b) for a, b in zip(gradients, more, strict=True)]
-            start = stop
-        rewind(generators, after)
-        return loss, gradients, fresh
+            found = whole_gradients(model, batch, variables, self._scale)
+        loss, *gradients = all_reduce_sum([found.loss, *found.of_variables])
+        return Gradients(loss, gradients, found.fresh)
 
     def _scale(self, loss: tf.Tensor) -> tf.Tensor:
         scaling = isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
         return self.optimizer.get_scaled_loss(loss) if scaling else loss
 
-    def _apply(self, gradients: list[tf.Tensor | tf.IndexedSlices | None]) -> None:
+    def _apply(self, gradients: list[Gradient | None]) -> None:
         if isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
             gradients = self.optimizer.get_unscaled_gradients(gradients)
         pairs = [(g, v) for g, v in zip(gradients, self.variables, strict=True) if g is not None]
@@ -429,76 +306,9 @@ def restore_weights(model: tf.keras.Model, run_dir: Path) -> None:
     read_weights(objects, run_dir / "best" / "weights", error=RunError, cure="copy the whole run, or train it again")
 
 
-def split_items(items: dict, parts: int) -> list[dict]:
-    """Cut the arrays of `items` `[E, ...]` into `parts` of about equal length."""
-    count = tf.shape(next(iter(items.values())))[0]
-    edges = [count * i // parts for i in range(parts + 1)]
-    return [{name: x[a:b] for name, x in items.items()} for a, b in itertools.pairwise(edges)]
-
-
-def generators_of(tower: tf.keras.layers.Layer | None) -> list[tf.random.Generator]:
-    """The random generators of a tower's dropout."""
-    layers = tower.submodules if tower is not None else ()
-    return [layer.generator for layer in layers if isinstance(layer, ResumableDropout)]
-
-
-def rewind(generators: list[tf.random.Generator], states: list[tf.Tensor]) -> None:
-    """Put generators into states that they were in."""
-    for generator, state in zip(generators, states, strict=True):
-        generator.state.assign(state)
-
-
-def add_gradients(
-    a: tf.Tensor | tf.IndexedSlices | None, b: tf.Tensor | tf.IndexedSlices | None
-) -> tf.Tensor | tf.IndexedSlices | None:
-    """Sum of two gradients, either of which may be None or sparse."""
-    if a is None or b is None:
-        return b if a is None else a
-    if isinstance(a, tf.IndexedSlices) and isinstance(b, tf.IndexedSlices):
-        values, indices = tf.concat([a.values, b.values], 0), tf.concat([a.indices, b.indices], 0)
-        return tf.IndexedSlices(values, indices, a.dense_shape)
-    return tf.convert_to_tensor(a) + tf.convert_to_tensor(b)
-
-
-class History:
-    """What was logged, a row a step and a column a name; written whole at each flush.
-
-    Args:
-        path: the CSV file.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.rows: dict[int, dict[str, float]] = {}
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        self.rows.setdefault(step, {}).update({name: float(value) for name, value in values.items()})
-
-    def flush(self) -> None:
-        names = ["step", *dict.fromkeys(name for row in self.rows.values() for name in row)]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, names)
-        writer.writeheader()
-        writer.writerows({"step": step, **row} for step, row in sorted(self.rows.items()))
-        write_whole(self.path, text.getvalue())
-
-    def load(self, up_to: int) -> None:
-        """Read back the rows up to a step; later ones are forgotten."""
-        self.rows = {}
-        if self.path.exists():
-            with self.path.open(newline="") as file:
-                for row in csv.DictReader(file):
-                    step = int(row.pop("step"))
-                    if step <= up_to:
-                        self.write(step, {name: float(value) for name, value in row.items() if value})
-
-
-def _tensorboard(folder: Path) -> Callable[[int, dict], None]:
-    writer = tf.summary.create_file_writer(str(folder))
-
-    def write(step: int, values: dict[str, float]) -> None:
-        with writer.as_default():
-            for name, value in values.items():
-                tf.summary.scalar(name, value, step=step)
-
-    return write
+def _diverged(what: str, step: int) -> FloatingPointError:
+    """The error of a training that has left the numbers, with what helps."""
+    return FloatingPointError(
+        f"{what} at step {step}; lower training.learning_rate, raise task.temperature, or train in float32 "
+        "(training.precision)"
+    )

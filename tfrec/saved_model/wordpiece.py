@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from tfrec.serving.attribute_terms import lookup
+from tfrec.saved_model.tensors import lookup
 
 if TYPE_CHECKING:
     from tfrec.encoders.wordpiece import WordPiece

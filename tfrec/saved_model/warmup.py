@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfrec.runs.run import Run
-from tfrec.serving.loading import default_k
-from tfrec.serving.model import MOST_HISTORIES
+from tfrec.saved_model.loading import default_k
+from tfrec.saved_model.queries import MOST_HISTORIES
 
 RECORDS = Path("assets.extra") / "tf_serving_warmup_requests"  # the one name that the server looks for
 BATCHES = (1, 32)

@@ -11,9 +11,8 @@ from pipelines.batches import HistoryBatches, Purchases, make_dataset
 from pipelines.content import ItemContent, photo_arrays
 from pipelines.prepared import Prepared
 from pipelines.time_bounds import DAY, dated
-from tfrec.assets import Assets, encoder_scope, item_fields
 from tfrec.bank import fill_bank
-from tfrec.config import ConfigError, ImageConfig, ModelConfig, RetrievalConfig, TextConfig
+from tfrec.config import ConfigError, ImageConfig, TextConfig
 from tfrec.distributed.workers import Workers
 from tfrec.encoders.attributes import AttributeEncoder
 from tfrec.encoders.errors import EncoderError
@@ -27,7 +26,10 @@ from tfrec.features.store import SideFeatures
 from tfrec.fusion import CrossAttentionFusion
 from tfrec.models import ItemVectors, TwoTower
 from tfrec.neighbours import Neighbours, companions, followers, product_neighbours, products_of
+from tfrec.retrieval.assets import Assets, encoder_scope, item_fields
+from tfrec.retrieval.config import ModelConfig, RetrievalConfig
 from tfrec.towers import HistoryTower, ItemTower, ShallowTower, UserTower
+from tfrec.training.environment import automatic_batch_size
 
 Encoder = TypeVar("Encoder", bound=tf.keras.layers.Layer)
 Features = Mapping[str, SideFeatures]  # `text`, `image`: what frozen encoders made of the catalogue
@@ -168,8 +170,6 @@ def clear_untrained(tower: HistoryTower | UserTower, buyers: np.ndarray, user_fi
 
 def fitting_batch_size(config: RetrievalConfig, items: int) -> int:
     """The customers of a step that this machine's memory has room for, of a catalogue of so many items."""
-    from tfrec.training import automatic_batch_size
-
     # An estimate of the floats that a place of a history keeps for its gradient: some 12 vectors in each block, 8 around
     # the blocks, and logits against candidates: the catalogue, or in a batch an eighth of it.
     query = config.model.query
