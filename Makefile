@@ -87,7 +87,7 @@ test: lint ## lint, types and every test but the long ones (a quarter of an hour
 	wait $$types || failed="$${failed:-} types"; \
 	[ -z "$${failed:-}" ] || { echo "failed: $$failed" >&2; exit 1; }
 
-test-long: $(VENV)/.installed-dev ## the tests of a minute each: killed workers and trainings, the notebook, a C++ server
+test-long: $(VENV)/.installed-dev ## the long tests: from raw files to an answer, killed workers, the notebook, a C++ server
 	$(PYTEST) -m long $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev ## ruff: rules and format

@@ -6,6 +6,8 @@ import argparse
 import importlib
 import sys
 
+from pipelines.command import run_command
+
 DATASETS = {
     "shop": "a shop's own items, purchases, customers and photos (CSV or Parquet)",
     "hm": "H&M Personalized Fashion Recommendations: articles, customers, transactions, photos",
@@ -40,19 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     module.add_arguments(parser)
     options = parser.parse_args(arguments[1:])
 
-    from pipelines.schema import PreparedError
-
-    try:
-        return module.run(options) or 0
-    except PreparedError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # a full disk, a folder that may not be read
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; what was unfinished is removed", file=sys.stderr)
-        return 130
+    return run_command(lambda: module.run(options) or 0, interrupted="stopped; what was unfinished is removed")
 
 
 def _top_parser() -> argparse.ArgumentParser:

@@ -61,7 +61,7 @@ class PreparedWriter:
         options: dict[str, Any] | None = None,
         overwrite: bool = False,
     ):
-        self.out = Path(out).absolute()
+        self.out = Path(out).resolve()
         self.split: dict[str, Any] = {}
         self.notes: dict[str, Any] = {}
         self._dataset, self._source, self._options, self._overwrite = (
@@ -126,7 +126,7 @@ class PreparedWriter:
 
         Args:
             file: the raw file's name.
-            row: 1-based row of the raw file, its header being row 1; 0 where rows make no sense (a photo).
+            row: 1-based row of the raw file, a header being row 1; 0 where rows make no sense (a photo).
             field: the column at fault.
             value: what stood there.
             reason: a fixed phrase; the manifest counts by it.

@@ -12,6 +12,7 @@ file system has no locks on folders (NFS).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -83,7 +84,9 @@ class HiddenFolder:
     """
 
     def __init__(self, out: Path):
-        self._out = out
+        self._out = out = out.resolve()  # the folder that a link leads to is replaced, not the link
+        if out.is_mount():
+            raise OSError(errno.EBUSY, "a mount point cannot be replaced as a whole; name a folder in it", str(out))
         out.parent.mkdir(parents=True, exist_ok=True)
         with _locked(out.parent):  # no run shall clear a folder that another made but has not locked yet
             _clear_up(out)
@@ -105,6 +108,7 @@ class HiddenFolder:
 def take_place(filled: Path, out: Path) -> None:
     """Flush a folder and rename it to `out` beside it; what it replaces steps aside first and is removed last."""
     flush_tree(filled)
+    out = out.resolve()
     aside = out.with_name(f".tmp-{out.name}-{secrets.token_hex(4)}{ASIDE}")
     with _locked(out.parent):  # no run shall put back what is aside for a moment
         replaces = out.exists()
@@ -123,6 +127,7 @@ def take_place(filled: Path, out: Path) -> None:
 
 def put_back(out: Path) -> None:
     """Put back the folder that a run moved aside and, killed, did not replace: it is the only copy."""
+    out = out.resolve()
     if not out.exists() and any(_left_beside(out)):
         with _locked(out.parent):
             _put_back(out)
@@ -130,6 +135,7 @@ def put_back(out: Path) -> None:
 
 def clear_up(out: Path) -> None:
     """Put back what a killed run had moved aside, and remove what else killed runs left beside `out`."""
+    out = out.resolve()
     if any(_left_beside(out)):
         with _locked(out.parent):
             _clear_up(out)

@@ -7,6 +7,7 @@ import time
 import numpy as np
 
 DAY = 86_400  # seconds
+YEAR_10000 = 253_402_300_800  # seconds since 1970; calendars end before it
 TOO_EARLY = "time is before 1970"  # the first day of 1970 with it: a zero or a missing time that was written as a date
 TOO_LATE = "time lies in the future"
 

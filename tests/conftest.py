@@ -12,7 +12,7 @@ from filelock import FileLock
 from hypothesis import settings
 
 import tfrec  # noqa: F401  (pins Keras 2 before a test imports TensorFlow)
-from tfrec.command import COLLECTIONS
+from pipelines.command import COLLECTIONS
 from tfrec.graphs import skip_rewrites
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")

@@ -154,6 +154,7 @@ def test_the_feature_store_must_be_of_the_runs_encoder_and_of_photos(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_sanity_check_passes():
     assert train.main(["--sanity-check"]) == 0
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from pipelines.command import log_to, run_command
 from pipelines.prepared_writer import PreparedWriter
 from tests.test_layers import COMMANDS, MODULES, ROOT
-from tfrec.command import log_to, run_command
 from tfrec.runs.lock import only_writer
 
 WRONG = {  # each is a fault that the command itself finds, behind its options' parser
@@ -97,6 +97,17 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(command, folder):
             "retrieve",
             ["--model", "x", "--data", "y", "--out", "z.csv", "--generate", "0"],
             "--generate 0 must be at least 1",
+        ),
+        *(
+            ("retrieve", ["--model", "x", "--data", "y", "--out", "z.csv", *words], says)
+            for words, says in (
+                (["--beams", "8"], "--beams does nothing without --generate and --strategy beam"),
+                (["--generate", "2", "--seed", "8"], "--seed does nothing without --generate and --strategy sample"),
+                (["--candidates", "0"], "--candidates does nothing without --rerank or --generate"),
+                (["--generate", "2", "--candidates", "0"], "--candidates 0 must be at least 1"),
+                (["--workers", "4"], "--workers does nothing without --engine ray"),
+                (["--k", "3", "--generate", "2"], "--k and --generate exclude each other"),
+            )
         ),
     ],
 )

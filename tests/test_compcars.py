@@ -377,11 +377,13 @@ def test_photos_may_have_any_known_ending(tmp_path):
     with Image.open(photos[1]) as photo:
         photo.save(photos[1].with_suffix(".png"))
     photos[1].unlink()
+    Image.new("RGB", (9, 9)).save(raw / "image" / "stray.jpg")
     (raw / "image").rename(tmp_path / "disk")
     (raw / "image").symlink_to(tmp_path / "disk")
     assert main(["compcars", "--raw", str(raw), "--out", str(tmp_path / "tree")]) == 0
     data = open_prepared(tmp_path / "tree")
     assert len(data.images) == len(photos) - 3  # two have no year, one has no box
+    assert data.manifest["rejected"]["photo is not in a folder image/make/model/year"] == 1
     rows = [
         ["", "1/a.jpg", "2011", "1", "1 1 9 9", "m", "x", "1"],
         ["", "1/a.jpg", "2011", "2", "1 1 9 9", "m", "x", "1"],

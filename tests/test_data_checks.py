@@ -89,6 +89,13 @@ def test_ratings_on_another_scale_are_told_with_the_options(tmp_path):
     check_data(RatingsConfig(), dataset(tmp_path / "without", ratings=None))  # told by the model, which needs them
 
 
+def test_a_threshold_of_ratings_asks_for_ratings(tmp_path):
+    config = RetrievalConfig()
+    config.evaluation.min_rating = 4.0
+    with pytest.raises(ConfigError, match=r"evaluation.min_rating=4: .* have no ratings; set it to 0"):
+        check_data(config, dataset(tmp_path / "data", ratings=None))
+
+
 def test_a_dataset_with_nothing_held_out_is_refused_before_it_is_trained_on(tmp_path):
     with pytest.raises(ConfigError, match="none of its 3 events is held out to be evaluated on"):
         check_data(RetrievalConfig(), dataset(tmp_path / "data", splits=(0, 0, 1)))

@@ -74,6 +74,7 @@ def test_items_that_are_ids_alone_cannot_be_encoded(new_data):
         with_new_items(make_run(ITEMS, modalities=frozenset()), new_data[0])
 
 
+@pytest.mark.long
 def test_the_command_publishes_pairs_and_keeps_the_newest(tmp_path, monkeypatch, new_data, capsys):
     run, without = make_run(ITEMS), make_run(ITEMS, users=None)
     monkeypatch.setattr(runs, "load_run", lambda folder, max_users: run if max_users else without)

@@ -101,6 +101,13 @@ def test_masked_mean():
     np.testing.assert_allclose(masked_mean(tokens, mask), [[2.0], [0.0]])
 
 
+@pytest.mark.parametrize("mask", [None, tf.ones([1, 1000], tf.bool)])
+def test_a_mean_of_many_tokens_is_not_lost_in_half_precision(mask):
+    tokens = tf.ones([1, 1000, 1], tf.bfloat16)  # whose sum stays at 256 in bfloat16
+    assert masked_mean(tokens, mask).dtype == tf.bfloat16
+    np.testing.assert_allclose(tf.cast(masked_mean(tokens, mask), tf.float32), [[1.0]])
+
+
 class TokensOfPixels(tf.keras.layers.Layer):
     """A stand-in for a photo encoder: one token a pixel row."""
 

@@ -217,5 +217,11 @@ def test_exact_search_stands_in_where_scann_does_not_fit(vectors, items, target,
     assert note in report.note
 
 
+@pytest.mark.parametrize("leaves", [0, ITEMS // 16 + 1])
+def test_leaves_that_cannot_be_are_refused(vectors, leaves):
+    with pytest.raises(RetrievalIndexError, match=f"--leaves {leaves} must be 1 to {ITEMS // 16}"):
+        build_scann(vectors, leaves=leaves)
+
+
 def test_recall_counts_what_is_found_at_any_rank():
     assert recall_against(np.array([[3, 1], [7, 8]]), np.array([[1, 2], [8, 7]])) == 0.75

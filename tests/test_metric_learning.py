@@ -57,6 +57,7 @@ def trained(data, tmp_path_factory):
     return run(configure(data, SMALL, options), tmp_path_factory.mktemp("runs") / "both")
 
 
+@pytest.mark.long
 def test_xla_makes_the_same_steps(data, tmp_path):
     losses = []
     for xla in (False, True):
@@ -111,7 +112,7 @@ def test_the_gradient_of_every_loss_reaches_the_encoder(data, loss):
     assembly = MetricAssembly(configure(data, SMALL, {"task": {"loss": loss}}), open_prepared(data))
     batch = next(iter(assembly.dataset(0, 1)))
     with tf.GradientTape() as tape:
-        value = assembly.model.compute_loss(batch)
+        value = assembly.model.compute_loss(batch, training=True)
     gradient = tape.gradient(value, assembly.model.views.encoder.embedding.projection.kernel)
     assert value > 0
     assert np.isfinite(gradient).all()

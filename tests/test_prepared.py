@@ -234,6 +234,23 @@ def test_an_existing_folder_is_replaced_only_when_asked_and_only_a_prepared_one(
     assert sorted(os.listdir(tmp_path)) == ["out", "photos"]
 
 
+def test_a_link_to_a_folder_stays_and_the_folder_is_replaced(tmp_path):
+    disk, out = tmp_path / "disk", tmp_path / "out"
+    write(disk / "hm")
+    out.symlink_to(disk / "hm")
+    write(out, users=USERS[:2], overwrite=True)
+    assert out.is_symlink()
+    assert len(open_prepared(disk / "hm", verify=True).users) == 2
+    assert (sorted(os.listdir(tmp_path)), os.listdir(disk)) == (["disk", "out"], ["hm"])
+
+
+def test_a_mount_point_is_refused_before_anything_is_read(tmp_path, monkeypatch):
+    (tmp_path / "volume").mkdir()
+    monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "volume")
+    with pytest.raises(OSError, match="a mount point cannot be replaced as a whole; name a folder in it"):
+        write(tmp_path / "volume")
+
+
 def test_a_failed_overwrite_keeps_the_old_dataset(tmp_path):
     out = write(tmp_path / "out")
     with pytest.raises(PreparedError):

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tfrec import processor
+from pipelines import processor
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def write(path):
 
 os.rename, os.fsync = count(os.rename), count(os.fsync)
 publish._write_manifest = count(publish._write_manifest)
-publish._sha256 = count(publish._sha256)
+publish.sha256_of = count(publish.sha256_of)
 publish.publish_version(Path(sys.argv[1]), 2, write)
 print("steps", next(steps) - 1)
 """
@@ -319,14 +319,25 @@ def test_the_command_line(model, capsys):
     assert capsys.readouterr().err.startswith("error: ")
 
 
+def test_a_broken_manifest_is_listed_beside_the_others(model, capsys):
+    (model / "2" / "manifest.json").write_text("{")
+    withdraw(model, 3)
+    assert command.main(["list", str(model)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["1", "2", "3"]
+    assert "broken: " in lines[1]
+    assert lines[2].endswith("withdrawn")
+
+
+@pytest.mark.parametrize("words", [["rollback"], ["prune", "--keep", "1"]])
+def test_a_folder_without_versions_is_told_as_such(tmp_path, capsys, words):
+    assert command.main([words[0], str(tmp_path / "shpo"), *words[1:]]) == 2
+    assert "holds no versions; give the folder of a model" in capsys.readouterr().err
+
+
 def test_a_copy_that_lacks_a_file_is_refused_before_the_others_are_read(model, monkeypatch):
     """A server looks every two seconds, and would read gigabytes each time."""
     (model / "3" / "variables" / "variables.data").unlink()
-    monkeypatch.setattr("tfrec.publish._sha256", lambda file: pytest.fail(f"{file} is read"))
+    monkeypatch.setattr("tfrec.publish.sha256_of", lambda file: pytest.fail(f"{file} is read"))
     with pytest.raises(PublishError, match="variables.data cannot be read"):
         verify_version(model / "3")
-
-
-def test_pruning_a_folder_without_versions_says_so(tmp_path, capsys):
-    assert command.main(["prune", str(tmp_path / "shpo"), "--keep", "1"]) == 2
-    assert "holds no versions; give the folder of a model" in capsys.readouterr().err

@@ -61,6 +61,7 @@ def losses_of(assembly, steps=4):
     return losses
 
 
+@pytest.mark.long
 def test_a_training_may_ask_for_the_last_days_alone(shop):
     assembly = RetrievalAssembly(configured(shop, "--task.target_days=28", "--training.final=false"), shop)
     purchases, batches = assembly.purchases, assembly.batches
@@ -225,6 +226,10 @@ def test_the_chosen_part_of_an_encoder_trains_and_nothing_else(shop, weights, op
     [
         (["--model.text.lora_rank=4"], r"model.text.lora_rank=4 adapts published weights"),
         (["--model.text.pooled=true"], r"model.text.pooled=true is for frozen encoders"),
+        (
+            ["--features=STORE", "--model.item.deep=false", "--model.text.train_blocks=1"],
+            r"model.text: train_blocks and lora_rank train the item tower's encoder",
+        ),
         (["--features=STORE", "--model.text.train_blocks=1"], "cannot train"),
         (["--features=STORE", "--model.text.weights=other"], "was made with"),
         (["--features=STORE", "--model.text.pooled=false"], "holds pooled vectors only"),

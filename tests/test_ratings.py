@@ -236,6 +236,7 @@ def test_who_liked_nothing_is_shown_what_is_popular(rated_run):
     assert (np.diff(filtered.scores[2]) <= 0).all()
 
 
+@pytest.mark.long
 def test_a_popularity_bias_goes_with_the_ranking_head(movies, tmp_path):
     options = ["--model.item.bias", "true", "--training.steps", "2", "--training.evaluations", "1"]
     assert train(["--recipe", "movielens", "--data", str(movies), "--out", str(tmp_path / "run"), *options]) == 0

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.prepared import PreparedError, PreparedWriter, open_prepared
+from pipelines.prepared import PreparedWriter, open_prepared
 from pipelines.publish import written_whole
 from tests.serving_fakes import make_run
 from tests.serving_server import republish
@@ -27,6 +27,7 @@ from tfrec import retrieve as command
 from tfrec.batch_retrieval.customers import CustomerReader
 from tfrec.batch_retrieval.files import (
     RecommendationFileError,
+    check_submission,
     format_of,
     recommendation_table,
     safe_cells,
@@ -214,7 +215,7 @@ def test_a_list_of_customers_is_answered_alone(models, prepared, recommended, tm
 
 def test_customers_that_are_not_in_the_dataset_are_an_error(models, prepared, tmp_path):
     (tmp_path / "users.txt").write_text("c1\nnobody\n")
-    with pytest.raises(PreparedError, match="1 customers are not in the dataset, first 'nobody'"):
+    with pytest.raises(RetrieveError, match=r"users.txt: 1 of 2 customers are not in .*, first 'nobody' in line 2;"):
         go(models, prepared, tmp_path / "recs.parquet", users=tmp_path / "users.txt")
 
 
@@ -281,13 +282,10 @@ def test_cells_that_a_spreadsheet_would_run_are_text(tmp_path):
     assert rows[1:] == [['\'=cmd|"x"', "1", "a,b", "0.5"], ['\'=cmd|"x"', "2", "'-2", "-0.5"], ["b", "1", "'-2", "1"]]
 
 
-def test_an_id_with_a_space_cannot_be_in_a_submission(tmp_path):
-    from tfrec.batch_retrieval.files import WRITERS
-
-    table = recommendation_table(pa.array(["a"]), np.array([[0]]), np.array([[1.0]], np.float32), pa.array(["x y"]))
-    with pytest.raises(RecommendationFileError, match="holds a space"), written_whole(tmp_path / "s.csv") as stream:
-        WRITERS["submission"](iter([table]), stream)
-    assert list(tmp_path.iterdir()) == []
+def test_an_id_with_a_space_cannot_be_in_a_submission():
+    check_submission(["x", "y"])
+    with pytest.raises(RecommendationFileError, match=r"item id 'x\\ty' holds a space.*--format csv"):
+        check_submission(["x", "x\ty"])
 
 
 # -- stopped and resumed -------------------------------------------------------------------------------------

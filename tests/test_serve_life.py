@@ -22,9 +22,10 @@ import pytest
 
 from tests.serving_server import ask, plain_shop, republish, running, until
 from tfrec import publish
-from tfrec.publish import MANIFEST, keep_last, restore, withdraw
+from tfrec.publish import MANIFEST, keep_last, restore, versions, withdraw
 from tfrec.serve.batching import Batcher
-from tfrec.serve.model_config import models_of_folders
+from tfrec.serve.errors import ServeConfigError
+from tfrec.serve.model_config import ModelConfig, models_of_folders
 from tfrec.serve.options import ServeOptions
 from tfrec.serve.repository import Repository
 from tfrec.serve.server import Server, serve
@@ -175,6 +176,53 @@ def test_damaged_versions_are_reported_and_the_one_before_serves_on(exported, mo
         until_served(server, version)
 
 
+def test_a_server_starts_with_the_newest_version_that_loads(exported, model, tmp_path):
+    broken = republish(exported, tmp_path / "staged", 3)
+    CUT(next(broken.glob("variables/*.data*")))
+    os.rename(broken, model / "3")
+    republish(exported, model, 2)
+    with running(model) as server:
+        assert served(server) == ["2"]
+        republish(exported, model, 4)
+        until_served(server, 4)
+
+
+def test_a_labelled_version_is_served_beside_the_newest_after_a_restart_too(exported, model):
+    republish(exported, model, 2)
+    config = ModelConfig("shop", model, latest=1, labels={"stable": 1})
+    assert config.wanted() == [1, 2]
+    assert ModelConfig("shop", model, latest=1, labels={"stable": 7}).wanted() == [2]
+
+
+def test_a_version_that_is_asked_for_and_not_there_is_told(model, caplog):
+    config = ModelConfig("shop", model, specific=(7,))
+    with (
+        pytest.raises(ServeConfigError, match="has no version 7; its versions are"),
+        running(read_configs=lambda: [config]),
+    ):
+        pass
+    repository = Repository(lambda: [config])
+    caplog.clear()
+    repository.poll()
+    repository.poll()
+    assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 1
+    repository.close()
+
+
+def test_a_model_whose_folder_cannot_be_read_keeps_no_other_from_being_looked_at(model, monkeypatch):
+    def unreadable(folder):
+        if folder == Path("gone"):
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return real(folder)
+
+    real = versions
+    monkeypatch.setattr("tfrec.serve.model_config.versions", unreadable)
+    repository = Repository(lambda: [ModelConfig("gone", Path("gone")), ModelConfig("shop", model)])
+    repository.poll()
+    assert list(repository.model("shop").servables) == [1]
+    repository.close()
+
+
 def test_a_version_that_is_mended_in_place_is_tried_again(exported, model, tmp_path):
     """As one that is still being copied is when it is looked at first."""
     broken = republish(exported, tmp_path / "staged", 2)
@@ -192,8 +240,8 @@ def looks(model, monkeypatch, sha256, count):
     """Whether version 1 serves after each of so many looks at the folder, and what was told of it."""
     told = []
     repository = Repository(lambda: models_of_folders([model], 1), lambda name, version, what: told.append(what))
-    real = publish._sha256
-    monkeypatch.setattr(publish, "_sha256", lambda file: sha256(file, real))
+    real = publish.sha256_of
+    monkeypatch.setattr(publish, "sha256_of", lambda file: sha256(file, real))
     served = []
     for _ in range(count):
         repository.poll()
@@ -226,8 +274,8 @@ def test_a_version_that_is_withdrawn_while_it_is_read_is_tried_again_once_restor
         return "another"
 
     repository = Repository(lambda: models_of_folders([model], 2))
-    real = publish._sha256
-    monkeypatch.setattr(publish, "_sha256", lambda file: withdrawn(file, real))
+    real = publish.sha256_of
+    monkeypatch.setattr(publish, "sha256_of", lambda file: withdrawn(file, real))
     repository.poll()
     assert not repository.model("shop").servables
     assert not repository.model("shop").failed
@@ -346,7 +394,7 @@ def test_sigterm_answers_what_is_under_way_and_ends_with_0(model):
 
 def test_sigterm_ends_a_server_that_still_loads(model, monkeypatch):
     """The version is given up before its next file is read."""
-    real, read = publish._sha256, []
+    real, read = publish.sha256_of, []
 
     def terminated(file):
         read.append(file)
@@ -355,7 +403,7 @@ def test_sigterm_ends_a_server_that_still_loads(model, monkeypatch):
         return real(file)
 
     server = Server(lambda: models_of_folders([model], 1), ServeOptions(port=0, grpc_port=0))
-    monkeypatch.setattr(publish, "_sha256", terminated)
+    monkeypatch.setattr(publish, "sha256_of", terminated)
     asyncio.run(serve(server))
     assert len(read) == 1
     assert not server.loading
@@ -363,7 +411,7 @@ def test_sigterm_ends_a_server_that_still_loads(model, monkeypatch):
 
 
 def test_a_load_that_does_not_end_is_not_waited_for(exported, model, monkeypatch):
-    real, hangs, goes_on = publish._sha256, threading.Event(), threading.Event()
+    real, hangs, goes_on = publish.sha256_of, threading.Event(), threading.Event()
 
     def hang(file):
         if model / "2" in file.parents:
@@ -372,7 +420,7 @@ def test_a_load_that_does_not_end_is_not_waited_for(exported, model, monkeypatch
         return real(file)
 
     with running(model, stop_seconds=0.2) as server:
-        monkeypatch.setattr(publish, "_sha256", hang)
+        monkeypatch.setattr(publish, "sha256_of", hang)
         republish(exported, model, 2)
         assert hangs.wait(60)
     assert server.server.loading

@@ -446,7 +446,14 @@ def test_a_request_whose_client_has_hung_up_is_given_up(small, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("token", "host", "status"), [(None, "evil.example", 403), (None, "localhost", 200), ("x", "a.b", 200)]
+    ("token", "host", "status"),
+    [
+        (None, "evil.example", 403),
+        (None, "localhost", 200),
+        ("x", "a.b", 200),
+        (None, "a:b", 400),
+        (None, "[::1]:8501", 200),
+    ],
 )
 def test_without_a_token_a_server_is_addressed_by_its_own_names(small, token, host, status):
     """Else a page of the web whose name is made to lead to this machine could read what a browser here can."""

@@ -12,8 +12,8 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.serving_fakes import make_run
+from tests.serving_server import publish_exact
 from tests.test_models import DIM, ITEMS, make_model
-from tfrec.export import export_run
 from tfrec.retrieval.assembly import modalities_read
 from tfrec.retrieval.config import ModelConfig
 from tfrec.runs.run import UserTable
@@ -43,13 +43,12 @@ def published(model, folder, **changes):
     known = {"towers": towers_of(model), "query_kind": "history", "history_length": 8, **NOTHING, **changes}
     run = make_run(ITEMS, **({"users": None} | known))
     run.item_vectors = vectors
-    path = export_run(run, "shop", folder, say=lambda text: None)[0]
+    path = publish_exact(run, folder)
     return load_model(path), dict(tf.train.list_variables(str(path / "variables" / "variables")))
 
 
 @pytest.mark.parametrize("options", [{"bias": True}, {"normalize": False, "bias": True}, {"tie": True}])
-def test_histories_are_read_from_the_vectors_of_the_index(options, tmp_path, monkeypatch):
-    monkeypatch.setattr("tfrec.index.tuning.build_scann", lambda vectors, **ignored: exact_again(vectors))
+def test_histories_are_read_from_the_vectors_of_the_index(options, tmp_path):
     model = make_model(content=False, shortcut=True, **options)
     model.last_query(history_batch(), model.all_vectors())
     served, saved = published(model, tmp_path)
@@ -71,16 +70,7 @@ def history_batch():
     return {name: tf.constant(value) for name, value in batch.items()}
 
 
-def exact_again(vectors):
-    """In the place of ScaNN, which takes a thousand items."""
-    from tfrec.index.indexes import ExactIndex
-    from tfrec.index.tuning import IndexReport
-
-    return ExactIndex(vectors), IndexReport("exact", *vectors.shape)
-
-
-def test_a_model_that_looks_customers_up_is_published_without_tables_of_histories(tmp_path, monkeypatch):
-    monkeypatch.setattr("tfrec.index.tuning.build_scann", lambda vectors, **ignored: exact_again(vectors))
+def test_a_model_that_looks_customers_up_is_published_without_tables_of_histories(tmp_path):
     model = make_model(content=False, kind="user")
     fields = np.zeros((USERS, 0), np.int32)
     given = {"user": tf.range(USERS), "user_fields": tf.constant(fields)}

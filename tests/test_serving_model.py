@@ -250,6 +250,7 @@ def test_k_out_of_bounds_is_an_invalid_argument(model, k):
     [
         ({"allow": [["price=3"]]}, "allow takes terms field=value with a field of"),
         ({"allow": [["dress"]]}, "allow takes terms field=value"),
+        ({"allow": [["colour"]]}, "allow takes terms field=value"),
         ({"days_ago": [[1.0, 2.0]]}, "Unable to broadcast"),
         ({"exclude": [["a"], ["b"], ["c"]]}, "Unable to broadcast"),
     ],
@@ -263,6 +264,34 @@ def test_what_a_model_refuses_is_an_invalid_argument(model, inputs, message):
 def test_a_photo_that_is_none_is_an_invalid_argument(model, photo):
     with pytest.raises(tf.errors.InvalidArgumentError, match="photo must be a readable JPEG or PNG"):
         model("search_photo", photo=[photo_bytes("red"), photo])
+
+
+def test_an_item_whose_photo_is_none_is_told_by_its_row(model):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"(?s)photo must be a readable JPEG or PNG.*\[1\]"):
+        model("embed_item", photo=[photo_bytes("red"), b"<html>", b""])
+
+
+def test_an_input_that_is_missing_is_named(model):
+    with pytest.raises(KeyError, match=r"'recommend' needs the inputs \['history'\]"):
+        model("recommend", k=3)
+
+
+def test_rows_are_recommended_among_all_items_and_for_one_day_alike(model):
+    query = {
+        "history": [[1, 17], [-1, 3]],
+        "user": [-1, -1],
+        "user_fields": [[0], [0]],
+        "exclude": [[-1], [-1]],
+        "k": 3,
+    }
+    days = [[4.0], [4.0]]
+    plain = model("recommend_rows", days_ago=np.repeat(days, 2, 1), **query)
+    for found in (
+        model("recommend_rows", days_ago=days, **query),
+        model("recommend_rows_among", days_ago=days, **query),
+        model("recommend_rows_among", days_ago=days, among=[[-1]], **query),
+    ):
+        np.testing.assert_array_equal(found["item_row"], plain["item_row"])
 
 
 def test_empty_batches_answer_with_empty_batches(model):
@@ -431,6 +460,7 @@ def test_models_load_in_a_process_with_nothing_but_tensorflow(folders, kind):
     model.close()
 
 
+@pytest.mark.long
 def test_small_catalogues_are_exact_in_both_models_with_a_note(tmp_path, run):
     said = []
     small = make_run(60, customers=0)

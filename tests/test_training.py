@@ -16,11 +16,11 @@ from tfrec.config import TrainingConfig
 from tfrec.encoders.attributes import AttributeEncoder
 from tfrec.fusion import CrossAttentionFusion
 from tfrec.runs.finished import RunError
+from tfrec.trainable import Trainable
 from tfrec.training.environment import automatic_batch_size, compute_precision
 from tfrec.training.gradients import cached_gradients, generators_of, split_items, whole_gradients
 from tfrec.training.log import History
 from tfrec.training.optimizers import WarmupCosine
-from tfrec.training.trainable import Trainable
 from tfrec.training.trainer import Trainer, restore_weights
 
 
@@ -107,6 +107,19 @@ def test_float16_scales_the_loss(tmp_path):
         trainer.train_step({"x": tf.zeros([1])})
     first = trainer.optimizer.inner_optimizer._first[0].numpy()
     assert first == pytest.approx(1e-8, rel=0.02)  # a tenth of the true gradient
+
+
+def test_a_variable_that_is_left_as_it_is_has_no_part_in_the_clipping(tmp_path):
+    model = make_model()
+    model.compute_loss(make_batch())
+    trainer = Trainer(model, options=options(clip_norm=1.0), steps=1, run_dir=tmp_path, rates={"query_out": 0.0})
+    still = [v for v in model.trainable_variables if "query_out" in v.name]
+    assert still
+    assert not {id(v) for v in still} & {id(v) for v in trainer.variables}
+    before = [v.numpy() for v in still]
+    trainer.train_step(make_batch())
+    for variable, value in zip(still, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
 
 
 def losses_of(trainer) -> list[float]:

@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         0 on success, 2 when the arguments or the inputs are at fault, 130 when interrupted.
     """
-    from tfrec.command import run_command
+    from pipelines.command import run_command
 
     args = _parser().parse_args(arguments)
     return run_command(lambda: _compare_runs(args) if args.runs else _analyse(args))
@@ -35,10 +35,11 @@ def _analyse(args: argparse.Namespace) -> int:
     from tfrec.analysis.inputs import labels_of, read_features, read_run
     from tfrec.analysis.study import Limits, analyse
     from tfrec.analysis.study_report import write_study
-    from tfrec.retrieval.embeddings import VECTORS_FILE, is_retrieval, write_retrieval_embeddings
+    from tfrec.retrieval.embeddings import is_retrieval, write_retrieval_embeddings
+    from tfrec.runs.folder import VECTORS_FILE
 
     if args.run and not (Path(args.run) / VECTORS_FILE).exists() and is_retrieval(Path(args.run)):
-        write_retrieval_embeddings(Path(args.run))
+        write_retrieval_embeddings(Path(args.run), args.data)
     catalogue = read_run(args.run, args.data) if args.run else read_features(args.features, args.data)
     by, labels = labels_of(catalogue, args.by)
     study = analyse(

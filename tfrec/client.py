@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.arguments import number
-from tfrec.command import run_command
+from pipelines.command import run_command
 from tfrec.errors import ClientError
 
 NOTHING = -3e38  # scores below belong to places that no item was left for

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipelines.processor import cores
 from tfrec.csr import Csr
-from tfrec.processor import cores
 
 if TYPE_CHECKING:
     from scipy import sparse

@@ -114,10 +114,11 @@ class TrainingConfig:
     """How the weights are found.
 
     Args:
-        batch_size: customers (history windows), items or texts in a step; `auto` picks by the device's memory.
+        batch_size: customers (history windows), items or texts in a step; `auto`: by the device's memory in retrieval, a
+            fixed number in alignment, pretraining and the text model; metric learning takes none.
         accumulate: parts that the encoders' work of a step is cut into; the gradient equals the uncut step's.
         epochs: passes over the examples.
-        steps: number of steps; overrides `epochs`.
+        steps: number of steps; overrides `epochs`, and bounds an earlier stage.
         learning_rate: peak learning rate.
         warmup: share of the steps in which the rate rises to its peak.
         schedule: `cosine` falls to zero; `plateau` cuts the rate by 2 when `monitor` stalls; `constant`.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from tfrec.processor import cores
+from pipelines.processor import cores
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")

@@ -17,8 +17,8 @@ import sys
 from functools import partial
 
 from pipelines.arguments import whole_number
+from pipelines.command import run_command
 from pipelines.remote import local_path, location
-from tfrec.command import run_command
 from tfrec.errors import EncodeError
 
 log = logging.getLogger("tfrec")

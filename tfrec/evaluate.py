@@ -14,7 +14,7 @@ from pathlib import Path
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit code: 0 done, 1 failed, 2 wrong options or data."""
-    from tfrec.command import run_command
+    from pipelines.command import run_command
 
     parser = argparse.ArgumentParser(
         prog="python -m tfrec.evaluate",

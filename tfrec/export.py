@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.arguments import SHARE, whole_number
+from pipelines.command import run_command
 from pipelines.remote import local_path, location
-from tfrec.command import run_command
 from tfrec.publish import PublishError, check_name, keep_last, next_version, publish_version, versions
 
 if TYPE_CHECKING:

@@ -136,7 +136,9 @@ class CrossAttentionFusion(tf.keras.layers.Layer):
 
 def masked_mean(tokens: tf.Tensor, mask: tf.Tensor | None = None) -> tf.Tensor:
     """Mean of `tokens` `[B, T, D]` over the positions where `mask` `[B, T]` is True; zeros where none is. `[B, D]`."""
+    wide = tf.cast(tokens, tf.float32)  # sums in half precision lose what is added last
     if mask is None:
-        return tf.reduce_mean(tokens, 1)
-    weight = tf.cast(mask, tokens.dtype)[..., None]
-    return tf.reduce_sum(tokens * weight, 1) / tf.maximum(tf.reduce_sum(weight, 1), 1)
+        return tf.cast(tf.reduce_mean(wide, 1), tokens.dtype)
+    weight = tf.cast(mask, tf.float32)[..., None]
+    mean = tf.reduce_sum(wide * weight, 1) / tf.maximum(tf.reduce_sum(weight, 1), 1)
+    return tf.cast(mean, tokens.dtype)

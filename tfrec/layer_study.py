@@ -43,7 +43,7 @@ STRENGTHS = (1e-2, 1e-1, 1e0, 1e1, 1e2, 1e3)
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit code: 0 done, 1 failed, 2 wrong options or data."""
-    from tfrec.command import run_command
+    from pipelines.command import run_command
 
     options = _parser().parse_args(arguments)
     return run_command(lambda: run(options))

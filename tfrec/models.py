@@ -4,13 +4,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_recommenders as tfrs
 
 from pipelines.batches import Batch
 from tfrec.attention import ResumableDropout
 from tfrec.losses import candidate_losses, own_items, sampling_log_probability, weighted_mean
 from tfrec.repeats import RepeatScores, scores_of_purchases
 from tfrec.towers import HistoryTower, ItemTower, ShallowTower, UserTower, normal
+from tfrec.trainable import Trainable
 
 SHORT_PART = 4  # histories up to T / SHORT_PART purchases are read apart from longer ones
 CATALOGUE_PART = 8192  # items whose vectors are made at once
@@ -185,7 +185,7 @@ class ItemVectors(tf.keras.layers.Layer):
         return read
 
 
-class TwoTower(tfrs.Model):
+class TwoTower(Trainable):
     """The two-tower retrieval model: a query tower over the customer, an item tower over photo, text and attributes.
 
     Args:

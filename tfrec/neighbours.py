@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from pipelines.batches import Purchases
+from pipelines.processor import cores
 from tfrec.co_occurrence import cosines, indicator, latest_items, ranges
-from tfrec.processor import cores
 
 VARIANTS = 15  # of an item that are looked at; H&M's products have 2.2 items on average
 FOLLOWERS = 32  # kept of each item: twice as many rank no better

@@ -1,4 +1,4 @@
-"""What sells best: what customers are shown of whom nothing is known, in evaluation as when served."""
+"""What sells best: what customers are shown of whom nothing is known, when served and, by the same order, in evaluation."""
 
 import numpy as np
 

@@ -84,7 +84,10 @@ def one_version(path: Path) -> Path:
     if versions(path):
         newest = path / str(versions(path)[-1])
         raise PublishError(f"{path} is a model's folder, whose newest version changes; name one, such as {newest}")
-    return find_version(path)
+    found = find_version(path)
+    if not found.name.isdecimal():
+        raise PublishError(f"{path} is not named by a version's number, as published versions are; name one that is")
+    return found
 
 
 def publish_version(folder: Path, version: int, write: Callable[[Path], dict[str, Any]]) -> Path:
@@ -183,7 +186,9 @@ def withdraw(folder: Path, version: int | None = None) -> Path:
         PublishError: there is no such version, or no other one to go back to.
     """
     found = versions(folder)
-    version = found[-1] if version is None and found else version
+    if not found:
+        raise PublishError(f"{folder} holds no versions; give the folder of a model")
+    version = found[-1] if version is None else version
     if version not in found:
         raise PublishError(f"{folder} has no version {version}; its versions are {found}")
     if len(found) == 1:
@@ -247,7 +252,7 @@ def _write_manifest(path: Path, info: dict[str, Any]) -> None:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **info,
         "files": {
-            str(file.relative_to(path)): {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in files
+            str(file.relative_to(path)): {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in files
         },
     }
     (path / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -260,11 +265,12 @@ def _check_size(file: Path, entry: dict[str, Any]) -> None:
 
 
 def _check_bytes(file: Path, entry: dict[str, Any]) -> None:
-    if _sha256(file) != entry["sha256"]:
+    if sha256_of(file) != entry["sha256"]:
         raise PublishError(f"{file} does not have the SHA-256 that the manifest lists; copy it again")
 
 
-def _sha256(file: Path) -> str:
+def sha256_of(file: Path) -> str:
+    """A file's SHA-256, as hexadecimal digits."""
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

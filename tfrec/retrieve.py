@@ -21,11 +21,15 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from pipelines.command import run_command
 from pipelines.remote import location
-from tfrec.command import run_command
 
 if TYPE_CHECKING:
     from tfrec.batch_retrieval.job import RetrieveOptions
+
+
+OF_STRATEGY = {"beams": "beam", "temperature": "sample", "top_k": "sample", "seed": "sample"}
+RERANKED = 100  # candidates
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,17 +58,35 @@ def _retrieve(options: argparse.Namespace) -> int:
 def _stages(options: argparse.Namespace) -> RetrieveOptions:
     """What to do, from the command line."""
     from tfrec.batch_retrieval.files import RecommendationFileError
-    from tfrec.batch_retrieval.job import RetrieveOptions
+    from tfrec.batch_retrieval.job import RetrieveError, RetrieveOptions
     from tfrec.pretraining.generation import Generation
 
     if "://" not in str(options.out) and options.out.is_dir():  # else it would be found when all is computed
         raise RecommendationFileError(f"--out {options.out} is a folder; name the file to write")
-    values = vars(options)
-    length, rerank, candidates = values.pop("generate"), values.pop("rerank"), values.pop("candidates")
-    drawn = {name: values.pop(name) for name in ("strategy", "beams", "temperature", "top_k", "seed")}
+    values = {name: value for name, value in vars(options).items() if value is not None}
+    for name, (wanted, is_there) in _idle_without(options).items():
+        if name in values and not is_there:
+            raise RetrieveError(f"--{name.replace('_', '-')} does nothing without {wanted}; add that, or leave it out")
+    rerank, length = values.pop("rerank"), values.pop("generate", None)
+    how = {name: values.pop(name) for name in (*OF_STRATEGY, "strategy", "candidates") if name in values}
     if length is not None:
-        values |= {"k": length, "generation": Generation(length, candidates=candidates or 500, **drawn)}
-    return RetrieveOptions(**values, rerank=(candidates or 100) if rerank else 0)
+        if "k" in values:
+            raise RetrieveError("--k and --generate exclude each other: --generate N says how many items")
+        values |= {"k": length, "generation": Generation(length, **how)}
+    return RetrieveOptions(**values, rerank=how.get("candidates", RERANKED) if rerank else 0)
+
+
+def _idle_without(options: argparse.Namespace) -> dict[str, tuple[str, bool]]:
+    """Options that do nothing without another one: that one, and whether it is there."""
+    generates, strategy = options.generate is not None, options.strategy or "greedy"
+    idle = {
+        "strategy": ("--generate", generates),
+        "candidates": ("--rerank or --generate", generates or options.rerank),
+        "workers": ("--engine ray", options.engine == "ray"),
+    }
+    for name, needed in OF_STRATEGY.items():
+        idle[name] = (f"--generate and --strategy {needed}", generates and strategy == needed)
+    return idle
 
 
 def _day(text: str) -> datetime:
@@ -84,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", type=location, required=True, help="folder of a model (its newest version) or of a version")
     add("--data", type=location, required=True, metavar="PREPARED", help="a prepared dataset")
     add("--out", type=location, required=True, metavar="FILE", help="the file to write; replaced when it exists")
-    add("--k", type=int, default=12, help="recommendations a customer (default: %(default)s)")
+    add("--k", type=int, help="recommendations a customer (default: 12)")
     add(
         "--format",
         dest="kind",
@@ -107,15 +129,12 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--strategy",
         choices=["greedy", "beam", "sample"],
-        default="greedy",
-        help="of --generate (default: %(default)s)",
+        help="of --generate (default: greedy)",
     )
-    add("--beams", type=int, default=4, help="continuations that beam search keeps (default: %(default)s)")
-    add("--temperature", type=float, default=1.0, help="of sampling: below 1 sharper (default: %(default)s)")
-    add(
-        "--top-k", type=int, default=0, help="sample among so many best items; 0: all candidates (default: %(default)s)"
-    )
-    add("--seed", type=int, default=0, help="of sampling (default: %(default)s)")
+    add("--beams", type=int, help="continuations that beam search keeps (default: 4)")
+    add("--temperature", type=float, help="of sampling: below 1 sharper (default: 1)")
+    add("--top-k", type=int, help="sample among so many best items; 0: all candidates (default: 0)")
+    add("--seed", type=int, help="of sampling (default: 0)")
     add("--candidates", type=int, help="items found for --rerank (default: 100), or for a step of --generate (500)")
     add(
         "--exclude-seen",
@@ -126,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch", type=int, default=1024, help="customers a call of the model (default: %(default)s)")
     add("--part", type=int, default=32_768, help="customers a part (default: %(default)s)")
     add("--engine", choices=["local", "ray"], default="local", help="who makes the parts (default: %(default)s)")
-    add("--workers", type=int, default=2, help="processes of --engine ray (default: %(default)s)")
+    add("--workers", type=int, help="processes of --engine ray (default: 2)")
     return parser
 
 

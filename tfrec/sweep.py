@@ -166,7 +166,7 @@ def run_sweep(sweep: Sweep, out: str | Path, *, jobs: int = 1, dry_run: bool = F
         dry_run: print the commands instead.
 
     Returns:
-        How many runs failed.
+        How many runs failed, or were left to another process.
     """
     out = Path(out)
     done = {result["name"] for result in read_results(out) if result["exit_code"] == 0}
@@ -310,7 +310,7 @@ def main(arguments: list[str] | None = None) -> int:
         0 when every run succeeded, 1 when some failed, 2 when the sweep file is at fault, 130 when
         interrupted.
     """
-    from tfrec.command import run_command
+    from pipelines.command import run_command
 
     args = _parser().parse_args(arguments)
     return run_command(lambda: _run(args))

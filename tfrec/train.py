@@ -33,7 +33,7 @@ DEMO_DATA = "data/demo"
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit code: 0 done, 1 failed, 2 wrong options or data."""
-    from tfrec.command import run_command
+    from pipelines.command import run_command
 
     words = sys.argv[1:] if arguments is None else arguments
     return run_command(lambda: run(words), after_full_disk="give the same command again with --resume")

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tfrec.command import run_command
+from pipelines.command import run_command
 from tfrec.publish import (
     PublishError,
     delete_withdrawn,
@@ -50,14 +50,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, text: str, run: Callable[[argparse.Namespace], object]) -> argparse.ArgumentParser:
+    def command(
+        name: str, text: str, run: Callable[[argparse.Namespace], object], folder: str = "folder of a model"
+    ) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
-        added.add_argument("model", type=Path, metavar="DIR", help="folder of a model, or of a version")
+        added.add_argument("model", type=Path, metavar="DIR", help=folder)
         added.set_defaults(run=run)
         return added
 
     command("list", "list the versions of a model", _list)
-    command("verify", "compare a version's files with its manifest", _verify)
+    command(
+        "verify",
+        "compare a version's files with its manifest",
+        _verify,
+        "folder of a version, or of a model: its newest",
+    )
     command("rollback", "withdraw a version, so that servers go back", _rollback).add_argument(
         "--version", type=int, help="the version to withdraw (default: the newest)"
     )
@@ -74,7 +81,11 @@ def _list(options: argparse.Namespace) -> None:
     if not versions(options.model) and not withdrawn(options.model):
         raise PublishError(f"{options.model} holds no published version")
     for version in versions(options.model):
-        manifest = read_manifest(options.model / str(version))
+        try:
+            manifest = read_manifest(options.model / str(version))
+        except PublishError as error:
+            print(f"{version}\tbroken: {error}")
+            continue
         index = manifest.get("index", {})
         print(f"{version}\t{manifest['created']}\t{index.get('kind', '')}\t{index.get('items', '')} items")
     for version in withdrawn(options.model):

@@ -50,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         help="keep this share of a box's sides around it, for training to crop with some play (default 0)",
     )
-    parser.add_argument("--size", type=PHOTO_SIDE, default=256, help="longest side of a stored photo (default 256)")
+    parser.add_argument(
+        "--image-size", "--size", type=PHOTO_SIDE, default=256, help="longest side of a stored photo (default 256)"
+    )
     parser.add_argument("--seed", type=SEED, default=0, help="of the split (default 0)")
 
 
@@ -71,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
         split=args.split,
         test_share=args.test_share,
         val_share=args.val_share,
-        size=args.size,
+        size=args.image_size,
         margin=args.margin,
         seed=args.seed,
     )

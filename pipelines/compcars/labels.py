@@ -4,7 +4,6 @@ each row.
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -14,8 +13,7 @@ from typing import Any
 
 from pipelines.photos.images import find_photos, with_known_ending
 from pipelines.printable import printable
-from pipelines.raw.csv_lines import csv_rows, decode_utf8
-from pipelines.raw.raw_csv import check_text
+from pipelines.raw.raw_csv import open_records
 from pipelines.schema import PreparedError
 
 CSV_COLUMNS = ("image_name", "image_path", "released_year", "viewpoint", "bbox", "make", "model", "type")
@@ -92,7 +90,14 @@ def read_tree(raw: Path, reject: Reject) -> Iterator[CarPhoto]:
         PreparedError: there is no `image` folder, or no photo in it.
     """
     images, names = raw / "image", read_names(raw / "misc")
-    photos = [photo for photo in find_photos(images) if len(photo.relative_to(images).parts) == 4]
+    found = list(find_photos(images))
+    photos = [photo for photo in found if len(photo.relative_to(images).parts) == 4]
+    for photo in found:
+        if len(photo.relative_to(images).parts) != 4:
+            place = str(photo.relative_to(raw))
+            reject(
+                file=place, row=0, field="image", value=place, reason="photo is not in a folder image/make/model/year"
+            )
     if not photos:
         raise PreparedError(f"{images} holds no make/model/year/*.jpg; --raw must be CompCars's `data` folder")
     for photo in sorted(photos):
@@ -127,13 +132,7 @@ def read_csv(file: Path, raw: Path, reject: Reject) -> Iterator[CarPhoto]:
     Raises:
         PreparedError: a column is missing, or the file is not UTF-8.
     """
-    check_text(file)
-    lines = io.StringIO(decode_utf8(file.read_bytes(), file), newline="")
-    rows = csv_rows(lines, file=file.name, reject=reject)
-    header = [name.strip() for name in next(rows, (1, []))[1]]
-    missing = [name for name in CSV_COLUMNS if name not in header]
-    if missing:
-        raise PreparedError(f"{file} has no column {missing[0]!r}; it needs {','.join(CSV_COLUMNS)}")
+    header, rows = open_records(file, CSV_COLUMNS, reject=reject)
     for row, values in rows:
         where: dict[str, Any] = {"file": file.name, "row": row}
         record = dict(zip(header, values))

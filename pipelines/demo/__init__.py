@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -24,6 +23,7 @@ from pipelines.demo.customers import Customers, make_customers
 from pipelines.demo.drawing import JPEG_QUALITY, Look, draw_photo
 from pipelines.demo.oracle import ORACLE_FILE, write_oracle
 from pipelines.demo.shop import simulate
+from pipelines.processor import cores
 from pipelines.progress import Progress
 from pipelines.publish import HiddenFolder, filled_whole, is_free
 from pipelines.remote import local_path
@@ -117,9 +117,8 @@ def generate(raw: str | Path, *, items: int, customers: int, seed: int = 0, over
     """Write a shop's raw files as Kaggle's H&M competition has them; equal arguments give equal bytes.
 
     Args:
-        raw: folder to make: `articles.csv`, `customers.csv`, `transactions_train.csv`,
-        `images/0NN/0NNxxxxxxx.jpg`,
-            and `oracle.npz` (`demo_oracle`). It appears whole or not at all.
+        raw: folder to make: `articles.csv`, `customers.csv`, `transactions_train.csv`, `images/0NN/0NNxxxxxxx.jpg`, and
+            `oracle.npz` (`pipelines.demo.oracle`). It appears whole or not at all.
         items: number of articles.
         customers: number of customers.
         seed: of everything random.
@@ -198,7 +197,7 @@ def _in_processes(tasks: Iterable[tuple], *, worthwhile: bool) -> Iterator[int]:
         yield from map(_draw_task, tasks)
         return
     spawn = multiprocessing.get_context("spawn")  # a forked TensorFlow may hang
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=spawn) as pool:
+    with ProcessPoolExecutor(cores(), mp_context=spawn) as pool:
         yield from pool.map(_draw_task, tasks)
 
 

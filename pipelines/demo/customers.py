@@ -1,6 +1,6 @@
 """The demo shop's customers and their hidden tastes.
 
-A taste is a log preference of every level of every factor (`demo_catalog.FACTORS`). Customers like few
+A taste is a log preference of every level of every factor (`pipelines.demo.catalog.FACTORS`). Customers like few
 things, and like them clearly, so that a handful of purchases gives them away.
 """
 

@@ -7,7 +7,7 @@ mind, and each purchase of its basket is either a *repeat* (one of the customer'
     weight of the article this week  x  exp(the customer's tastes for its levels)  x  (bonus for the colour)
 
 Within a week nothing depends on what was bought in the same week, so next week's probabilities are known
-exactly (`demo_oracle`).
+exactly (`pipelines.demo.oracle`).
 """
 
 from collections.abc import Iterator

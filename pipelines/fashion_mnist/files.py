@@ -112,10 +112,13 @@ def read_idx(file: Path, magic: int) -> np.ndarray:
     except (OSError, EOFError, zlib.error) as error:
         raise PreparedError(f"{file} is not a whole gzip file ({error}); download it again") from error
     dims = magic & 0xFF
-    header = np.frombuffer(content[: 4 * (dims + 1)], ">u4")
-    if len(header) != dims + 1 or header[0] != magic:
-        found = int(header[0]) if len(header) else None
-        raise PreparedError(f"{file} starts with the number {found}, expected {magic}; is it the right file?")
+    start = content[: 4 * (dims + 1)]
+    header = np.frombuffer(start.ljust(4 * (dims + 1), b"\0"), ">u4")
+    if len(start) < 4 * (dims + 1) or header[0] != magic:
+        raise PreparedError(
+            f"{file} starts with the bytes {start[:4].hex(' ')}, expected {magic.to_bytes(4).hex(' ')} and {dims} sizes; is "
+            "it the right file?"
+        )
     shape = tuple(int(size) for size in header[1:])
     data = np.frombuffer(content, np.uint8, offset=4 * (dims + 1))
     if len(data) != np.prod(shape, dtype=np.int64):

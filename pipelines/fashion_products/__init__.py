@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--test-share", type=SHARE, default=0.2, help="of items, or of types (default 0.2)")
     parser.add_argument("--val-share", type=SHARE, default=0.0, help="the same for validation (default 0)")
-    parser.add_argument("--size", type=PHOTO_SIDE, default=256, help="longest side of a stored photo (default 256)")
+    parser.add_argument(
+        "--image-size", "--size", type=PHOTO_SIDE, default=256, help="longest side of a stored photo (default 256)"
+    )
     parser.add_argument("--seed", type=SEED, default=0, help="of the split (default 0)")
 
 
@@ -42,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
         args.out,
         split=args.split,
         shares={"test_share": args.test_share, "val_share": args.val_share, "seed": args.seed},
-        size=args.size,
+        size=args.image_size,
         overwrite=args.overwrite,
     )
     print_summary(args.out)

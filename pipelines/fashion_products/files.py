@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +11,7 @@ from pipelines.label_splits import split_labels
 from pipelines.photos.images import store_photos
 from pipelines.photos.item_photos import photo_of, photos_by_name
 from pipelines.prepared import PreparedError, PreparedWriter
-from pipelines.raw.csv_lines import csv_rows, decode_utf8
-from pipelines.raw.raw_csv import check_text
+from pipelines.raw.raw_csv import open_records
 
 FIELDS = ("gender", "masterCategory", "subCategory", "articleType", "baseColour", "season", "usage")
 COLUMNS = ("id", *FIELDS, "productDisplayName")
@@ -73,13 +71,7 @@ def read_styles(file: Path, writer: PreparedWriter) -> Iterator[dict]:
     if not file.is_file():
         raise PreparedError(f"{file} is missing; --raw must be the folder with styles.csv and images/")
     seen: set[str] = set()
-    check_text(file)
-    lines = io.StringIO(decode_utf8(file.read_bytes(), file), newline="")
-    rows = csv_rows(lines, file=file.name, reject=writer.reject)
-    header = [name.strip() for name in next(rows, (1, []))[1]]
-    absent = [name for name in COLUMNS if name not in header]
-    if absent:
-        raise PreparedError(f"{file} has no column {absent[0]!r}; it needs {', '.join(COLUMNS)}")
+    header, rows = open_records(file, COLUMNS, reject=writer.reject)
     for number, cells in rows:
         record = dict(zip(header, cells))
         fault = _fault(record, seen) if len(cells) == len(header) else WRONG_COUNT

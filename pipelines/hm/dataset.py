@@ -13,11 +13,11 @@ import pandas as pd
 from pipelines.hm.tables import ARTICLE_DIGITS, read_articles, read_customers
 from pipelines.hm.transactions import read_transactions
 from pipelines.photos.item_photos import photo_folder, photos_by_name, say_photos, store_by_id
-from pipelines.prepared import Prepared, PreparedWriter, open_prepared
+from pipelines.prepared import PreparedWriter
 from pipelines.purchase_split import PurchaseSplit
 from pipelines.raw.raw_csv import or_gzipped
 from pipelines.schema import TRAIN, PreparedError
-from pipelines.summary import log_days, print_unmatched
+from pipelines.summary import print_summary, print_unmatched
 
 FILES = {
     "articles": ("articles.csv", "articles_clean.csv"),
@@ -73,7 +73,7 @@ def prepare(args: argparse.Namespace, *, extras: Mapping[str, Path], source: str
         writer.items(items)
         for name, path in extras.items():
             writer.extra(name, path)
-    print(_summary(open_prepared(args.out)))
+    print_summary(args.out)
     say_photos(items["images"], folder)
     told = {"kind": "customers", "here": raw.name, "table": files["customers"].name, "without": "fields"}
     print_unmatched(unknown, len(np.unique(purchases.user)), users["user_id"], **told)
@@ -141,13 +141,3 @@ def _store_images(
     if folder is None:
         return [[] for _ in item_ids]
     return store_by_id(photos_by_name(folder, lambda name: name.zfill(ARTICLE_DIGITS)), item_ids, args, writer)
-
-
-def _summary(data: Prepared) -> str:
-    """Describe the result in a few lines."""
-    counts, split = data.manifest["counts"], data.manifest["split"]
-    lines = [f"{data.path}: {counts['items']:,} items ({counts['items_without_image']:,} without a photo), "]
-    lines[0] += f"{counts['users']:,} users, {counts['events']:,} events"
-    lines.append(f"split: {split}, events {counts['events_by_split']}{log_days(data)}")
-    lines += [f"rejected: {number:,} x {reason}" for reason, number in data.manifest["rejected"].items()]
-    return "\n".join(lines)

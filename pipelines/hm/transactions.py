@@ -115,10 +115,16 @@ def _convert(
 
 def _article_rows(ids: pa.Array, articles: pd.Index) -> tuple[np.ndarray, np.ndarray]:
     """Return articles' row numbers, `[n]` (-1: unknown), and which ids are proper; zeros may lead."""
-    proper = (pc.binary_length(ids).to_numpy() <= ARTICLE_DIGITS) & as_mask(pc.ascii_is_decimal(ids))
-    if not proper.all():
+    proper = _proper_articles(ids)
+    if not proper.all():  # blanks around an id are rare, and looking for them takes a pass over all
+        ids = pc.utf8_trim_whitespace(ids)
+        proper = _proper_articles(ids)
         ids = pc.if_else(pa.array(proper), ids, "-1")
     return articles.get_indexer(ids.cast(pa.int64()).to_numpy()), proper
+
+
+def _proper_articles(ids: pa.Array) -> np.ndarray:
+    return (pc.binary_length(ids).to_numpy() <= ARTICLE_DIGITS) & as_mask(pc.ascii_is_decimal(ids))
 
 
 def _times(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -156,9 +162,9 @@ def _channels(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 def _prices(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Parse prices; an empty one is NaN (missing), which is proper. Returns `[n]` float32 and which are proper."""
     try:
-        price = column.cast(pa.float32()).to_numpy()
+        price = column.cast(pa.float32()).to_numpy() + np.float32(0)  # no -0.0, whose bits are those of a large number
         return price, np.isfinite(price) & (price >= 0)
     except pa.ArrowInvalid:  # some value is empty or no number: look at each
         text = column.to_pandas().str.strip()
-        price = pd.to_numeric(text, errors="coerce").to_numpy(np.float32)
+        price = pd.to_numeric(text, errors="coerce").to_numpy(np.float32) + np.float32(0)
         return price, (np.isfinite(price) & (price >= 0)) | (text == "").to_numpy()

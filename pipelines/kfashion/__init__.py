@@ -51,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="garments to keep: 상의 (top), 하의 (bottom), 아우터 (outerwear), 원피스 (dress); default: all",
     )
     parser.add_argument("--padding", type=number(0), default=0.1, help="margin, share of the box (default 0.1)")
-    parser.add_argument("--size", type=PHOTO_SIDE, default=256, help="longest side of a stored photo (default 256)")
+    parser.add_argument(
+        "--image-size", "--size", type=PHOTO_SIDE, default=256, help="longest side of a stored photo (default 256)"
+    )
     parser.add_argument("--test-share", type=SHARE, default=0.1, help="of the photos (default 0.1)")
     parser.add_argument("--val-share", type=SHARE, default=0.1, help="of the photos (default 0.1)")
     parser.add_argument("--seed", type=SEED, default=0, help="of the split and of --synthetic (default 0)")
@@ -76,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
         if args.synthetic is not None:
             kfashion_synthetic.generate(raw, args.synthetic, seed=args.seed)
         items = _read_items(raw, args, writer)
-        stored = store_crops(writer, [item.shot for item in items], size=args.size, total=len(items))
+        stored = store_crops(writer, [item.shot for item in items], size=args.image_size, total=len(items))
         items = [item for item in items if item.item_id in stored]
         if not items:
             raise PreparedError(f"--raw {raw}: no garment can be used; rejected: {writer.rejected}")

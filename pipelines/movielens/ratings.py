@@ -16,9 +16,7 @@ from pipelines.prepared_writer import PreparedWriter
 from pipelines.raw.raw_csv import RawCsv
 from pipelines.raw.raw_table import as_mask
 from pipelines.schema import PreparedError
-from pipelines.time_bounds import TOO_LATE, is_too_late
-
-YEAR_10000 = 253_402_300_800  # seconds since 1970; calendars end before it
+from pipelines.time_bounds import TOO_LATE, YEAR_10000, is_too_late
 
 
 @dataclass

@@ -4,7 +4,6 @@ counted.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from PIL import Image
 
 from pipelines.photos.images import SIDEWAYS, PhotoError, as_jpeg, checked_photo, upright_turn, without_palette_or_alpha
 from pipelines.prepared_writer import PreparedWriter
+from pipelines.processor import cores
 from pipelines.progress import Progress
 
 AHEAD = 64  # photos in flight
@@ -77,8 +77,8 @@ def store_crops(
             return error
 
     stored: dict[str, Box] = {}
-    threads = len(os.sched_getaffinity(0))  # Pillow decodes and resizes outside the interpreter lock
-    with Progress("photos", total, unit=" photos") as progress, ThreadPoolExecutor(threads) as pool:
+    # Pillow decodes and resizes outside the interpreter lock.
+    with Progress("photos", total, unit=" photos") as progress, ThreadPoolExecutor(cores()) as pool:
         for batch in _batches(shots, AHEAD):
             for shot, crop in zip(batch, pool.map(work, batch)):
                 if isinstance(crop, Crop):

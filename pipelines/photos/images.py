@@ -16,6 +16,7 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from pipelines.prepared_writer import PreparedWriter
+from pipelines.processor import cores
 from pipelines.progress import Progress
 from pipelines.schema import PreparedError
 
@@ -122,7 +123,7 @@ def store_photos(
     stored = set()
     with warnings.catch_warnings(), Progress("photos", len(paths), unit=" photos") as progress:
         warnings.simplefilter("ignore")  # Pillow's opinions on odd metadata; sizes are checked above
-        for key, path, result in _shrunk_in_order(paths, size, threads or len(os.sched_getaffinity(0))):
+        for key, path, result in _shrunk_in_order(paths, size, threads or cores()):
             if isinstance(result, bytes):
                 writer.images.add(key, result)
                 stored.add(key)

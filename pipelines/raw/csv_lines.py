@@ -12,7 +12,9 @@ from pathlib import Path
 
 from pipelines.schema import PreparedError
 
-UNSPLIT = "a quote is not closed, or a cell is too long"
+UNSPLIT = "a quote is not closed"
+# Arrow's parser, which reads what needs no care, has no limit: a row must not be kept by one and rejected by the other.
+csv.field_size_limit(2**31 - 1)
 
 
 def csv_rows(lines: Iterable[str], *, file: str, reject: Callable[..., None]) -> Iterator[tuple[int, list[str]]]:
@@ -40,7 +42,7 @@ def split_record(lines: Sequence[str], delimiter: str = ",") -> tuple[list[str] 
 
     Returns:
         Its cells (none for a blank line) and how many lines they took; `(None, 1)` where a quote is still open
-        after the last of `lines`, or a cell is longer than `csv.field_size_limit()`.
+        after the last of `lines`.
     """
     reader = csv.reader([*lines, ""], delimiter=delimiter)  # it asks for the line too many if a quote is open
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from pipelines.prepared_writer import PreparedWriter
-from pipelines.raw.csv_lines import UNSPLIT, OpenQuotes, decode_utf8, split_record
+from pipelines.raw.csv_lines import UNSPLIT, OpenQuotes, csv_rows, decode_utf8, split_record
 from pipelines.raw.raw_table import BLANK, Malformed, RawTable
 from pipelines.schema import PreparedError
 
@@ -127,7 +127,7 @@ class RawCsv(RawTable):
                 if len(data) >= MOST_BYTES:
                     raise PreparedError(
                         f"{self.path} has {len(data):,} bytes, and a table whose cells may hold line breaks is read as one "
-                        "block of at most 2 GiB: write it as Parquet, or as several files"
+                        "block of at most 2 GiB: write it as Parquet, which `pipelines shop` reads"
                     )
                 first_row = self.layout.first_row + self._parsed
                 if not data.isascii():
@@ -210,7 +210,7 @@ class RawCsv(RawTable):
             return None, 1, UNSPLIT
         used, fields = end
         if fields == len(self._names):
-            return self._split(lines[at : at + used])[0], used, UNSPLIT  # whole, unless a cell is too long
+            return self._split(lines[at : at + used])[0], used, UNSPLIT
         return (None, 1, UNSPLIT) if quotes.holds_rows(at) else (None, used, WRONG_COUNT)
 
     def _split(self, lines: list[str]) -> tuple[list[str] | None, int]:
@@ -236,8 +236,35 @@ def read_header(path: Path, layout: CsvLayout = CsvLayout()) -> tuple[list[str],
         return list(layout.names), 0
     with open_bytes(path) as file:
         line = file.readline()
-    cells, _ = split_record([line.decode("utf-8-sig", errors="replace")], layout.delimiter)
-    return [name.strip() for name in cells or []], len(line)
+    text = line.decode("utf-8-sig", errors="replace")
+    cells = split_record([text], layout.delimiter)[0] if layout.quoted else text.split(layout.delimiter)
+    if cells is None:
+        raise PreparedError(f"{path}: row 1, the header, has a quote that is not closed; write the header in one line")
+    return [name.strip() for name in cells], len(line)
+
+
+def open_records(
+    path: Path, columns: Sequence[str], *, reject: Callable[..., None]
+) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """A small CSV file, plain or gzipped, whose cells hold no line breaks: its header, and `(row, cells)` of its lines.
+
+    Args:
+        path: the file.
+        columns: that its header must have.
+        reject: called with `file, row, field, value, reason` for every line that cannot be split.
+
+    Raises:
+        PreparedError: it is no text in UTF-8, or a column is missing.
+    """
+    check_text(path)
+    with open_bytes(path) as file:
+        lines = io.StringIO(decode_utf8(file.read(), path), newline="")
+    rows = csv_rows(lines, file=path.name, reject=reject)
+    header = [name.strip() for name in next(rows, (1, []))[1]]
+    for name in columns:
+        if name not in header:
+            raise PreparedError(f"{path}: column {name!r} is missing from the header; found {header}")
+    return header, rows
 
 
 def check_text(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from array import array
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.prepared_writer import PreparedWriter
+from pipelines.printable import printable
 from pipelines.progress import Progress
 from pipelines.raw.csv_lines import UNSPLIT
 from pipelines.schema import PreparedError
@@ -56,6 +57,8 @@ class RawTable(ABC):
         self._unsplit = False  # whether a row was among them in which a quote is open
         self._reported = array("q")  # the malformed rows that are in the account
         self._blank = 0  # of those
+        self._reasons: Counter[str] = Counter()
+        self._first = ""  # where and what the first rejection was
         self._rejected_rows: list[np.ndarray] = []  # the other rejected ones
 
     @abstractmethod
@@ -82,7 +85,13 @@ class RawTable(ABC):
         blocks = list(self)
         self._block_start = 0
         schema = pa.schema({name: pa.string() for name in self.columns})
-        return pa.concat_batches(blocks) if blocks else pa.RecordBatch.from_pylist([], schema)
+        try:
+            return pa.concat_batches(blocks) if blocks else pa.RecordBatch.from_pylist([], schema)
+        except pa.ArrowInvalid as error:  # an offset overflows
+            raise PreparedError(
+                f"{self.path}: a column of {self.columns} holds 2 GiB of text or more, and is read whole; leave out what is "
+                f"not needed ({error})"
+            ) from error
 
     def reject(self, mask: np.ndarray, field: str, values: pa.Array, reason: str) -> None:
         """Reject rows of the block at hand.
@@ -99,6 +108,7 @@ class RawTable(ABC):
             malformed = np.array(self._reported)  # these are in no block
             rows = self._rows_without(self._block_start + at, malformed)
             shown = values.take(pa.array(at)).to_pylist()
+            self._count(len(at), rows[0], field, shown[0], reason)
             self._writer.reject_rows(file=self.name, rows=rows, field=field, values=shown, reason=reason)
             self._rejected_rows.append(rows)
 
@@ -133,25 +143,33 @@ class RawTable(ABC):
         self.settle(max_rejected)
         return proper & ~repeated
 
-    def settle(self, max_rejected: float) -> None:
+    def settle(self, max_rejected: float, *, may_be_empty: bool = False) -> None:
         """Write the file's account to the manifest, and refuse a file of which too much was rejected.
 
         Raises:
-            PreparedError: no row is usable, or more than the share `max_rejected` of them was rejected.
+            PreparedError: no row is usable (or there is none, unless the file `may_be_empty`), or more than the share
+                `max_rejected` of them was rejected.
         """
         account = {"rows": self.rows, "kept": self.rows - self.rejected, "rejected": self.rejected}
         self._writer.notes.setdefault("raw_rows", {})[self.name] = account
+        if not self.rows and may_be_empty:
+            return
         if not self.rows:
-            raise PreparedError(f"{self.path} has no rows below its header")
+            raise PreparedError(f"{self.path} has no rows below its header; give a file that has some")
+        told = f"{dict(sorted(self._reasons.items()))}; first {self._first}{self._advice()}"
+        if self.rejected == self.rows:
+            raise PreparedError(f"{self.path}: none of its {self.rows:,} rows is usable: {told}")
         if self.rejected > max_rejected * self.rows:
             raise PreparedError(
                 f"{self.path}: {self.rejected:,} of {self.rows:,} rows were rejected, more than "
-                f"--max-rejected {max_rejected:g} allows; reasons so far: {self._writer.rejected}{self._advice()}"
+                f"--max-rejected {max_rejected:g} allows: {told}. With --max-rejected 1 they are left out and listed in "
+                "rejected.parquet"
             )
-        if self.rejected == self.rows:
-            raise PreparedError(
-                f"{self.path}: none of its {self.rows:,} rows is usable: {self._writer.rejected}{self._advice()}"
-            )
+
+    def _count(self, rows: int, first: int, field: str, value: str | None, reason: str) -> None:
+        self._reasons[reason] += rows
+        shown = f"{printable(value)[:80]!r} ({reason})"
+        self._first = self._first or (f"row {first}, column {field!r}: {shown}" if field else f"row {first}: {shown}")
 
     def _advice(self) -> str:
         """What may help where too many rows were rejected, for the end of the message."""
@@ -175,6 +193,7 @@ class RawTable(ABC):
                 file=self.name, row=malformed.row, field="", value=malformed.text, reason=malformed.reason
             )
             self.rejected += 1
+            self._count(1, malformed.row, "", malformed.text, malformed.reason)
         self.rows = self._yielded + len(self._reported) - self._blank
 
     def _rows_without(self, positions: np.ndarray, absent: np.ndarray) -> np.ndarray:

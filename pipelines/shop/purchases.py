@@ -13,10 +13,11 @@ from pipelines.id_index import GrowingIdIndex, IdIndex
 from pipelines.prepared_writer import PreparedWriter
 from pipelines.purchase_order import sorted_frames
 from pipelines.raw.raw_table import RawTable
+from pipelines.schema import PreparedError
 from pipelines.shop.files import ShopFile
 from pipelines.shop.tables import improper, proper_shop_ids
-from pipelines.shop.times import REASON, read_times
-from pipelines.time_bounds import TOO_EARLY, TOO_LATE, is_too_early, is_too_late
+from pipelines.shop.times import REASON, WRONG_UNIT, read_times
+from pipelines.time_bounds import TOO_EARLY, TOO_LATE, YEAR_10000, is_too_early, is_too_late
 
 
 @dataclass
@@ -83,7 +84,11 @@ def read_purchases(
         for block in raw:
             blocks.append(_convert(raw, block, file.column, items, customers))
             kept += len(blocks[-1]["user"])
-        raw.settle(max_rejected)
+        raw.settle(max_rejected, may_be_empty=True)  # as a day without purchases leaves it
+    if not kept:
+        raise PreparedError(
+            f"{files[0].path}: neither it nor any further file of --purchases has a row; give one that has"
+        )
     columns = {name: np.concatenate([block.pop(name) for block in blocks]) for name in ("user", "item", "time")}
     return ShopPurchases(columns, opened, customers.added)
 
@@ -99,6 +104,7 @@ def _convert(
     for name, proper, reason in (
         ("time", proper_time, REASON),
         ("time", ~is_too_early(time), TOO_EARLY),
+        ("time", time < YEAR_10000, WRONG_UNIT),
         ("time", ~is_too_late(time), TOO_LATE),
         ("customer_id", proper_shop_ids(buyers), improper("customer_id")),
         ("item_id", proper_shop_ids(bought), improper("item_id")),

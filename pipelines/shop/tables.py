@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from pipelines.raw.raw_table import RawTable, as_mask
 from pipelines.raw.raw_text import joined_text, text_or_null, value_lists
 from pipelines.schema import ATTRIBUTE_PREFIX, PreparedError
 from pipelines.shop.files import ShopFile
+
+ROW_NUMBERS = re.compile(r"Unnamed: \d+|__index_level_\d+__")  # columns that pandas makes of an index
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,16 @@ def attribute_columns(file: ShopFile, chosen: list[str] | None) -> list[str]:
         PreparedError: a chosen one is not there.
     """
     if chosen is None:
-        return [name for name in dict.fromkeys(file.others) if name]  # one without a name is a spreadsheet's row number
+        return _informative(file.others)
     for name in chosen:
         if name not in file.header:
             raise PreparedError(f"--attributes {name}: {file.path} has no such column; it has {', '.join(file.header)}")
     return list(dict.fromkeys(chosen))
+
+
+def _informative(columns: Iterable[str]) -> list[str]:
+    """Columns, each once, but row numbers as spreadsheets (no name) and pandas write them."""
+    return [name for name in dict.fromkeys(columns) if name and not ROW_NUMBERS.fullmatch(name)]
 
 
 def read_items(file: ShopFile, attributes: list[str], *, writer: PreparedWriter, max_rejected: float) -> ShopItems:
@@ -91,7 +99,7 @@ def read_customers(file: ShopFile | None, *, writer: PreparedWriter, max_rejecte
     """
     if file is None:
         return pd.DataFrame({"user_id": pd.Series([], dtype=str)})
-    column, fields = file.column["customer_id"], [name for name in dict.fromkeys(file.others) if name]
+    column, fields = file.column["customer_id"], _informative(file.others)
     raw = file.open([column, *fields], writer, quoted_newlines=True)
     table = raw.read()
     keep = _distinct(raw, table[column], "customer_id", column, max_rejected)

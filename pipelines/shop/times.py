@@ -8,8 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.raw.raw_table import as_mask
+from pipelines.time_bounds import YEAR_10000
 
 REASON = "time is neither a date nor seconds or milliseconds since 1970"
+WRONG_UNIT = "time is too large for milliseconds since 1970 (micro- or nanoseconds?)"
 DATE = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
 CLOCK = r"[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?"
 ZONE = "( ?(Z|UTC|[+-][0-9]{2}(:?[0-9]{2})?))?"
@@ -22,7 +24,6 @@ SPACED = (  # such digits, and how pandas reads them
 NUMBER = r"^[0-9]+(\.[0-9]+)?$"
 FIRST_SECONDS = 1e8  # of March 1973; smaller numbers are dates such as 31122024, or no times at all
 FIRST_MILLISECONDS = 1e11  # as seconds this is the year 5138, as milliseconds 1973
-YEAR_10000 = 253_402_300_800  # seconds since 1970
 
 
 def read_times(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ import tensorflow as tf
 from pipelines.batches import Batch
 from tfrec.encoders.attributes import AttributeEncoder
 from tfrec.losses import info_nce, same_rows
-from tfrec.training.trainable import Trainable
+from tfrec.trainable import Trainable
 
 
 class AlignmentModel(Trainable):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +29,7 @@ log = logging.getLogger("tfrec")
 
 PIXELS = (32, 32)  # of the linear baseline
 LINEAR_ITEMS = 20_000  # that it is fitted on, at most
-LOSS_ITEMS = 8192  # of a batch that the loss is told of
+LOSS_ITEMS = 8192  # of a batch that the loss is told of, and of what is encoded at once
 
 
 def train(config: AlignmentConfig, run_dir: Path) -> None:
@@ -51,13 +50,14 @@ def train(config: AlignmentConfig, run_dir: Path) -> None:
     if config.task.stage1_epochs:
         alone.mkdir(exist_ok=True)
         steps = config.task.stage1_epochs * (len(rows) // size)
+        steps = min(steps, options.steps or steps)
         trainer = Trainer(model, options=options, steps=steps, run_dir=alone)
         log.info("stage 1: the attribute encoder alone, %d steps of %d", steps, size)
         trainer.fit(lambda start, stop: assembly.batches(start, stop, size, stage=1), None)
     steps = options.steps or options.epochs * (len(rows) // size)
     trainer = Trainer(model, options=options, steps=steps, run_dir=aligned)
     log.info("stage 2: aligned with %s, %d steps of %d", assembly.side.source, steps, size)
-    validate = assembly.validate if len(assembly.rows("val")) else None
+    validate = assembly.validate if len(assembly.rows("val")) > 1 else None  # one alone is always found
     trainer.fit(lambda start, stop: assembly.batches(start, stop, size, stage=2), validate)
     trainer.finish()
 
@@ -184,7 +184,11 @@ class AlignmentAssembly:
 
     def vectors(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Unit vectors of attributes and of photos, each float32 `[R, D]`."""
-        return self.model.attributes(self.ids[rows]).numpy(), self.model.photos(self.photos[rows]).numpy()
+        parts = np.array_split(rows, -(-len(rows) // LOSS_ITEMS))  # of all at once, values would be gigabytes
+        attributes = [self.model.attributes(self.ids[part]).numpy() for part in parts]
+        return np.concatenate(attributes), np.concatenate(
+            [self.model.photos(self.photos[part]).numpy() for part in parts]
+        )
 
     def loss(self, rows: np.ndarray) -> dict[str, float]:
         """InfoNCE of all `rows` as one batch, where equal attributes are no negatives of each other; more than `LOSS_ITEMS`
@@ -210,10 +214,10 @@ class AlignmentAssembly:
 
     def raw(self, size: tuple[int, int], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pixels in 0..1 `[R, P]` and one-hot attributes `[R, A]` of items: what the linear baseline reads."""
-        from pipelines.content import photo_arrays
+        from pipelines.content import PhotoBytes, decode_all
 
-        arrays, _ = photo_arrays(self.prepared, size, limit=sys.maxsize)
-        pixels = arrays["photos"][rows].reshape(len(rows), -1).astype(np.float32) / 255.0
+        photos = PhotoBytes(self.prepared, [keys[0] for keys in self.prepared.items["images"].iloc[rows]])
+        pixels = decode_all(photos, len(rows), size).reshape(len(rows), -1).astype(np.float32) / 255.0
         blocks = []
         for field, values in enumerate(self.vocabulary.sizes):
             block = np.zeros((len(rows), values), np.float32)
@@ -233,7 +237,7 @@ def save_assets(config: AlignmentConfig, prepared: Prepared, folder: Path) -> No
     from tfrec.encoders.sides import save_side
 
     items, options = prepared.items, config.model.attributes
-    fields = list(options.fields or prepared.fields)
+    fields = list(prepared.fields if options.fields is None else options.fields)
     if "split" not in items or prepared.images is None or not fields:
         raise ConfigError(
             f"--data {config.data}: alignment needs photos, attributes and a split of the items, as made by "

@@ -13,9 +13,8 @@ import pandas as pd
 from pipelines.photos.image_store import ImageStore
 from pipelines.prepared import Prepared, open_prepared
 from tfrec.evaluation.labels import item_labels
+from tfrec.runs.folder import VECTORS_FILE
 from tfrec.runs.places import open_run_data
-
-VECTORS_FILE = "embeddings.npz"
 
 
 class AnalysisError(ValueError):

@@ -19,8 +19,8 @@ from tfrec.evaluation.embedding_metrics import unit_rows
 from tfrec.reports import charts
 from tfrec.reports.page import PAGE_FILE, Picture, Section, Table, write_page
 from tfrec.reports.training_curves import training_curves
+from tfrec.runs.folder import ATTENTION_FILE
 
-ATTENTION_FILE = "attention.npz"
 NAMES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
 
 

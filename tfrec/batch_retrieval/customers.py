@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.prepared import PreparedError
 from pipelines.schema import ATTRIBUTE_PREFIX
 from tfrec.attribute_vocabulary import AttributeVocabulary
 from tfrec.csr import Csr
@@ -100,25 +99,16 @@ class CustomerReader:
         """Number of customers in the dataset."""
         return self._users.metadata.num_rows
 
-    def rows_of(self, ids: Sequence[str]) -> np.ndarray:
-        """Rows of customers, rising, without repeats.
-
-        Raises:
-            PreparedError: some are not in the dataset.
-        """
-        wanted = pd.Index(pd.unique(np.asarray(ids, object)))
+    def rows_of(self, ids: Iterable[str]) -> tuple[np.ndarray, list[str]]:
+        """Rows of customers, int64 `[U]`, rising, without repeats, and those of the ids that are not in the dataset."""
+        wanted = pd.Index(pd.unique(np.asarray(list(ids), object)))
         found = np.zeros(len(wanted), bool)
         rows = []
         for group, start in enumerate(self._user_starts[:-1]):
             place = wanted.get_indexer(self._users.read_row_group(group, columns=["user_id"])["user_id"].to_pylist())
             found[place[place >= 0]] = True
             rows.append(start + np.flatnonzero(place >= 0))
-        if not found.all():
-            missing = wanted[~found]
-            raise PreparedError(
-                f"{len(missing)} customers are not in the dataset, first {missing[0]!r}; list ids of its users.parquet"
-            )
-        return np.concatenate(rows) if rows else np.zeros(0, np.int64)
+        return np.concatenate(rows) if rows else np.zeros(0, np.int64), wanted[~found].tolist()
 
     def read(self, rows: np.ndarray) -> Customers:
         """Read customers by their rows, which rise."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -43,6 +43,19 @@ def format_of(path: Path) -> str:
     if path.suffix == ".parquet":
         return "parquet"
     raise RecommendationFileError(f"--out {path} must end in .parquet or .csv, or say --format one of {FORMATS}")
+
+
+def check_submission(item_ids: Iterable[str]) -> None:
+    """Refuse to write ids that a submission cannot hold, before hours of work are done.
+
+    Raises:
+        RecommendationFileError: an id holds a space.
+    """
+    spaced = next((name for name in item_ids if re.search(r"\s", name)), None)
+    if spaced is not None:
+        raise RecommendationFileError(
+            f"item id {spaced!r} holds a space, which separates ids in a submission; write --format csv"
+        )
 
 
 def recommendation_table(ids: pa.Array, rows: np.ndarray, scores: np.ndarray, item_ids: pa.Array) -> pa.Table:
@@ -212,12 +225,7 @@ def _write_submission(tables: Iterator[pa.Table], stream: IO[bytes]) -> None:
     """Kaggle's format: `customer_id,prediction`, the items of a customer separated by spaces."""
     stream.write(b"customer_id,prediction\n")
     for table in tables:
-        items = table["item_ids"].combine_chunks()
-        if pc.any(pc.match_substring_regex(items.flatten(), r"\s")).as_py():
-            raise RecommendationFileError(
-                "an item id holds a space, which separates ids in a submission; write --format csv"
-            )
-        columns = [table["user_id"], pc.binary_join(items, " ")]
+        columns = [table["user_id"], pc.binary_join(table["item_ids"].combine_chunks(), " ")]
         _append_csv(stream, pa.table(columns, names=["customer_id", "prediction"]))
 
 
@@ -234,7 +242,7 @@ def safe_cells(values: pa.Array) -> pa.Array:
 
 
 def _append_csv(stream: IO[bytes], table: pa.Table) -> None:
-    """Append rows without a header; cells are quoted only where the file holds any that need it."""
+    """Append rows without a header; cells are quoted only where the table holds any that need it."""
     special = re.compile(r'[",\r\n]').pattern
     texts = [column for column in table.columns if pa.types.is_string(column.type)]
     plain = not any(pc.any(pc.match_substring_regex(text, special)).as_py() for text in texts)

@@ -5,7 +5,6 @@ side.
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import logging
 import zlib
@@ -25,11 +24,11 @@ import pyarrow.parquet as pq
 from pipelines.prepared import Prepared, open_prepared
 from pipelines.remote import local_copy
 from tfrec.batch_retrieval.customers import CustomerReader, Customers
-from tfrec.batch_retrieval.files import Parts, format_of, recommendation_table
+from tfrec.batch_retrieval.files import Parts, check_submission, format_of, recommendation_table
 from tfrec.cores import calls_at_a_time, in_order, one_thread_an_op
 from tfrec.histories import unpadded
 from tfrec.pretraining.generation import Generation, Search, log_sales
-from tfrec.publish import find_version, read_manifest
+from tfrec.publish import find_version, read_manifest, sha256_of
 
 if TYPE_CHECKING:
     from tfrec.reports.explanations import Explainer
@@ -120,12 +119,14 @@ def load_job(options: RetrieveOptions, own_cores: float | None = None, *, joins:
     one_thread_an_op()
     model = load_model(version)
     known = pd.Index([name.decode() for name in model.module.item_ids.numpy()])
+    if kind == "submission":
+        check_submission(known)
     reader = _reader(options, prepared.path, model, known)
-    rows = np.arange(reader.count) if options.users is None else reader.rows_of(_listed(options.users, "users"))
+    rows = np.arange(reader.count) if options.users is None else _rows_of_users(options, reader)
     among = None if options.only is None else _rows_among(options.only, model.path, known)
     begin = partial(Parts.resume, joins=joins) if options.resume else Parts.start_afresh
     parts = begin(options.out, _identity(options, version, prepared.path))
-    return Job(options, kind, model, prepared, reader, parts, rows, calls_at_a_time(own_cores), among)
+    return Job(options, kind, model, prepared, reader, parts, rows, known, calls_at_a_time(own_cores), among)
 
 
 def _checked(options: RetrieveOptions, version: Path) -> RetrieveOptions:
@@ -154,6 +155,7 @@ class Job:
         reader: of the customers.
         parts: finished ones and where they stand.
         rows: of the customers, int64 `[U]`, rising.
+        item_ids: the model's, by row `[N]`.
         calls: of the model, side by side.
         among: rows of the items that may be recommended, int32 `[M]`; None: all may.
     """
@@ -165,6 +167,7 @@ class Job:
     reader: CustomerReader
     parts: Parts
     rows: np.ndarray
+    item_ids: pd.Index
     calls: int = 1
     among: np.ndarray | None = None
 
@@ -230,7 +233,7 @@ class Job:
 
     @cached_property
     def _item_ids(self) -> pa.Array:
-        return pa.array([name.decode() for name in self.model.module.item_ids.numpy()], pa.string())
+        return pa.array(self.item_ids, pa.string())
 
     def recommend(self, customers: Customers, progress: Callable[[int], object]) -> tuple[np.ndarray, np.ndarray]:
         """Item rows int32 `[U, k]` and scores float32 `[U, k]` of a part's customers."""
@@ -281,7 +284,7 @@ class Job:
 
     def _by_logits(self, search: Search) -> Search:
         """The search with logits throughout: where it reads nothing of a history, it scores popular items by their sales."""
-        readable = self.model.manifest.get("readable_items", len(self._item_ids))
+        readable = self.model.manifest.get("readable_items", len(self.item_ids))
 
         def logits(
             history: np.ndarray, days_ago: np.ndarray, excluded: np.ndarray, customers: np.ndarray, k: int
@@ -380,10 +383,10 @@ def _reader(options: RetrieveOptions, data: Path, model: LoadedModel, known: pd.
 def _identity(options: RetrieveOptions, version: Path, data: Path) -> dict[str, Any]:
     """What decides the recommendations: parts with another identity must not be mixed."""
     return {
-        "model": _digest(version / "manifest.json"),
-        "data": _digest(data / "manifest.json"),
-        "users": None if options.users is None else _digest(local_copy(options.users)),
-        "only": None if options.only is None else _digest(local_copy(options.only)),
+        "model": sha256_of(version / "manifest.json"),
+        "data": sha256_of(data / "manifest.json"),
+        "users": None if options.users is None else sha256_of(local_copy(options.users)),
+        "only": None if options.only is None else sha256_of(local_copy(options.only)),
         "until": None if options.until is None else options.until.isoformat(),
         "k": options.k,
         "batch": options.batch,
@@ -395,34 +398,45 @@ def _identity(options: RetrieveOptions, version: Path, data: Path) -> dict[str, 
     }
 
 
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 # Of the options that name a list: what it lists, and headers of its column.
 LISTED = {"users": ("customer", ("user_id", "customer_id")), "only": ("item", ("item_id", "article_id"))}
 
 
-def _listed(file: Path, option: str) -> list[str]:
-    """The first column of the text or CSV file of `--users` or `--only`, without the header of a table."""
+def _listed(file: Path, option: str) -> dict[str, int]:
+    """The first column of the text or CSV file of `--users` or `--only`, without the header of a table: ids, each with the
+    line that it stands in first."""
     what, headers = LISTED[option]
     try:
         with local_copy(file).open(newline="", encoding="utf-8-sig") as stream:
-            ids = [row[0] for row in csv.reader(stream) if row and row[0]]
+            reader = csv.reader(stream)
+            ids = [(row[0], reader.line_num) for row in reader if row and row[0]]
     except (UnicodeDecodeError, csv.Error) as error:
         raise RetrieveError(
             f"--{option} {file} is no text or CSV in UTF-8 ({error}); give one {what} id a line"
         ) from error
-    ids = ids[1:] if ids and ids[0] in headers else ids
+    ids = ids[1:] if ids and ids[0][0] in headers else ids
     if not ids:
         raise RetrieveError(f"--{option} {file} names no {what}; give one {what} id a line")
-    return ids
+    return dict(reversed(ids))
+
+
+def _rows_of_users(options: RetrieveOptions, reader: CustomerReader) -> np.ndarray:
+    """The rows of the customers that a file lists, int64 `[U]`, rising."""
+    assert options.users is not None
+    lines = _listed(options.users, "users")
+    rows, unknown = reader.rows_of(lines)
+    if unknown:
+        first = min(unknown, key=lines.__getitem__)
+        raise RetrieveError(
+            f"--users {options.users}: {len(unknown)} of {len(lines)} customers are not in {options.data}, first {first!r} "
+            f"in line {lines[first]}; list ids of its users.parquet, under a header user_id or none"
+        )
+    return rows
 
 
 def _rows_among(file: Path, version: Path, known: pd.Index) -> np.ndarray:
     """The rows among the items `known` `[N]` of a version of those that a file lists, int32 `[M]`, rising, no repeats."""
-    ids = _listed(file, "only")
+    ids = list(_listed(file, "only"))
     rows = known.get_indexer(pd.Index(ids))
     unknown = [name for name, row in zip(ids, rows, strict=True) if row < 0]
     if len(unknown) == len(ids):

@@ -59,7 +59,7 @@ def work(settings: dict[str, Any]) -> None:
     """What a worker does: it trains with the others from the run's last checkpoint."""
     sys.path[:] = settings["path"]  # Ray's workers begin in a folder of their own
     os.chdir(settings["folder"])  # which the paths in the options start from
-    from tfrec.command import log_to
+    from pipelines.command import log_to
     from tfrec.config import load_config
     from tfrec.cores import keep_to_share, threads_for
     from tfrec.distributed.cluster import place_in_cluster

@@ -230,7 +230,8 @@ class ViTEncoder(tf.keras.layers.Layer):
         if self.pooling == "class":
             vector = tokens[:, 0]
         else:
-            vector = tf.reduce_mean(tokens[:, 1:], axis=1)
+            # A sum of hundreds in half precision loses what is added last.
+            vector = tf.cast(tf.reduce_mean(tf.cast(tokens[:, 1:], tf.float32), axis=1), tokens.dtype)
             if self.pooling == "class_mean":
                 vector = tf.concat([tokens[:, 0], vector], axis=-1)
         return vector if self.projection is None else self.projection(vector)

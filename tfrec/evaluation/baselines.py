@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipelines.processor import cores
 from pipelines.time_bounds import DAY
 from tfrec.co_occurrence import cosines, indicator, latest_items
 from tfrec.csr import Csr
 from tfrec.evaluation.protocol import Protocol
 from tfrec.index.search import ScoreBoard
 from tfrec.popularity import POPULAR_DAYS, best_sellers, sales_scores
-from tfrec.processor import cores
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.processor import cores
 from pipelines.publish import write_whole, written_whole
 from tfrec.csr import Csr
 from tfrec.evaluation.bootstrap import Interval, bootstrap_means, jackknife_distinct
 from tfrec.evaluation.protocol import Protocol
-from tfrec.processor import cores
 
 KS = (5, 10, 12, 20, 50)
 CHUNK_USERS = 16_384

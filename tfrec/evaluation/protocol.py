@@ -213,7 +213,7 @@ def build_protocol(
     if not str(split_info.get("kind")).startswith("random"):
         # By position, not by time: a log of days has many events at the held-out event's own time.
         before &= np.arange(len(log)) < first_held[log.user]
-    history, liked, read = (_rows(log, before & part, n_users) for part in (True, counts, is_read))
+    history, liked, read = (_rows(log, before & chosen, n_users) for chosen in (True, counts, is_read))
     held = held[counts[held]]
     held_out = Csr.from_rows(log.user[held], log.item[held], n_users).distinct()
     targets, repeat = held_out, _in_history(liked, held_out)

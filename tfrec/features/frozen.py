@@ -34,7 +34,8 @@ def frozen_features(
     stores = stored_sides(Path(config.features)) if config.features else {}
     found = {}
     for name, side in frozen_sides(config.model, assets).items():
-        pooled, pool = getattr(config.model, name).pooled, config.model.image.pool if name == "image" else 1
+        pooled = getattr(config.model, name).pooled or not config.model.item.deep  # else nothing reads their tokens
+        pool = config.model.image.pool if name == "image" else 1
         if name in stores:
             store, keys = stores[name], content_keys(name, prepared)
             check_store(store, side, pool=None if pooled else pool)

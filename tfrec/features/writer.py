@@ -20,10 +20,10 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
+from pipelines.command import FULL
 from pipelines.prepared import Prepared
 from pipelines.progress import Progress
 from pipelines.publish import clear_up, take_place, write_whole, written_whole
-from tfrec.command import FULL
 from tfrec.encoders.sides import Side, TextSide, save_side
 from tfrec.features.blocks import IMAGE_BATCH, TEXT_BATCH, PhotoBlocks, TextBlocks, blocks_of, checked
 from tfrec.features.store import FORMAT, MANIFEST, UNITS, FeatureError, SideStore, content_keys

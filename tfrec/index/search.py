@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from pipelines.processor import cores, multiplies_bfloat16
 from tfrec.csr import Csr
-from tfrec.processor import cores, multiplies_bfloat16
 
 if TYPE_CHECKING:
     from tfrec.index.screen import Scores, Screen

@@ -9,7 +9,14 @@ from itertools import product
 import numpy as np
 import tensorflow as tf
 
-from tfrec.index.indexes import MIN_SCANN_ITEMS, ExactIndex, ScannIndex, default_leaves, finer_leaves
+from tfrec.index.indexes import (
+    MIN_SCANN_ITEMS,
+    ExactIndex,
+    RetrievalIndexError,
+    ScannIndex,
+    default_leaves,
+    finer_leaves,
+)
 from tfrec.index.search import exact_top_k
 
 FEW_LEAVES = (1, 2, 4, 8, 16)
@@ -76,9 +83,14 @@ def build_scann(
 
     Returns:
         The index and what was measured. Where no setting reaches the target, the exact index, with a note.
+
+    Raises:
+        RetrievalIndexError: fewer than one leaf, or more than one for 16 items.
     """
     items, dim = vectors.shape
-    if items < max(MIN_SCANN_ITEMS, 16 * (leaves or 1)):
+    if leaves is not None and items >= MIN_SCANN_ITEMS and not 1 <= leaves <= items // 16:
+        raise RetrievalIndexError(f"--leaves {leaves} must be 1 to {items // 16}, one for 16 of the {items} items")
+    if items < MIN_SCANN_ITEMS:
         note = f"{items} items are too few for ScaNN; the exact index is used, which is as fast at this size"
         progress(note)
         return ExactIndex(vectors), IndexReport("exact", items, dim, note, k, target=target)

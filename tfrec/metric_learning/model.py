@@ -1,14 +1,15 @@
 """The metric-learning model: photos of an item to an embedding, and a loss over a batch of them."""
 
 import tensorflow as tf
-import tensorflow_recommenders as tfrs
 
+from pipelines.batches import Batch
 from tfrec.metric_learning.losses import MetricLoss, normalize
 from tfrec.metric_learning.multi_view import MultiViewEncoder
 from tfrec.metric_learning.pixel_components import PixelComponents
+from tfrec.trainable import Trainable
 
 
-class MetricLearner(tfrs.Model):
+class MetricLearner(Trainable):
     """Embeds items by their photos; trained to bring items of one class together.
 
     Args:
@@ -66,20 +67,6 @@ class MetricLearner(tfrs.Model):
         fixed = self.pixel_weight * self.pixels(items["photos"], items["present"])
         return normalize(tf.concat([learned, fixed], axis=-1))
 
-    def encode(self, batch: dict, training: bool = True) -> tf.Tensor:
-        """The expensive part of a step: embeddings `[B, E]` of the batch's items."""
-        return self.embed(batch["items"], training=training)
-
-    def compute_loss(self, batch: dict, training: bool = True, fresh: tf.Tensor | None = None) -> tf.Tensor:
-        """The loss of a batch.
-
-        Args:
-            batch: `items` and `labels` int `[B]`.
-            training: whether dropout applies.
-            fresh: what `encode` gave, where it was called already.
-        """
-        embeddings = self.encode(batch, training=training) if fresh is None else fresh
-        return self.loss_layer(embeddings, batch["labels"])
-
-    def remember(self, batch: dict, fresh: tf.Tensor) -> None:
-        """Nothing outlives a step."""
+    def compute_loss(self, batch: Batch, training: bool = False, fresh: tf.Tensor | None = None) -> tf.Tensor:
+        """The loss of a batch of `items` and `labels` int `[B]`."""
+        return self.loss_layer(self.embed(batch["items"], training=training), batch["labels"])

@@ -12,13 +12,13 @@ import numpy as np
 
 from pipelines.publish import written_whole
 from tfrec.metric_learning.config import MetricLearningConfig
+from tfrec.runs.folder import VECTORS_FILE
 
 if TYPE_CHECKING:
     from tfrec.metric_learning.assembly import MetricAssembly
 
 log = logging.getLogger("tfrec")
 
-VECTORS_FILE = "embeddings.npz"
 BEFORE_FILE = "before.npy"
 PIXEL_SIDE = 32  # raw pixels are compared at this size at most
 

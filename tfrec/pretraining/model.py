@@ -9,7 +9,7 @@ from pipelines.batches import Batch
 from tfrec.encoders.sides import ImageSide, Side, TextSide
 from tfrec.encoders.text import BertEncoder, ClipTextEncoder
 from tfrec.losses import info_nce, same_rows, softmax_losses, weighted_mean
-from tfrec.training.trainable import Trainable
+from tfrec.trainable import Trainable
 
 
 class MaskedWords(tf.keras.layers.Layer):

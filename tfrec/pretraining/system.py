@@ -35,7 +35,7 @@ def train(config: PretrainConfig, run_dir: Path) -> None:
     steps = options.steps or options.epochs * data.order.steps_per_epoch
     log.info("%d items to train on, %d held out, %d steps of %d", len(data.training), len(data.held), steps, data.size)
     trainer = Trainer(model, options=options, steps=steps, run_dir=run_dir)
-    trainer.fit(data.batches, (lambda: held_out_metrics(data, model)) if len(data.held) else None)
+    trainer.fit(data.batches, (lambda: held_out_metrics(data, model)) if len(data.held) > 1 else None)
     publish_encoders(model, run_dir)
     trainer.finish()
 

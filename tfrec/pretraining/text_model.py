@@ -20,7 +20,7 @@ from tfrec.evaluation.labels import item_splits
 from tfrec.losses import softmax_losses, weighted_mean
 from tfrec.pretraining.text_model_config import CausalTextConfig
 from tfrec.towers import DecoderBlock, normal, sinusoids
-from tfrec.training.trainable import Trainable
+from tfrec.trainable import Trainable
 
 log = logging.getLogger("tfrec")
 

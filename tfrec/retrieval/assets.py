@@ -113,9 +113,9 @@ def published_sides(config: RetrievalConfig) -> dict[str, Side]:
     for name, options in (("text", config.model.text), ("image", config.model.image)):
         if not options.enabled:
             continue
-        check_options(name, options, stored=name in stores)
+        check_options(name, options, stored=name in stores, deep=config.model.item.deep)
         if name in stores:
-            check_store_options(name, options, stores[name])
+            check_store_options(name, options, stores[name], deep=config.model.item.deep)
         with encoder_scope(name):
             if name in stores:
                 found[name] = read_side(stores[name].encoder)
@@ -135,7 +135,7 @@ def encoder_scope(name: str) -> tf.name_scope:
     return tf.name_scope(f"item_tower/{name}_encoder")
 
 
-def check_options(name: str, options: TextConfig | ImageConfig, *, stored: bool) -> None:
+def check_options(name: str, options: TextConfig | ImageConfig, *, stored: bool, deep: bool) -> None:
     """Refuse options of an encoder that are at odds with each other.
 
     Raises:
@@ -146,13 +146,18 @@ def check_options(name: str, options: TextConfig | ImageConfig, *, stored: bool)
         raise ConfigError(
             f"model.{name}.lora_rank={options.lora_rank} adapts published weights: set model.{name}.weights"
         )
+    if published and not deep and not is_frozen(options):
+        raise ConfigError(
+            f"model.{name}: train_blocks and lora_rank train the item tower's encoder, which there is none of with "
+            f"model.item.deep=false; set that to true, or model.{name}.train_blocks=0 and lora_rank=0"
+        )
     if options.pooled and not (published and is_frozen(options)):
         raise ConfigError(
             f"model.{name}.pooled=true is for frozen encoders: set model.{name}.weights, train_blocks=0 and lora_rank=0"
         )
 
 
-def check_store_options(name: str, options: TextConfig | ImageConfig, store: SideStore) -> None:
+def check_store_options(name: str, options: TextConfig | ImageConfig, store: SideStore, *, deep: bool) -> None:
     """Refuse options that ask for another encoder than the feature store's.
 
     Raises:
@@ -166,7 +171,7 @@ def check_store_options(name: str, options: TextConfig | ImageConfig, store: Sid
     source = store.manifest["source"]
     if options.weights not in (None, source):
         raise ConfigError(f"model.{name}.weights={options.weights}, but {store.folder} was made with {source}")
-    if not options.pooled and not store.holds_tokens:
+    if deep and not options.pooled and not store.holds_tokens:
         raise ConfigError(
             f"{store.folder} holds pooled vectors only: set model.{name}.pooled=true, or encode again with "
             f"--{name}-store tokens"
@@ -196,7 +201,7 @@ def is_frozen(options: TextConfig | ImageConfig) -> bool:
 
 def item_fields(prepared: Prepared, model: ModelConfig) -> tuple[pd.DataFrame, list[str]]:
     """The item table and its attribute fields to use; the product group joins as a field of its own."""
-    fields = list(model.attributes.fields or prepared.fields)
+    fields = list(prepared.fields if model.attributes.fields is None else model.attributes.fields)
     frame = prepared.items
     if model.attributes.group and "group" in frame:
         fields.append("group")

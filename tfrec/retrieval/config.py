@@ -67,9 +67,9 @@ class QueryConfig:
         user_fields: embed the customer's fields (age group, club status ...).
         shortcut: add the mean of the purchases' candidate vectors to the decoder's output.
         repeats: learn, by the days since, what a candidate gains or loses for having been bought before.
-        variants: what every purchase adds to all items of its product (the same in other colours), itself included, in
-            logits; nothing where items name no product. It is set, not learned: of purchases that a model was trained on,
-            its vectors explain too much.
+        variants: what every purchase adds to the items of its product (the same in other colours), itself included and
+            the 15 others that sell best, in logits; nothing where items name no product. It is set, not learned: of
+            purchases that a model was trained on, its vectors explain too much.
         followers: what the last purchases add to the items that other customers bought soon after them, in logits a unit
             of a cosine; set likewise.
         companions: what every purchase adds to the items that the same customers bought, before it or after, in logits a

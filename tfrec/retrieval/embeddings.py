@@ -12,13 +12,13 @@ from pipelines.publish import written_whole
 from tfrec.config import load_config
 from tfrec.reports.attention_maps import attention_of
 from tfrec.retrieval.config import RetrievalConfig
+from tfrec.runs.folder import ATTENTION_FILE, VECTORS_FILE
 
 if TYPE_CHECKING:
     from tfrec.retrieval.assembly import RetrievalAssembly
 
 log = logging.getLogger("tfrec")
 
-VECTORS_FILE, ATTENTION_FILE = "embeddings.npz", "attention.npz"
 SHOWN = 8  # items whose attention is kept
 
 
@@ -27,9 +27,13 @@ def is_retrieval(run_dir: Path) -> bool:
     return (run_dir / "config.yaml").is_file() and isinstance(load_config(run_dir / "config.yaml"), RetrievalConfig)
 
 
-def write_retrieval_embeddings(run_dir: Path) -> None:
+def write_retrieval_embeddings(run_dir: Path, data: str | None = None) -> None:
     """Write `embeddings.npz` (`item_id [N]`, `vectors [N, D]`) and, of models that fuse photo and text by attention,
     `attention.npz` (`item_id [n]`, `weights [n, h, w]`) into a finished run.
+
+    Args:
+        run_dir: the run.
+        data: where its dataset is by now; where it was when None.
 
     Raises:
         RunError: the training did not finish.
@@ -38,14 +42,14 @@ def write_retrieval_embeddings(run_dir: Path) -> None:
     from tfrec.retrieval.ranking import candidate_vectors
 
     log.info("computing the items' vectors of %s", run_dir)
-    assembly = load_assembly(run_dir, other_events=True)  # vectors of items, which events do not change
+    assembly = load_assembly(run_dir, data=data, other_events=True)  # vectors of items, which events do not change
     ids = assembly.prepared.items["item_id"].to_numpy(str)
     seen = attention_maps(assembly)
     if seen is not None:
         rows, weights = seen
         with written_whole(run_dir / ATTENTION_FILE) as stream:
             np.savez(stream, item_id=ids[rows], weights=weights)
-    vectors = candidate_vectors(assembly)
+    vectors = candidate_vectors(assembly)[:, : assembly.config.model.item.dim]  # without the popularity bias
     with written_whole(run_dir / VECTORS_FILE) as stream:
         np.savez(stream, item_id=ids, vectors=vectors)
 

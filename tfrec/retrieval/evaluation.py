@@ -41,8 +41,7 @@ def evaluate(
         split: `val` or `test`.
         ks: cut-offs; the run's own where None.
         seen_filter: leave out items bought before; the run's own choice where None.
-        trained: what `train` has just returned: its dataset is not read, and its model not built, again, unless it
-            computes in less than float32 or is shared by several workers.
+        trained: what `train` has just returned, if anything: its dataset is not read, and its model not built, again.
 
     Returns:
         The content of metrics.json.
@@ -53,7 +52,7 @@ def evaluate(
     """
     if split == "val" and load_config(run_dir / "config.yaml", RetrievalConfig).training.final:
         raise ConfigError(f"--split val: {run_dir} was trained on it (training.final); evaluate it on test")
-    assembly = trained if trained is not None and trained.alone_in_float32 else load_assembly(run_dir)
+    assembly = trained or load_assembly(run_dir)
     config = assembly.config
     ks = sorted(ks or config.evaluation.k)
     protocol = build_protocol(
@@ -81,7 +80,8 @@ def _write_metrics(
     config, split = assembly.config, protocol.split
     about = protocol.describe() | {"recipe": config.recipe, "training_seed": config.seed}
     _tell_repeats(about)
-    judged: dict[str, Any] = {"vectors": ranking.candidates, "ks": ks, "seed": config.seed}
+    alike = ranking.candidates[:, : config.model.item.dim]  # without the popularity bias, which is no likeness
+    judged: dict[str, Any] = {"vectors": alike, "ks": ks, "seed": config.seed}
     metrics, cohorts = summarize_protocol(protocol, ranking.rows, **judged)
     found = metrics.get(f"recall@{max(ks)}")
     log.info("%s: recall@%d %s", split, max(ks), found and round(found["value"], 4))

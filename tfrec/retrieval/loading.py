@@ -23,11 +23,12 @@ def assembly_class(config: RetrievalConfig) -> type[RetrievalAssembly]:
     return RatingAssembly if isinstance(config, RatingsConfig) else RetrievalAssembly
 
 
-def load_assembly(run_dir: Path, *, other_events: bool = False) -> RetrievalAssembly:
+def load_assembly(run_dir: Path, *, data: str | None = None, other_events: bool = False) -> RetrievalAssembly:
     """The model of a finished run with its weights, and its dataset.
 
     Args:
         run_dir: the run.
+        data: where its dataset is by now; where the configuration says when None.
         other_events: take a dataset whose events or split are not those of the training: it is not to be evaluated on them.
 
     Raises:
@@ -35,6 +36,7 @@ def load_assembly(run_dir: Path, *, other_events: bool = False) -> RetrievalAsse
         ConfigError: the dataset is not the run's own.
     """
     config = load_config(run_dir / "config.yaml", RetrievalConfig)
+    config.data = data or config.data
     prepare_evaluation(run_dir)
     tf.keras.utils.set_random_seed(config.seed)
     prepared = open_own_data(run_dir, config, other_events=other_events)

@@ -88,7 +88,7 @@ class Ranking(NamedTuple):
 
 def rank(assembly: RetrievalAssembly, protocol: Protocol, k: int) -> Ranking:
     """The model's lists for a protocol's customers, `k` items each; as when served, those without any purchase that a
-    history tower could read get what sells best.
+    history tower could read get what sells best (of a split that is not by time: of all that was sold).
     """
     candidates = candidate_vectors(assembly)
     queries, inputs = protocol_queries(assembly, protocol, candidates)

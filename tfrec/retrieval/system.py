@@ -30,19 +30,21 @@ __all__ = ["evaluate", "train"]
 log = logging.getLogger("tfrec")
 
 
-def train(config: RetrievalConfig, run_dir: Path) -> RetrievalAssembly:
+def train(config: RetrievalConfig, run_dir: Path) -> RetrievalAssembly | None:
     """Train a model from wherever its run stands, and leave its best weights in the run.
 
     Where TF_CONFIG names several workers, all of them call this at the same time.
 
     Returns:
-        The trained model, with its best weights.
+        The trained model, with its best weights; None where it computes in less than float32 or is shared by several
+        workers: to be evaluated, it is loaded anew.
 
     Raises:
         WorkerLost: another worker died.
     """
     with loss_of_a_worker_told():
-        return _train(config, run_dir, Workers.join())
+        assembly = _train(config, run_dir, Workers.join())
+    return assembly if assembly.alone_in_float32 else None
 
 
 def _train(config: RetrievalConfig, run_dir: Path, workers: Workers) -> RetrievalAssembly:

@@ -113,11 +113,12 @@ def _fields(config: RunConfig, prepared: Prepared) -> Iterator[str]:
 
 def _content(model: ModelConfig, prepared: Prepared) -> dict[str, bool]:
     """Each kind of content that the model reads -> whether any item has it."""
-    fields = model.attributes.fields or prepared.fields or (model.attributes.group and "group" in prepared.items)
+    fields = prepared.fields if model.attributes.fields is None else model.attributes.fields
+    grouped = model.attributes.group and "group" in prepared.items
     has = {
         "photos": (model.image.enabled, "photos" in prepared.content),
         "texts": (model.text.enabled, "texts" in prepared.content),
-        "attributes": (model.attributes.enabled, bool(fields)),
+        "attributes": (model.attributes.enabled, bool(fields) or grouped),
     }
     return {name: there for name, (read, there) in has.items() if read}
 
@@ -151,6 +152,9 @@ def _accumulation(config: RetrievalConfig, prepared: Prepared) -> Iterator[str]:
 
 def _scale(config: RetrievalConfig, prepared: Prepared) -> Iterator[str]:
     """Missing ratings, and thresholds that no rating reaches, as where ratings go from 0 to 1."""
+    least = config.evaluation.min_rating
+    if least and "rating" not in prepared.event_columns and not isinstance(config, RatingsConfig):
+        yield f"evaluation.min_rating={least:g}: the events of {prepared.path} have no ratings; set it to 0"
     if "rating" not in prepared.event_columns or not (
         isinstance(config, RatingsConfig) or config.evaluation.min_rating
     ):

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tfrec.command import is_users, log_to
+from pipelines.command import is_users, log_to
 from tfrec.config import ConfigError, RunConfig, load_config, save_config
 
 log = logging.getLogger("tfrec")
 
 FEATURES = "features"
+VECTORS_FILE = "embeddings.npz"  # what the laboratory reads: `item_id` and `vectors` of the items
+ATTENTION_FILE = "attention.npz"  # and where their texts look at the photos: `item_id` and `weights`
 
 
 @contextmanager

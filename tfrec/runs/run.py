@@ -70,8 +70,7 @@ class Towers(Protocol):
         """Query vectors `[B, D]` of texts alone."""
 
     def pixels(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Image file bytes `[B]` to uint8 `[B, H, W, 3]` and whether each could be read, bool `[B]`, exactly
-        as in training."""
+        """JPEG or PNG bytes `[B]`, "" = none, to uint8 `[B, H, W, 3]`, as in training, and which are there, bool `[B]`."""
 
     def tokens(self, texts: tf.Tensor) -> tf.Tensor:
         """Texts `[B]` to token ids int32 `[B, T]`, exactly as in training."""
@@ -198,6 +197,7 @@ def load_run(run_dir: Path, *, max_users: int = MAX_USER_TABLE) -> Run:
 
     assembly = load_assembly(run_dir, other_events=True)
     towers, prepared, assets = ServedTowers(assembly), assembly.prepared, assembly.assets
+    vectors = candidate_vectors(assembly)
     if not knows_events(run_dir, prepared):
         log.warning(
             "%s: its events or their split are not those that the run was trained on. Popular items, customers' histories "
@@ -208,7 +208,7 @@ def load_run(run_dir: Path, *, max_users: int = MAX_USER_TABLE) -> Run:
         name=run_dir.name,
         towers=towers,
         item_ids=list(prepared.items["item_id"]),
-        item_vectors=candidate_vectors(assembly),
+        item_vectors=vectors,
         popularity=recent_sales(prepared, config.evaluation.min_rating),
         frequency=assembly.frequency,
         history_length=config.model.query.length,
@@ -226,7 +226,7 @@ def load_run(run_dir: Path, *, max_users: int = MAX_USER_TABLE) -> Run:
         user_vocabulary=assets.users,
         users=user_table(assembly, max_users),
         history_min_rating=config.history_min_rating,
-        sample_queries=sample_queries(assembly),
+        sample_queries=sample_queries(assembly, vectors),
     )
 
 
@@ -263,10 +263,10 @@ def _rated(events: pd.DataFrame, least: float) -> pd.DataFrame:
     return events[events["rating"] >= least] if least else events
 
 
-def sample_queries(assembly: RetrievalAssembly) -> np.ndarray | None:
-    """Query vectors of held-out customers float32 `[Q, D]`; None where there are none."""
+def sample_queries(assembly: RetrievalAssembly, candidates: np.ndarray) -> np.ndarray | None:
+    """Query vectors of held-out customers float32 `[Q, D]`, given all items' `[N, D]`; None where there are none."""
     from tfrec.evaluation.protocol import ProtocolError, build_protocol
-    from tfrec.retrieval.ranking import candidate_vectors, protocol_queries
+    from tfrec.retrieval.ranking import protocol_queries
 
     try:
         config = assembly.config
@@ -279,4 +279,4 @@ def sample_queries(assembly: RetrievalAssembly) -> np.ndarray | None:
         )
     except ProtocolError:
         return None
-    return protocol_queries(assembly, protocol, candidate_vectors(assembly))[0]
+    return protocol_queries(assembly, protocol, candidates)[0]

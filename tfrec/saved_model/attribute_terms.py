@@ -33,11 +33,12 @@ class AttributeFilter(tf.Module):
     def parse(self, allow: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Terms string `[B, A]` to term and field numbers int32 `[B, A]`, -1 for padding.
 
-        A known field with a value that no item has keeps its field number: then nothing matches. An unknown
-        field is an error (INVALID_ARGUMENT), since ignoring it would show what was to be hidden.
+        A known field with a value that no item has keeps its field number: then nothing matches. An unknown field, or a
+        field without "=", is an error (INVALID_ARGUMENT), since ignoring it would show what was to be hidden.
         """
         fields = self.field_of.lookup(tf.strings.regex_replace(allow, "(?s)=.*", ""))
-        wrong = tf.boolean_mask(allow, (fields < 0) & (allow != ""))
+        terms = tf.strings.regex_full_match(allow, "(?s)[^=]*=.*")
+        wrong = tf.boolean_mask(allow, ~(terms & (fields >= 0)) & (allow != ""))
         message = f"allow takes terms field=value with a field of {list(self.fields)}, not"
         tf.debugging.Assert(tf.equal(tf.size(wrong), 0), [message, wrong[:3]])
         return self.term_of.lookup(allow), fields

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrec.evaluation.scores import LOWEST
+from tfrec.popularity import best_sellers
 from tfrec.repeats import among
 from tfrec.saved_model.attribute_terms import AttributeFilter
 from tfrec.saved_model.tensors import lookup, marked
@@ -37,9 +38,10 @@ class Catalogue(tf.Module):
         self.item_ids = tf.Variable(np.asarray(item_ids, object), dtype=tf.string, trainable=False, name="item_ids")
         self.row_of = lookup(item_ids, "item_rows")
         popularity = np.nan_to_num(np.asarray(popularity, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-        order = np.argsort(-popularity, kind="stable").astype(np.int32)
         self.popularity = tf.Variable(popularity, trainable=False, name="popularity")
-        self.popular_rows = tf.Variable(order, trainable=False, name="popular_rows")  # most popular first
+        self.popular_rows = tf.Variable(
+            best_sellers(popularity), trainable=False, name="popular_rows"
+        )  # most popular first
         self.filter = AttributeFilter(attributes or {}, self.size)
 
     def rows(self, item_ids: tf.Tensor) -> tf.Tensor:

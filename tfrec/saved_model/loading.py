@@ -20,6 +20,7 @@ DEFAULTS: dict[str, Any] = {
     "photo": [""],
     "text": [""],
     "attributes": [[""]],
+    "among": [[-1]],
 }
 
 
@@ -46,7 +47,7 @@ class LoadedModel:
         """Call a signature; inputs with a default may be left out.
 
         Raises:
-            KeyError: there is no such signature or input.
+            KeyError: there is no such signature or input, or one is missing that has no default.
             tf.errors.InvalidArgumentError: a value that the model refuses.
         """
         function = self.signatures[signature]
@@ -55,7 +56,9 @@ class LoadedModel:
         if unknown:
             raise KeyError(f"signature {signature!r} has no inputs {unknown}; it has {sorted(specs)}")
         defaults = DEFAULTS | {"k": [default_k(self.manifest["max_k"])]}
-        given = {name: inputs.get(name, defaults.get(name)) for name in specs}
+        given = {name: value for name, value in (defaults | inputs).items() if name in specs}
+        if missing := sorted(set(specs) - set(given)):
+            raise KeyError(f"signature {signature!r} needs the inputs {missing}")
         return function(**{name: tf.convert_to_tensor(given[name], specs[name].dtype) for name in specs})
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ from tfrec.index.indexes import ExactIndex, ScannIndex
 from tfrec.runs.run import Run
 from tfrec.saved_model.attribute_terms import AttributeInput
 from tfrec.saved_model.catalogue import Catalogue
-from tfrec.saved_model.content import check_photos, encode_content, read_content
+from tfrec.saved_model.content import checked_photos, encode_content, read_content
 from tfrec.saved_model.loading import default_k
 from tfrec.saved_model.queries import DAYS, ROWS, CustomerQueries, Query, plain_query
 from tfrec.saved_model.search import COUNT, NONE, STRING_ROWS, CatalogueSearch, finite
@@ -39,6 +39,7 @@ STRINGS = tf.TensorSpec([None], tf.string)
 # Defaults of the inputs but `k` (`NONE` is that of lists); TF Serving fills them in where a request leaves them out.
 NOW = tf.constant([[0.0]])
 MISSING = tf.constant([""])
+ALL = tf.constant([[-1]])
 
 
 class ServingModel(tf.Module):
@@ -181,9 +182,8 @@ class ServingModel(tf.Module):
             allow: tf.Tensor = NONE,
             allow_items: tf.Tensor = NONE,
         ) -> Tensors:
-            pixels, readable = self.towers.pixels(photo)
-            check_photos(readable)
-            query = plain_query(self.towers.photo_query(pixels), readable)
+            pixels, given = self.towers.pixels(checked_photos(photo, required=True))
+            query = plain_query(self.towers.photo_query(pixels), given)
             return self.search.answer(query, k, self.catalogue.rows(exclude), allow, allow_items)
 
         return search_photo
@@ -221,7 +221,7 @@ class ServingModel(tf.Module):
             user_fields: tf.Tensor,
             exclude: tf.Tensor,
             k: tf.Tensor,
-            among: tf.Tensor,
+            among: tf.Tensor = ALL,
         ) -> Tensors:
             query = self.queries(history, days_ago, user, user_fields)
             scores, rows = self.search.best_among(query, k, exclude, among)
@@ -242,9 +242,9 @@ class ServingModel(tf.Module):
         @tf.function(input_signature=_named(photo=STRINGS, text=STRINGS, attributes=STRING_ROWS), autograph=False)
         def attend_item(photo: tf.Tensor, text: tf.Tensor = MISSING, attributes: tf.Tensor = NONE) -> Tensors:
             batch = tf.shape(photo)[0]
-            pixels, readable, tokens = read_content(self._run, photo, text, batch)
+            pixels, has_photo, tokens = read_content(self._run, photo, text, batch)
             encoded = per_row(self._attribute_ids(attributes), batch)
-            return {"attention": self.towers.attention(pixels, readable, tokens, encoded)}
+            return {"attention": self.towers.attention(pixels, has_photo, tokens, encoded)}
 
         return attend_item
 
@@ -282,10 +282,7 @@ class ServingModel(tf.Module):
         return self.queries.anonymous(self.catalogue.rows(history), days_ago)
 
     def _embed(self, photo: tf.Tensor, text: tf.Tensor, attributes: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
-        vectors, readable = encode_content(self._run, photo, text, self._attribute_ids(attributes), batch)
-        if "photo" in self._run.modalities:
-            check_photos(readable | per_row(photo == "", batch))
-        return vectors
+        return encode_content(self._run, photo, text, self._attribute_ids(attributes), batch)
 
     def _attribute_ids(self, terms: tf.Tensor) -> tf.Tensor:
         """Terms "field=value" string `[B, A]` as ids int32 `[B, F, V]`."""

@@ -66,7 +66,7 @@ def encode_items(run: Run, prepared: Prepared, items: pd.DataFrame) -> np.ndarra
         items: rows of its items table.
     """
     encode = tf.function(
-        lambda photo, text, attributes: encode_content(run, photo, text, attributes, tf.shape(photo)[0])[0],
+        lambda photo, text, attributes: encode_content(run, photo, text, attributes, tf.shape(photo)[0]),
         autograph=False,
     )
     encoded = _attributes(run, items)

@@ -65,12 +65,13 @@ class CustomerQueries(tf.Module):
         Args:
             history: item rows `[B, L]`, the most recent last; -1 and items that the query tower cannot read are passed
                 over.
-            days_ago: days since each purchase `[B, L]`.
+            days_ago: days since each purchase, `[B, L]` or spread to it.
             user: rows of the customers that training saw `[B]`, -1 = none; it counts only where queries are looked up.
             user_fields: ids of their fields' values `[B, F]`.
         """
         if self._run.query_kind == "user":
             return plain_query(self._towers.user_query(user, user_fields), user >= 0)
+        days_ago = tf.broadcast_to(days_ago, tf.shape(history))
         history, days_ago, _ = self._compact(history, days_ago, self._run.history_length)
         vectors = self._towers.query(history, days_ago, user_fields, self._vectors)
         known = tf.reduce_any(history >= 0, 1)
@@ -82,9 +83,8 @@ class CustomerQueries(tf.Module):
         return Query(vectors, known, rows, own_scores, fallen)
 
     def anonymous(self, history: tf.Tensor, days_ago: tf.Tensor) -> Query:
-        """Queries of customers of whom the purchases alone are known: item rows and days as above, or one row of days."""
+        """Queries of customers of whom the purchases alone are known: item rows and days as above."""
         batch = tf.shape(history)[0]
-        days_ago = tf.broadcast_to(days_ago, tf.shape(history))
         return self(history, days_ago, tf.fill([batch], -1), tf.zeros([batch, self._run.user_fields], tf.int32))
 
     def explain(

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.arguments import number, whole_number
+from pipelines.command import run_command
 from pipelines.remote import location
-from tfrec.command import run_command
 from tfrec.serve.allocator import AUTO, SYSTEM, use_allocator
 from tfrec.serve.errors import ServeConfigError
 from tfrec.serve.options import ServeOptions

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from tfrec.processor import cores
+from pipelines.processor import cores
 from tfrec.serve.errors import Code, ServeError
 from tfrec.serve.merging import MAX_SPREAD, MAX_SPREAD_BYTES, may_join, merge, part, spread_bytes, width
 from tfrec.serve.servable import Servable

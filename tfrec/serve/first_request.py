@@ -38,7 +38,8 @@ async def ask_itself(repository: Repository, host: str, port: int, token: str | 
 
 async def _post(host: str, port: int, model: str, body: bytes, token: str | None) -> str:
     """Ask for a prediction: the answer's first line."""
-    head = [f"POST {model}:predict HTTP/1.1", f"Host: {host}:{port}", f"Content-Length: {len(body)}"]
+    name = f"[{host}]" if ":" in host else host
+    head = [f"POST {model}:predict HTTP/1.1", f"Host: {name}:{port}", f"Content-Length: {len(body)}"]
     head += ["X-Request-Id: first-request", "Connection: close"]
     head += [f"Authorization: Bearer {token}"] if token else []
     reader, writer = await asyncio.open_connection(host, port)

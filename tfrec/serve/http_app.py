@@ -81,7 +81,7 @@ def build_app(state: HttpState, *parts: Callable[[web.UrlDispatcher], object]) -
 
     async def ready(request: web.Request) -> web.Response:
         if state.draining or not state.service.repository.ready:
-            raise ServeError(Code.UNAVAILABLE, "draining" if state.draining else "a model has no version loaded")
+            raise ServeError(Code.UNAVAILABLE, "draining" if state.draining else "no model has a version loaded")
         return web.json_response({"status": "ready"})
 
     async def metrics(request: web.Request) -> web.Response:
@@ -184,7 +184,10 @@ def _authorized(state: HttpState) -> Middleware:
             if not hmac.compare_digest(given, wanted):
                 raise ServeError(Code.UNAUTHENTICATED, "send the header Authorization: Bearer TOKEN")
         if state.hosts is not None and "Host" in request.headers:  # as every browser says
-            name = request.url.host or ""
+            try:
+                name = request.url.host or ""
+            except ValueError:
+                raise web.HTTPBadRequest(text="the header Host is no name or address with a port") from None
             if name not in state.hosts:
                 raise web.HTTPForbidden(
                     text=f"this server is addressed as {' or '.join(sorted(state.hosts))}, not {name[:100]!r}; behind a "

@@ -21,7 +21,9 @@ class Metrics:
             "tfrec_requests", "Requests answered.", ["api", "model", "signature", "code"], registry=registry
         )
         self.refused = Counter(
-            "tfrec_refused_requests", "Predictions refused unread, as too many were under way.", registry=registry
+            "tfrec_refused_requests",
+            "Predictions refused unread, and connections turned away, as too many were under way.",
+            registry=registry,
         )
         self.seconds = Histogram(
             "tfrec_request_seconds",

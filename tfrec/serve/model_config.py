@@ -17,7 +17,7 @@ class ModelConfig:
     Attributes:
         name: in requests.
         folder: of its versions.
-        latest: so many of the newest versions are served; 0 for all of them.
+        latest: so many of the newest versions are served, and those that have a label; 0 for all of them.
         specific: these versions instead, if there are any.
         labels: names for versions.
     """
@@ -33,7 +33,9 @@ class ModelConfig:
         found = versions(self.folder)
         if self.specific:
             return [version for version in found if version in self.specific]
-        return found[-self.latest :] if self.latest else found
+        labelled = set(self.labels.values())
+        latest = found[-self.latest :] if self.latest else found
+        return [version for version in found if version in latest or version in labelled]
 
 
 def models_of_folders(folders: Sequence[Path], latest: int) -> list[ModelConfig]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tfrec.publish import versions
 from tfrec.serve.errors import Code, LoadStoppedError, ServeError, shown
 from tfrec.serve.model_config import ModelConfig
 from tfrec.serve.servable import Servable
@@ -124,27 +125,52 @@ class Repository:
                 servable.retire()
         for config in configs:
             self._models.setdefault(config.name, Model(config, {}, {}, {}))
-            self._poll_model(config)
+            try:
+                self._poll_model(config)
+            except OSError as error:  # of a share that is gone, say: the other models are looked at
+                LOG.error(
+                    "a model's folder cannot be read", extra={"fields": {"model": config.name, "error": str(error)}}
+                )
 
     def _configs(self) -> Sequence[ModelConfig]:
         try:
             return self._read_configs()
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             LOG.error("the models' configuration cannot be read", extra={"fields": {"error": str(error)}})
             return [model.config for model in self._models.values()]
 
     def _poll_model(self, config: ModelConfig) -> None:
         wanted = config.wanted()
+        self._report_absent(config)
         self._label(config)
         for version in reversed(wanted):
             if version not in self._models[config.name].servables:
                 self._load(config, version)
                 self._label(config)
+        if wanted and not config.specific:
+            self._load_older(config, wanted[0])
         model = self._models[config.name]
         if not set(wanted) & set(model.servables):
             return  # never without any version: the old one serves until a wanted one does
         for version in sorted(set(model.servables) - set(wanted) - set(model.config.labels.values())):
             self._unload(config.name, version)
+
+    def _load_older(self, config: ModelConfig, than: int) -> None:
+        """Where none is in service, as when a server starts while the newest one is damaged: the next older that loads."""
+        for version in reversed(versions(config.folder)):
+            if self._models[config.name].servables:
+                return
+            if version < than:
+                self._load(config, version)
+                self._label(config)
+
+    def _report_absent(self, config: ModelConfig) -> None:
+        """Tell of versions that are asked for by their numbers and are not published."""
+        model, published = self._models[config.name], versions(config.folder)
+        for version in sorted(set(config.specific) - set(published) - set(model.servables)):
+            status = VersionStatus("END", f"{config.folder} has no version {version}; its versions are {published}")
+            if model.status.get(version) != status:
+                self._report(config.name, version, status, "failed")
 
     def _label(self, config: ModelConfig) -> None:
         """Take over a model's configuration; a label whose new version does not serve yet stays with the one before."""

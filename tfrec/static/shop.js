@@ -238,14 +238,15 @@ async function answerPanel(model, found, other, who, heading) {
 /** Why an item is shown: bought before, or like which purchase, and in what. */
 async function reasonsFor(model, ids, who) {
   const latest = who ? [...new Set(readBy(model, who).history.slice(-READ))] : [];
-  if (!latest.length) return () => (place().kind === "customer" ? "popular now" : null);
+  const popular = () => (place().kind === "customer" ? "popular now" : null);
+  if (!latest.length) return popular;
   const [nearest, cards] = await Promise.all([api.nearestPurchases(model, latest, ids), api.items(latest)]);
   const byId = new Map(cards.map((item) => [item.item_id, item]));
   const bought = new Set(who.bought);
   return (item) => {
     if (bought.has(item.item_id)) return "bought before";
     const purchase = byId.get(nearest.get(item.item_id));
-    if (!purchase) return null;
+    if (!purchase) return nearest.size ? null : popular();
     const values = (one) => Object.values(one.attributes).flat();
     const same = values(item).filter((value) => values(purchase).includes(value));
     const shared = [...new Set(same)].slice(0, 2).join(", ");
@@ -278,7 +279,10 @@ async function smaller(file) {
   const bitmap = await createImageBitmap(file);
   const scale = Math.min(1, 1024 / Math.max(bitmap.width, bitmap.height));
   const canvas = element("canvas", { width: Math.round(bitmap.width * scale), height: Math.round(bitmap.height * scale) });
-  canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  const context = canvas.getContext("2d");
+  context.fillStyle = "white"; // a JPEG has no transparency: it would turn black
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   return new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.9));
 }
 

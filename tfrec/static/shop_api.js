@@ -66,17 +66,22 @@ export async function predict(model, signature, inputs) {
   return ids.map((id, place) => ({ item_id: id, score: scores[place] })).filter((found) => found.score > LOWEST);
 }
 
-/** For each item found, the purchase that it is most like: found id -> purchase id. */
+/**
+ * For each item found, the purchase that it is most like: found id -> purchase id. A purchase that the model does not know
+ * is answered, as an empty id is, with what sells: it is like nothing.
+ */
 export async function nearestPurchases(model, purchases, found) {
   const place = `/v1/models/${encodeURIComponent(model.name)}/versions/${model.version}:predict`;
-  const inputs = { item_id: purchases, allow_items: [found], k: [found.length] };
+  const inputs = { item_id: [...purchases, ""], allow_items: [found], k: [found.length] };
   const { outputs } = await post(place, { signature_name: "similar", inputs });
+  const rows = outputs.item_id.map((ids, purchase) => JSON.stringify([ids, outputs.score[purchase]]));
   const nearest = new Map();
-  outputs.item_id.forEach((row, purchase) =>
+  outputs.item_id.forEach((row, purchase) => {
+    if (rows[purchase] === rows.at(-1)) return;
     row.forEach((id, rank) => {
       const score = outputs.score[purchase][rank];
       if (score > LOWEST && !(nearest.get(id)?.score >= score)) nearest.set(id, { id: purchases[purchase], score });
-    }),
-  );
+    });
+  });
   return new Map([...nearest].map(([id, { id: purchase }]) => [id, purchase]));
 }

@@ -6,9 +6,9 @@ from pathlib import Path
 import tensorflow as tf
 from tensorflow.python.client import device_lib
 
+from pipelines.processor import memory, multiplies_bfloat16
 from tfrec.config import TrainingConfig
 from tfrec.graphs import on_cpu, skip_rewrites
-from tfrec.processor import memory, multiplies_bfloat16
 from tfrec.runs.finished import check_finished
 
 

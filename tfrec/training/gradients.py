@@ -9,8 +9,8 @@ import tensorflow as tf
 from pipelines.batches import Batch
 from tfrec.attention import ResumableDropout
 from tfrec.distributed.workers import all_gather_rows
+from tfrec.trainable import Trainable
 from tfrec.training.optimizers import Gradient
-from tfrec.training.trainable import Trainable
 
 
 class Gradients(NamedTuple):

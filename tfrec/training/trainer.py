@@ -17,10 +17,10 @@ from tfrec.config import ConfigError, TrainingConfig
 from tfrec.distributed.workers import Workers, all_reduce_sum, variables_of
 from tfrec.evaluation.names import sign_of
 from tfrec.runs.finished import RunError, tell_finished
+from tfrec.trainable import Trainable
 from tfrec.training.gradients import Gradients, cached_gradients, whole_gradients
 from tfrec.training.log import History, tensorboard
 from tfrec.training.optimizers import Gradient, LazyAdamW, WarmupCosine
-from tfrec.training.trainable import Trainable
 from tfrec.training.weights_and_biases import wandb_run
 from tfrec.weights import read_weights
 
@@ -69,8 +69,11 @@ class Trainer:
         self.model, self.options, self.steps, self.run_dir = model, options, steps, run_dir
         self.workers = workers or Workers()
         self.progress = TrainingState()
-        self.optimizer = self._optimizer(rates)
-        self.variables = model.trainable_variables
+        adamw = self._adamw(rates)
+        scaled = tf.keras.mixed_precision.global_policy().compute_dtype == "float16"
+        self.optimizer = tf.keras.mixed_precision.LossScaleOptimizer(adamw) if scaled else adamw
+        # Those that stay as they are have no gradient, which would count when gradients are clipped.
+        self.variables = [v for v in model.trainable_variables if adamw.rate_of(v.name)]
         self.optimizer.build(self.variables)
         self.parts = {"model": model, "optimizer": self.optimizer, "progress": self.progress}
         self.checkpoints = tf.train.CheckpointManager(
@@ -85,20 +88,17 @@ class Trainer:
         if self.workers.chief:
             self.sinks += [self.history.write, tensorboard(run_dir / "logs")]
 
-    def _optimizer(self, rates: dict[str, float] | None) -> LazyAdamW | tf.keras.mixed_precision.LossScaleOptimizer:
+    def _adamw(self, rates: dict[str, float] | None) -> LazyAdamW:
         options = self.options
         peak, warmup = options.learning_rate, int(options.warmup * self.steps)
         schedule: Any = WarmupCosine(peak, self.steps, warmup, fall=options.schedule == "cosine")
-        optimizer = LazyAdamW(
+        return LazyAdamW(
             schedule,
             decay=options.weight_decay,
             global_clipnorm=options.clip_norm,
             rates=rates,
             rate_cut=self.progress.rate_cut,
         )
-        if tf.keras.mixed_precision.global_policy().compute_dtype == "float16":
-            return tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
-        return optimizer
 
     # -- one step ----------------------------------------------------------------------------------------------
 

@@ -1,11 +1,12 @@
 """What the training loop asks of a model."""
 
 import tensorflow as tf
+import tensorflow_recommenders as tfrs
 
 from pipelines.batches import Batch
 
 
-class Trainable(tf.keras.Model):
+class Trainable(tfrs.Model):
     """A model that `tfrec.training.trainer.Trainer` trains; a system writes `compute_loss` alone.
 
     A step calls `encode`, then `compute_loss` with what it gave, and after the optimizer's update `remember`. A model whose

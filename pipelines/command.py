@@ -17,12 +17,18 @@ COLLECTIONS = (20_000, 50, 100)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def run_command(command: Callable[[], int], *, after_full_disk: str = "give the same command again") -> int:
+def run_command(
+    command: Callable[[], int],
+    *,
+    after_full_disk: str = "give the same command again",
+    interrupted: str = "interrupted",
+) -> int:
     """Run a command's body.
 
     Args:
         command: returns the exit code.
         after_full_disk: how the user goes on once there is room on the disk.
+        interrupted: what is said when the user stops it.
 
     Returns:
         Its exit code; 2, with one line on stderr, for wrong options, data or files; 1, with one line, for a full disk,
@@ -36,7 +42,7 @@ def run_command(command: Callable[[], int], *, after_full_disk: str = "give the 
     try:
         return command()
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(interrupted, file=sys.stderr)
         return 130
     except Exception as error:
         if is_full_disk(error):
