@@ -82,6 +82,7 @@ def test_a_training_may_ask_for_the_last_days_alone(shop):
     ("frozen", "policy"),
     [pytest.param(True, "mixed_float16", marks=pytest.mark.long), (False, "mixed_bfloat16")],
 )
+@pytest.mark.long
 def test_the_recipe_computes_the_same_loss_in_half_precision(shop, weights, tmp_path, frozen, policy):
     config = configured(shop, *(frozen_options(weights) if frozen else []))
     losses = []

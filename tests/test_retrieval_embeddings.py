@@ -88,7 +88,9 @@ def test_a_retrieval_run_is_analysed_from_its_own_vectors(tmp_path, monkeypatch)
     save_config(RetrievalConfig(data=str(tmp_path / "data")), run / "config.yaml")
     vectors = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
     prepared = SimpleNamespace(items=pd.DataFrame({"item_id": ids}))
-    found = SimpleNamespace(prepared=prepared, model=SimpleNamespace(item_tower=None), content=None)
+    config = RetrievalConfig()
+    config.model.item.dim = 4
+    found = SimpleNamespace(prepared=prepared, model=SimpleNamespace(item_tower=None), content=None, config=config)
     monkeypatch.setattr("tfrec.retrieval.loading.load_assembly", lambda folder, **options: found)
     monkeypatch.setattr("tfrec.retrieval.ranking.candidate_vectors", lambda made: vectors)
     words = ["--run", str(run), "--by", "kind", "--projections", "pca", "--clusterings", "kmeans"]

@@ -22,7 +22,7 @@ import pytest
 from pipelines.prepared import PreparedWriter, open_prepared
 from pipelines.publish import written_whole
 from tests.serving_fakes import make_run
-from tests.serving_server import republish
+from tests.serving_server import publish_exact, republish
 from tfrec import retrieve as command
 from tfrec.batch_retrieval.customers import CustomerReader
 from tfrec.batch_retrieval.files import (
@@ -33,7 +33,6 @@ from tfrec.batch_retrieval.files import (
     safe_cells,
 )
 from tfrec.batch_retrieval.job import RetrieveError, RetrieveOptions, check_stages, load_job
-from tfrec.export import export_run
 from tfrec.publish import PublishError
 
 USERS, ITEMS, LENGTH = 700, 60, 4
@@ -74,10 +73,8 @@ def run():
 
 
 @pytest.fixture(scope="module")
-def models(run, tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("models")
-    export_run(run, "shop", root, say=lambda text: None)
-    return root
+def models(run, shared) -> Path:
+    return shared("retrieved-shop", lambda root: publish_exact(run, root))
 
 
 def go(models: Path, prepared: Path, out: Path, **options) -> int:
@@ -146,13 +143,12 @@ def test_what_was_bought_can_be_left_out(models, prepared, run, tmp_path):
     assert len(found["item_ids"][5]) == 1  # has bought all but the item that only the model knows
 
 
-@pytest.mark.parametrize("kind", ["shop", "shop_scann"])
 @pytest.mark.parametrize("exclude_seen", [False, True])
-def test_only_what_is_in_stock_is_recommended(models, prepared, run, tmp_path, caplog, kind, exclude_seen):
+def test_only_what_is_in_stock_is_recommended(models, prepared, run, tmp_path, caplog, exclude_seen):
     stock = [run.item_ids[row] for row in range(0, ITEMS, 3)]
     (tmp_path / "stock.csv").write_text("\n".join(["item_id,count", *(f"{item},5" for item in [*stock, "novel"])]))
     options = {"only": tmp_path / "stock.csv", "exclude_seen": exclude_seen, "batch": 64, "part": 150}
-    job = load_job(RetrieveOptions(models / kind, prepared, tmp_path / "recs.parquet", **options))
+    job = load_job(RetrieveOptions(models / "shop", prepared, tmp_path / "recs.parquet", **options))
     assert job.run(lambda done: None) == USERS
     assert "1 of the" in caplog.text
     assert "'novel'" in caplog.text
@@ -170,11 +166,10 @@ def test_a_stock_of_fewer_items_than_are_asked_for(models, prepared, run, tmp_pa
 
 
 @pytest.fixture(scope="module")
-def evaluated_without_seen(tmp_path_factory) -> Path:
-    """The models of a run that was judged on items that are new to the customer."""
+def evaluated_without_seen(models, tmp_path_factory) -> Path:
+    """The model of a run that was judged on items that are new to the customer."""
     root = tmp_path_factory.mktemp("judged")
-    run = make_run(ITEMS, rates=True, config={"evaluation": {"seen_filter": True}})
-    export_run(run, "shop", root, say=lambda text: None)
+    republish(models / "shop" / "1", root / "shop", 1, config={"evaluation": {"seen_filter": True}})
     return root
 
 

@@ -62,6 +62,7 @@ def test_attributes_stand_in_for_ids(lines, tmp_path):
     assert found["metrics"]["hit_rate@5"]["value"] > 0.9
 
 
+@pytest.mark.long
 def test_the_full_recipe_takes_a_step(lines, tmp_path):
     sizes = ["--model.query.layers", "2", "--model.query.heads", "2", "--training.batch_size", "16"]
     found = learn(lines, tmp_path, *sizes, "--training.steps", "2", recipe="sequence")

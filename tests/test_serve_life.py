@@ -99,6 +99,7 @@ def served(server) -> list[str]:
 # -- versions ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_versions_are_swapped_and_rolled_back_without_a_failed_request(exported, model):
     with running(model) as server, Load(server.port) as load:
         for version in (2, 3):
@@ -187,11 +188,23 @@ def test_a_server_starts_with_the_newest_version_that_loads(exported, model, tmp
         until_served(server, 4)
 
 
-def test_a_labelled_version_is_served_beside_the_newest_after_a_restart_too(exported, model):
+def test_a_labelled_version_is_served_beside_the_newest_after_a_restart_too(exported, model, tmp_path):
     republish(exported, model, 2)
     config = ModelConfig("shop", model, latest=1, labels={"stable": 1})
-    assert config.wanted() == [1, 2]
-    assert ModelConfig("shop", model, latest=1, labels={"stable": 7}).wanted() == [2]
+    repository = Repository(lambda: [config])
+    repository.poll()
+    assert sorted(repository.model("shop").servables) == [1, 2]
+    broken = republish(exported, tmp_path / "staged", 3)
+    CUT(next(broken.glob("variables/*.data*")))
+    os.rename(broken, model / "3")
+    repository.poll()
+    assert sorted(repository.model("shop").servables) == [1, 2], "2 serves until a newer one does"
+    repository.close()
+    started = Repository(lambda: [config])
+    started.poll()
+    started.poll()
+    assert sorted(started.model("shop").servables) == [1, 2], "the label's version is none of the latest"
+    started.close()
 
 
 def test_a_version_that_is_asked_for_and_not_there_is_told(model, caplog):

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     """
     check_shares(args.test_share, args.val_share)
     raw = Path(args.raw)
-    names = ("categories", "padding", "size", "test_share", "val_share", "seed", "synthetic")
+    names = ("categories", "padding", "image_size", "test_share", "val_share", "seed", "synthetic")
     options = {name: getattr(args, name) for name in names}
     with PreparedWriter(
         args.out, dataset="kfashion", source=str(raw), options=options, overwrite=args.overwrite

@@ -5,25 +5,37 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import tensorflow as tf
 
+from pipelines.batches import make_dataset
+from pipelines.content import PhotoBytes, decode_all
+from pipelines.epochs import ShuffledRows
+from pipelines.prepared import Prepared
+from pipelines.publish import filled_whole
 from pipelines.schema import SPLIT_CODES, TRAIN
 from tfrec.alignment.config import AlignmentConfig
-from tfrec.config import ConfigError
+from tfrec.alignment.contrastive import AlignmentModel
+from tfrec.alignment.metrics import SIDES, alignment_metrics, linear_baseline
+from tfrec.attribute_vocabulary import AttributeVocabulary
+from tfrec.config import ConfigError, load_config
+from tfrec.encoders.attributes import AttributeEncoder
+from tfrec.encoders.sides import ImageSide, load_image_side, read_side, save_side
+from tfrec.encoders.untrained import untrained_vit
 from tfrec.evaluation.bootstrap import exact
 from tfrec.evaluation.labels import item_splits
+from tfrec.evaluation.matching import chance, match_both_ways
+from tfrec.evaluation.metrics import write_metrics
+from tfrec.features.frozen import check_store
+from tfrec.features.store import FeatureError, SideStore, content_keys, stored_sides
+from tfrec.features.writer import FeatureWriter
+from tfrec.reports.metrics_page import write_metrics_page
+from tfrec.runs.dataset import open_own_data
 from tfrec.sampling import sample_rows
-
-if TYPE_CHECKING:
-    import tensorflow as tf
-
-    from pipelines.prepared import Prepared
-    from tfrec.alignment.contrastive import AlignmentModel
-    from tfrec.attribute_vocabulary import AttributeVocabulary
-    from tfrec.encoders.sides import ImageSide
-    from tfrec.features.store import SideStore
+from tfrec.towers import Standardize
+from tfrec.training.environment import prepare_evaluation, prepare_keras
+from tfrec.training.trainer import Trainer, restore_weights
 
 log = logging.getLogger("tfrec")
 
@@ -34,9 +46,6 @@ LOSS_ITEMS = 8192  # of a batch that the loss is told of, and of what is encoded
 
 def train(config: AlignmentConfig, run_dir: Path) -> None:
     """Train both stages from wherever the run stands, and leave the best weights in the run."""
-    from tfrec.training.environment import prepare_keras
-    from tfrec.training.trainer import Trainer
-
     prepare_keras(config.seed, config.training)
     assembly = AlignmentAssembly.make(config, run_dir)
     model, options, rows = assembly.model, config.training, assembly.rows("train")
@@ -72,14 +81,6 @@ def evaluate(run_dir: Path, *, split: str = "test") -> dict:
     Returns:
         The content of metrics.json.
     """
-    from tfrec.alignment.metrics import SIDES, alignment_metrics, linear_baseline
-    from tfrec.config import load_config
-    from tfrec.evaluation.matching import chance
-    from tfrec.evaluation.metrics import write_metrics
-    from tfrec.reports.metrics_page import write_metrics_page
-    from tfrec.training.environment import prepare_evaluation
-    from tfrec.training.trainer import restore_weights
-
     config = load_config(run_dir / "config.yaml", AlignmentConfig)
     prepare_evaluation(run_dir)
     assembly = AlignmentAssembly.make(config, run_dir)
@@ -141,11 +142,6 @@ class AlignmentAssembly:
     @classmethod
     def make(cls, config: AlignmentConfig, run_dir: Path) -> AlignmentAssembly:
         """Put a run's model together; what it learns of the dataset is kept in `RUN/assets`."""
-        import tensorflow as tf
-
-        from tfrec.attribute_vocabulary import AttributeVocabulary
-        from tfrec.runs.dataset import open_own_data
-
         prepared = open_own_data(run_dir, config)
         path = run_dir / "assets"
         if not path.exists():
@@ -164,9 +160,6 @@ class AlignmentAssembly:
 
     def batches(self, start: int, stop: int, size: int, *, stage: int) -> tf.data.Dataset:
         """tf.data of training batches; a step's batch depends on its number alone, so that a resumed run goes on exactly."""
-        from pipelines.batches import make_dataset
-        from pipelines.epochs import ShuffledRows
-
         rows, seed, task = self.rows("train"), self.config.seed, self.config.task
         order = ShuffledRows(rows, size, seed, stage, 0)
 
@@ -203,9 +196,6 @@ class AlignmentAssembly:
 
     def validate(self) -> dict[str, float]:
         """Metrics on the validation items."""
-        from tfrec.alignment.metrics import SIDES
-        from tfrec.evaluation.matching import match_both_ways
-
         rows = self.rows("val")
         attributes, photos = self.vectors(rows)
         found = {name: float(values.mean()) for name, values in match_both_ways(photos, attributes, SIDES).items()}
@@ -214,8 +204,6 @@ class AlignmentAssembly:
 
     def raw(self, size: tuple[int, int], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pixels in 0..1 `[R, P]` and one-hot attributes `[R, A]` of items: what the linear baseline reads."""
-        from pipelines.content import PhotoBytes, decode_all
-
         photos = PhotoBytes(self.prepared, [keys[0] for keys in self.prepared.items["images"].iloc[rows]])
         pixels = decode_all(photos, len(rows), size).reshape(len(rows), -1).astype(np.float32) / 255.0
         blocks = []
@@ -232,10 +220,6 @@ def save_assets(config: AlignmentConfig, prepared: Prepared, folder: Path) -> No
     Raises:
         ConfigError: the dataset has no split of its items, no photos or no attributes.
     """
-    from pipelines.publish import filled_whole
-    from tfrec.attribute_vocabulary import AttributeVocabulary
-    from tfrec.encoders.sides import save_side
-
     items, options = prepared.items, config.model.attributes
     fields = list(prepared.fields if options.fields is None else options.fields)
     if "split" not in items or prepared.images is None or not fields:
@@ -258,12 +242,6 @@ def image_side(config: AlignmentConfig) -> ImageSide:
         FeatureError: the store holds no photos' features, or another encoder's than the one that is named.
         CheckpointError: weights that cannot be had or do not fit.
     """
-    import tensorflow as tf
-
-    from tfrec.encoders.sides import ImageSide, load_image_side, read_side
-    from tfrec.encoders.untrained import untrained_vit
-    from tfrec.features.store import FeatureError
-
     image = config.model.image
     if config.features:
         store = image_store(config)
@@ -285,8 +263,6 @@ def image_side(config: AlignmentConfig) -> ImageSide:
 
 def load_side(assets: Path) -> ImageSide:
     """The image encoder of a run."""
-    from tfrec.encoders.sides import ImageSide, read_side
-
     side = read_side(assets / "image")
     assert isinstance(side, ImageSide)  # `save_assets` wrote it
     return side
@@ -298,8 +274,6 @@ def image_store(config: AlignmentConfig) -> SideStore:
     Raises:
         FeatureError: there is none.
     """
-    from tfrec.features.store import FeatureError, stored_sides
-
     stores = stored_sides(Path(config.features))
     if "image" not in stores:
         raise FeatureError(
@@ -315,10 +289,6 @@ def photo_vectors(config: AlignmentConfig, prepared: Prepared, side: ImageSide, 
     Raises:
         FeatureError: the store is of another encoder, or lacks items.
     """
-    from tfrec.features.frozen import check_store
-    from tfrec.features.store import content_keys
-    from tfrec.features.writer import FeatureWriter
-
     if config.features:
         store, keys = image_store(config), content_keys("image", prepared)
         check_store(store, side, pool=None)  # vectors do not depend on how patches are pooled
@@ -330,12 +300,6 @@ def photo_vectors(config: AlignmentConfig, prepared: Prepared, side: ImageSide, 
 
 def build_model(config: AlignmentConfig, vocabulary: AttributeVocabulary, photos: np.ndarray) -> AlignmentModel:
     """The model, with all its variables; `photos` `[N, P]` are those of the training items."""
-    import tensorflow as tf
-
-    from tfrec.alignment.contrastive import AlignmentModel
-    from tfrec.encoders.attributes import AttributeEncoder
-    from tfrec.towers import Standardize
-
     options = config.model.attributes
     encoder = AttributeEncoder(
         vocabulary.sizes,

@@ -27,7 +27,7 @@ from tfrec.metric_learning.losses import LOSSES, MetricLoss
 from tfrec.metric_learning.miners import MININGS
 from tfrec.metric_learning.model import MetricLearner
 from tfrec.metric_learning.multi_view import MultiViewEncoder, ViewFusion
-from tfrec.metric_learning.pixel_components import PixelComponents
+from tfrec.metric_learning.pixel_components import PixelComponents, shrunk
 from tfrec.sampling import sample_rows
 
 EMBED_BATCH = 256
@@ -111,12 +111,11 @@ class MetricAssembly:
 
     def _pixels(self) -> PixelComponents | None:
         """The fixed part of embeddings, adapted to a sample of the training photos; None where it is not asked for."""
-        options, (height, width) = self.config.model.pixels, self.config.model.encoder.size
+        options = self.config.model.pixels
         if options.weight <= 0.0:
             return None
         rows = sample_rows(self.batches.rows, ADAPT_ITEMS, self.config.seed)
-        shrink = min(1.0, options.side / max(height, width))
-        size = max(1, round(height * shrink)), max(1, round(width * shrink))
+        size = shrunk(self.config.model.encoder.size, options.side)
         views = len(self.config.model.views) or 1
         components = min(options.components, len(rows) - 1, 3 * views * size[0] * size[1])
         layer = PixelComponents(size, components=components, whiten=options.whiten, name="pixels")

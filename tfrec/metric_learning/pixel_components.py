@@ -105,3 +105,9 @@ class PixelComponents(tf.keras.layers.Layer):
         config = super().get_config()
         config.pop("trainable")
         return {**config, "size": self.size, "components": self.components, "whiten": self.whiten}
+
+
+def shrunk(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Height and width in proportion, the longer of them at most `side`."""
+    scale = min(1.0, side / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

@@ -6,16 +6,26 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipelines.photos.views import read_views
+from pipelines.prepared import open_prepared
 from pipelines.publish import written_whole
+from tfrec.config import load_config
+from tfrec.evaluation.embedding_metrics import knn_hits, retrieval_metrics
+from tfrec.evaluation.labels import can_be_evaluated
+from tfrec.evaluation.metrics import write_metrics
+from tfrec.metric_learning.assembly import MetricAssembly
 from tfrec.metric_learning.config import MetricLearningConfig
+from tfrec.metric_learning.pixel_components import shrunk
+from tfrec.metric_learning.protocol import LabelProtocol, protocol_words
+from tfrec.reports.metrics_page import write_metrics_page
+from tfrec.runs.dataset import open_own_data
+from tfrec.runs.finished import check_finished
 from tfrec.runs.folder import VECTORS_FILE
-
-if TYPE_CHECKING:
-    from tfrec.metric_learning.assembly import MetricAssembly
+from tfrec.training.environment import prepare_keras
+from tfrec.training.trainer import Trainer
 
 log = logging.getLogger("tfrec")
 
@@ -25,11 +35,6 @@ PIXEL_SIDE = 32  # raw pixels are compared at this size at most
 
 def train(config: MetricLearningConfig, run_dir: Path) -> None:
     """Train an encoder from wherever its run stands; leaves its weights, and every item's vectors before and after."""
-    from pipelines.prepared import open_prepared
-    from tfrec.metric_learning.assembly import MetricAssembly
-    from tfrec.training.environment import prepare_keras
-    from tfrec.training.trainer import Trainer
-
     prepare_keras(config.seed, config.training)
     assembly = MetricAssembly(config, open_prepared(config.data))
     options, batches, model = config.training, assembly.batches, assembly.model
@@ -58,9 +63,6 @@ def validation(assembly: MetricAssembly) -> Callable[[], dict[str, float]] | Non
     """A function that evaluates the model as it is on the validation items; None where no two of them are of one class, so
     that every metric would be 0 for ever, and the first weights the best.
     """
-    from tfrec.evaluation.embedding_metrics import knn_hits, retrieval_metrics
-    from tfrec.evaluation.labels import can_be_evaluated
-
     rows, options = assembly.rows("val"), assembly.config.evaluation
     labels = assembly.labels[rows]
     if not can_be_evaluated(labels) or np.unique(labels, return_counts=True)[1].max() < 2:
@@ -101,14 +103,6 @@ def evaluate(run_dir: Path, *, split: str = "test", ks: list[int] | None = None)
         RunError: the training did not finish.
         ConfigError: the split has no items to evaluate.
     """
-    from pipelines.photos.views import read_views
-    from tfrec.config import load_config
-    from tfrec.evaluation.metrics import write_metrics
-    from tfrec.metric_learning.protocol import LabelProtocol, protocol_words
-    from tfrec.reports.metrics_page import write_metrics_page
-    from tfrec.runs.dataset import open_own_data
-    from tfrec.runs.finished import check_finished
-
     config = load_config(run_dir / "config.yaml", MetricLearningConfig)
     check_finished(run_dir)
     prepared = open_own_data(run_dir, config)
@@ -116,9 +110,7 @@ def evaluate(run_dir: Path, *, split: str = "test", ks: list[int] | None = None)
         vectors, before, ids = arrays["vectors"], arrays["before"], arrays["item_id"]
     sides = LabelProtocol.build(prepared, ids, config, split)
     ks = sorted(ks or config.evaluation.k)
-    height, width = config.model.encoder.size
-    shrink = min(1.0, PIXEL_SIDE / max(height, width))
-    size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
+    size = shrunk(config.model.encoder.size, PIXEL_SIDE)
     pixels = read_views(prepared, config.model.views, size, limit=sys.maxsize)
     assert pixels.pixels is not None  # at this size they are resident
     flat = pixels.pixels[sides.rows].reshape(len(ids), -1)

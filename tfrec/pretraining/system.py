@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import tensorflow as tf
 
+from pipelines.batches import make_dataset
+from pipelines.photos.pixels import decode_photos
+from pipelines.publish import filled_whole
 from pipelines.schema import TRAIN
+from tfrec.config import load_config
+from tfrec.encoders.pooling import SentencePooling
+from tfrec.encoders.sides import ImageSide, TextSide, save_side
+from tfrec.encoders.text import WordPiece, train_vocabulary
+from tfrec.encoders.untrained import untrained_bert, untrained_vit
 from tfrec.evaluation.bootstrap import exact
 from tfrec.evaluation.labels import item_splits
+from tfrec.evaluation.matching import chance, match_both_ways
+from tfrec.evaluation.metrics import write_metrics
 from tfrec.pretraining.config import PretrainConfig
-
-if TYPE_CHECKING:
-    from tfrec.encoders.text import WordPiece
-    from tfrec.pretraining.data import PretrainData
-    from tfrec.pretraining.model import PretrainModel
+from tfrec.pretraining.data import PretrainData, attribute_values, hide_words
+from tfrec.pretraining.model import PretrainModel
+from tfrec.reports.metrics_page import write_metrics_page
+from tfrec.runs.dataset import open_own_data
+from tfrec.training.environment import prepare_evaluation, prepare_keras
+from tfrec.training.trainer import Trainer, restore_weights
 
 log = logging.getLogger("tfrec")
 
@@ -26,9 +37,6 @@ SIDES = ("photo", "text")
 
 def train(config: PretrainConfig, run_dir: Path) -> None:
     """Train from wherever the run stands, and write the encoders into `RUN/text` and `RUN/image`."""
-    from tfrec.training.environment import prepare_keras
-    from tfrec.training.trainer import Trainer
-
     prepare_keras(config.seed, config.training)
     data, model = assemble(config, run_dir)
     options = config.training
@@ -42,9 +50,6 @@ def train(config: PretrainConfig, run_dir: Path) -> None:
 
 def publish_encoders(model: PretrainModel, run_dir: Path) -> None:
     """Write `RUN/text` and `RUN/image`; each takes the place of an earlier one whole."""
-    from pipelines.publish import filled_whole
-    from tfrec.encoders.sides import save_side
-
     for side in model.sides:
         with filled_whole(run_dir / side.kind) as folder:
             save_side(side, folder)
@@ -52,12 +57,6 @@ def publish_encoders(model: PretrainModel, run_dir: Path) -> None:
 
 def assemble(config: PretrainConfig, run_dir: Path) -> tuple[PretrainData, PretrainModel]:
     """The data and the untrained model of a run; its vocabulary is kept in `RUN/assets`."""
-    import tensorflow as tf
-
-    from tfrec.encoders.text import WordPiece, train_vocabulary
-    from tfrec.pretraining.data import PretrainData, attribute_values
-    from tfrec.runs.dataset import open_own_data
-
     path, text = run_dir / "assets" / "vocab.txt", config.model.text
     prepared = open_own_data(run_dir, config)
     if not path.exists():
@@ -74,13 +73,6 @@ def assemble(config: PretrainConfig, run_dir: Path) -> tuple[PretrainData, Pretr
 
 def build_model(config: PretrainConfig, tokenizer: WordPiece) -> PretrainModel:
     """The model, with all its variables."""
-    import tensorflow as tf
-
-    from tfrec.encoders.pooling import SentencePooling
-    from tfrec.encoders.sides import ImageSide, TextSide
-    from tfrec.encoders.untrained import untrained_bert, untrained_vit
-    from tfrec.pretraining.model import PretrainModel
-
     text, image, task = config.model.text, config.model.image, config.task
     bert = untrained_bert(text, tokenizer)
     bert.build(None)
@@ -106,10 +98,6 @@ def build_model(config: PretrainConfig, tokenizer: WordPiece) -> PretrainModel:
 
 def vectors(data: PretrainData, model: PretrainModel, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Unit vectors of the texts and of the photos of `rows`, each float32 `[R, D]`."""
-    import tensorflow as tf
-
-    from pipelines.photos.pixels import decode_photos
-
     texts, photos = [], []
     for start in range(0, len(rows), EVALUATION_BATCH):
         contents = data.contents(rows[start : start + EVALUATION_BATCH])
@@ -125,12 +113,6 @@ def held_out_metrics(data: PretrainData, model: PretrainModel) -> dict[str, floa
     """Metrics on the held-out items: words found again (`loss` is the words' alone, whatever else is trained), and texts and
     photos finding each other.
     """
-    import tensorflow as tf
-
-    from pipelines.batches import make_dataset
-    from tfrec.evaluation.matching import match_both_ways
-    from tfrec.pretraining.data import hide_words
-
     found: dict[str, float] = {}
     if model.words is not None:
         ids = data.ids(data.held)
@@ -161,13 +143,6 @@ def evaluate(run_dir: Path) -> dict:
     Returns:
         The content of metrics.json.
     """
-    from tfrec.config import load_config
-    from tfrec.evaluation.matching import chance
-    from tfrec.evaluation.metrics import write_metrics
-    from tfrec.reports.metrics_page import write_metrics_page
-    from tfrec.training.environment import prepare_evaluation
-    from tfrec.training.trainer import restore_weights
-
     config = load_config(run_dir / "config.yaml", PretrainConfig)
     prepare_evaluation(run_dir)
     data, model = assemble(config, run_dir)

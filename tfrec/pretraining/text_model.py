@@ -9,18 +9,24 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from pipelines.batches import Batch
+from pipelines.batches import Batch, make_dataset
+from pipelines.epochs import ShuffledRows
 from pipelines.publish import write_whole
 from pipelines.schema import TEST, TRAIN, VAL
 from tfrec.attention import ResumableDropout
-from tfrec.config import ConfigError
+from tfrec.config import ConfigError, load_config
 from tfrec.encoders.wordpiece import count_words, split_words
 from tfrec.evaluation.bootstrap import exact
 from tfrec.evaluation.labels import item_splits
+from tfrec.evaluation.metrics import write_metrics
 from tfrec.losses import softmax_losses, weighted_mean
 from tfrec.pretraining.text_model_config import CausalTextConfig
+from tfrec.reports.metrics_page import write_metrics_page
+from tfrec.runs.dataset import open_own_data
 from tfrec.towers import DecoderBlock, normal, sinusoids
 from tfrec.trainable import Trainable
+from tfrec.training.environment import prepare_evaluation, prepare_keras
+from tfrec.training.trainer import Trainer, restore_weights
 
 log = logging.getLogger("tfrec")
 
@@ -98,11 +104,6 @@ def to_rows(texts: list[str], vocabulary: list[str], length: int) -> np.ndarray:
 
 def train(config: CausalTextConfig, run_dir: Path) -> None:
     """Train from wherever the run stands, and leave the best weights in the run."""
-    from pipelines.batches import make_dataset
-    from pipelines.epochs import ShuffledRows
-    from tfrec.training.environment import prepare_keras
-    from tfrec.training.trainer import Trainer
-
     prepare_keras(config.seed, config.training)
     model, rows, _ = assemble(config, run_dir)
     options, training, validation = config.training, rows["train"], rows["val"]
@@ -125,8 +126,6 @@ def assemble(config: CausalTextConfig, run_dir: Path) -> tuple[CausalTextModel, 
     Raises:
         ConfigError: the dataset has no texts to train on, or none to test on.
     """
-    from tfrec.runs.dataset import open_own_data
-
     prepared, path = open_own_data(run_dir, config), run_dir / "assets" / "words.json"
     texts = list(prepared.items["text"])
     part = item_splits(prepared.items)
@@ -210,12 +209,6 @@ def evaluate(run_dir: Path) -> dict:
     Returns:
         The content of metrics.json.
     """
-    from tfrec.config import load_config
-    from tfrec.evaluation.metrics import write_metrics
-    from tfrec.reports.metrics_page import write_metrics_page
-    from tfrec.training.environment import prepare_evaluation
-    from tfrec.training.trainer import restore_weights
-
     config = load_config(run_dir / "config.yaml", CausalTextConfig)
     prepare_evaluation(run_dir)
     model, rows, vocabulary = assemble(config, run_dir)

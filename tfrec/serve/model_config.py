@@ -17,7 +17,7 @@ class ModelConfig:
     Attributes:
         name: in requests.
         folder: of its versions.
-        latest: so many of the newest versions are served, and those that have a label; 0 for all of them.
+        latest: so many of the newest versions are served, beside those that have a label; 0 for all of them.
         specific: these versions instead, if there are any.
         labels: names for versions.
     """
@@ -33,9 +33,12 @@ class ModelConfig:
         found = versions(self.folder)
         if self.specific:
             return [version for version in found if version in self.specific]
-        labelled = set(self.labels.values())
-        latest = found[-self.latest :] if self.latest else found
-        return [version for version in found if version in latest or version in labelled]
+        return found[-self.latest :] if self.latest else found
+
+    def labelled(self) -> list[int]:
+        """The published versions that have a label, rising: they are served beside the latest ones."""
+        named = set() if self.specific else set(self.labels.values())
+        return [version for version in versions(self.folder) if version in named]
 
 
 def models_of_folders(folders: Sequence[Path], latest: int) -> list[ModelConfig]:

@@ -143,26 +143,29 @@ class Repository:
         wanted = config.wanted()
         self._report_absent(config)
         self._label(config)
-        for version in reversed(wanted):
+        for version in sorted({*wanted, *config.labelled()}, reverse=True):
             if version not in self._models[config.name].servables:
                 self._load(config, version)
                 self._label(config)
         if wanted and not config.specific:
-            self._load_older(config, wanted[0])
+            self._load_older(config, wanted)
         model = self._models[config.name]
         if not set(wanted) & set(model.servables):
             return  # never without any version: the old one serves until a wanted one does
         for version in sorted(set(model.servables) - set(wanted) - set(model.config.labels.values())):
             self._unload(config.name, version)
 
-    def _load_older(self, config: ModelConfig, than: int) -> None:
-        """Where none is in service, as when a server starts while the newest one is damaged: the next older that loads."""
+    def _load_older(self, config: ModelConfig, wanted: list[int]) -> None:
+        """Where none of the latest is in service, as when a server starts while they are damaged, the next older that
+        loads."""
+        if set(wanted) & set(self._models[config.name].servables):
+            return
         for version in reversed(versions(config.folder)):
-            if self._models[config.name].servables:
-                return
-            if version < than:
+            if version < wanted[0] and version not in self._models[config.name].servables:
                 self._load(config, version)
                 self._label(config)
+            if version in self._models[config.name].servables:
+                return
 
     def _report_absent(self, config: ModelConfig) -> None:
         """Tell of versions that are asked for by their numbers and are not published."""
