@@ -23,6 +23,7 @@ def changed(options, seeds):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.long
 def test_equal_seeds_give_equal_photos_whatever_came_before(kind):
     first, again = changed(KINDS[kind], [1, 2, 3]), changed(KINDS[kind], [3, 1])
     np.testing.assert_array_equal(first[2], again[0])

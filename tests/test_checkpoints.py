@@ -417,6 +417,7 @@ def test_keras_nlp_presets_give_the_outputs_of_the_backbone(tmp_path, private):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_keras_applications_resnet_gives_its_own_outputs(tmp_path):
     model = tf.keras.applications.ResNet50(include_top=False, weights=None)
     for weight in model.weights:

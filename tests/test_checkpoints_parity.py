@@ -49,6 +49,7 @@ def test_wordpiece_ids_equal_the_references(tmp_path, lowercase, strip_accents):
     assert_same_ids(wordpiece, reference, texts)
 
 
+@pytest.mark.long
 def test_clip_ids_equal_the_references():
     vocabulary, merges = small_merges()
     reference = transformers.CLIPTokenizer(vocab=vocabulary, merges=[tuple(merge.split(" ")) for merge in merges])

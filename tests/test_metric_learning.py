@@ -184,6 +184,7 @@ def test_a_killed_training_resumes_to_the_same_vectors(data, tmp_path, monkeypat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["clip", "resnet"])
+@pytest.mark.long
 def test_the_compcars_recipe_takes_a_step_with_every_encoder(data, tmp_path, kind):
     encoder = {"kind": kind, "size": [32, 32], "patch": 16, "dim": 16, "layers": 2, "heads": 2, "width": 4}
     small = {

@@ -236,6 +236,7 @@ def test_a_model_whose_folder_cannot_be_read_keeps_no_other_from_being_looked_at
     repository.close()
 
 
+@pytest.mark.long
 def test_a_version_that_is_mended_in_place_is_tried_again(exported, model, tmp_path):
     """As one that is still being copied is when it is looked at first."""
     broken = republish(exported, tmp_path / "staged", 2)

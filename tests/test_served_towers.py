@@ -47,7 +47,14 @@ def published(model, folder, **changes):
     return load_model(path), dict(tf.train.list_variables(str(path / "variables" / "variables")))
 
 
-@pytest.mark.parametrize("options", [{"bias": True}, {"normalize": False, "bias": True}, {"tie": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bias": True},
+        pytest.param({"normalize": False, "bias": True}, marks=pytest.mark.long),
+        pytest.param({"tie": True}, marks=pytest.mark.long),
+    ],
+)
 def test_histories_are_read_from_the_vectors_of_the_index(options, tmp_path):
     model = make_model(content=False, shortcut=True, **options)
     model.last_query(history_batch(), model.all_vectors())

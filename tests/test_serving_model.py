@@ -446,6 +446,7 @@ def test_a_model_that_answers_few_items_is_served_and_asked_for_no_more_by_defau
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["exact", "scann"])
+@pytest.mark.long
 def test_models_load_in_a_process_with_nothing_but_tensorflow(folders, kind):
     folder = folders[kind == "scann"]
     result = subprocess.run(

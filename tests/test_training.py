@@ -151,6 +151,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.long
 def test_early_stopping_restores_the_best_weights(tmp_path):
     trainer = make_trainer(tmp_path, steps=8, evaluations=8, patience=2, monitor="recall@20")
     scores, seen = iter([0.1, 0.5, 0.4, 0.3, 0.9]), []
