@@ -19,8 +19,6 @@ def print_summary(out: str | Path) -> None:
     sizes = [f"{counts[name]:,} {name}" for name in ("items", "users", "events", "images") if counts[name]]
     rule = ", ".join(f"{name} {value}" for name, value in split.items() if name != "kind")
     print(f"{data.path}: {', '.join(sizes)}")
-    if counts.get("items_without_image"):
-        print(f"without a photo: {counts['items_without_image']:,} items")
     print(f"split: {split.get('kind', 'none')} ({rule})" if rule else f"split: {split.get('kind', 'none')}")
     if counts["events"]:
         parts = ", ".join(f"{number:,} {name}" for name, number in counts["events_by_split"].items())

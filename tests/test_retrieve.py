@@ -158,6 +158,12 @@ def test_only_what_is_in_stock_is_recommended(models, prepared, run, tmp_path, c
         assert found["item_ids"][user].tolist() == expected
 
 
+def test_of_a_stock_that_the_model_does_not_know_the_first_item_is_named(models, prepared, tmp_path):
+    (tmp_path / "stock.txt").write_text("none\nother\nnone\n")
+    with pytest.raises(RetrieveError, match=r"knows none of the items of --only .*, first 'none'"):
+        go(models, prepared, tmp_path / "recs.parquet", only=tmp_path / "stock.txt")
+
+
 def test_a_stock_of_fewer_items_than_are_asked_for(models, prepared, run, tmp_path):
     (tmp_path / "stock.txt").write_text("003\n001\n003\n")
     go(models, prepared, tmp_path / "recs.parquet", only=tmp_path / "stock.txt")

@@ -90,14 +90,13 @@ def read_tree(raw: Path, reject: Reject) -> Iterator[CarPhoto]:
         PreparedError: there is no `image` folder, or no photo in it.
     """
     images, names = raw / "image", read_names(raw / "misc")
-    found = list(find_photos(images))
-    photos = [photo for photo in found if len(photo.relative_to(images).parts) == 4]
-    for photo in found:
-        if len(photo.relative_to(images).parts) != 4:
-            place = str(photo.relative_to(raw))
-            reject(
-                file=place, row=0, field="image", value=place, reason="photo is not in a folder image/make/model/year"
-            )
+    photos = []
+    for photo in find_photos(images):
+        if len(photo.relative_to(images).parts) == 4:
+            photos.append(photo)
+            continue
+        place = str(photo.relative_to(raw))
+        reject(file=place, row=0, field="image", value=place, reason="photo is not in a folder image/make/model/year")
     if not photos:
         raise PreparedError(f"{images} holds no make/model/year/*.jpg; --raw must be CompCars's `data` folder")
     for photo in sorted(photos):

@@ -104,7 +104,6 @@ class RawTable(ABC):
         """
         at = np.flatnonzero(mask)
         if len(at):
-            self.rejected += len(at)
             malformed = np.array(self._reported)  # these are in no block
             rows = self._rows_without(self._block_start + at, malformed)
             shown = values.take(pa.array(at)).to_pylist()
@@ -167,9 +166,12 @@ class RawTable(ABC):
             )
 
     def _count(self, rows: int, first: int, field: str, value: str | None, reason: str) -> None:
+        """Count rejected rows by their reason, and keep where and what the first of the table was."""
+        self.rejected += rows
         self._reasons[reason] += rows
-        shown = f"{printable(value)[:80]!r} ({reason})"
-        self._first = self._first or (f"row {first}, column {field!r}: {shown}" if field else f"row {first}: {shown}")
+        if not self._first:
+            column = f", column {field!r}" if field else ""
+            self._first = f"row {first}{column}: {printable(value)[:80]!r} ({reason})"
 
     def _advice(self) -> str:
         """What may help where too many rows were rejected, for the end of the message."""
@@ -192,7 +194,6 @@ class RawTable(ABC):
             self._writer.reject(
                 file=self.name, row=malformed.row, field="", value=malformed.text, reason=malformed.reason
             )
-            self.rejected += 1
             self._count(1, malformed.row, "", malformed.text, malformed.reason)
         self.rows = self._yielded + len(self._reported) - self._blank
 

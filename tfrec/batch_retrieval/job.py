@@ -403,8 +403,8 @@ LISTED = {"users": ("customer", ("user_id", "customer_id")), "only": ("item", ("
 
 
 def _listed(file: Path, option: str) -> dict[str, int]:
-    """The first column of the text or CSV file of `--users` or `--only`, without the header of a table: ids, each with the
-    line that it stands in first."""
+    """The first column of the text or CSV file of `--users` or `--only`, without the header of a table: ids in the file's
+    order, each with the line that it stands in first."""
     what, headers = LISTED[option]
     try:
         with local_copy(file).open(newline="", encoding="utf-8-sig") as stream:
@@ -417,7 +417,10 @@ def _listed(file: Path, option: str) -> dict[str, int]:
     ids = ids[1:] if ids and ids[0][0] in headers else ids
     if not ids:
         raise RetrieveError(f"--{option} {file} names no {what}; give one {what} id a line")
-    return dict(reversed(ids))
+    lines: dict[str, int] = {}
+    for name, line in ids:
+        lines.setdefault(name, line)
+    return lines
 
 
 def _rows_of_users(options: RetrieveOptions, reader: CustomerReader) -> np.ndarray:

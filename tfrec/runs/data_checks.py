@@ -152,12 +152,12 @@ def _accumulation(config: RetrievalConfig, prepared: Prepared) -> Iterator[str]:
 
 def _scale(config: RetrievalConfig, prepared: Prepared) -> Iterator[str]:
     """Missing ratings, and thresholds that no rating reaches, as where ratings go from 0 to 1."""
-    least = config.evaluation.min_rating
-    if least and "rating" not in prepared.event_columns and not isinstance(config, RatingsConfig):
-        yield f"evaluation.min_rating={least:g}: the events of {prepared.path} have no ratings; set it to 0"
-    if "rating" not in prepared.event_columns or not (
-        isinstance(config, RatingsConfig) or config.evaluation.min_rating
-    ):
+    least, rates = config.evaluation.min_rating, isinstance(config, RatingsConfig)
+    if not (rates or least):
+        return
+    if "rating" not in prepared.event_columns:
+        if not rates:  # a model that rates says so itself
+            yield f"evaluation.min_rating={least:g}: the events of {prepared.path} have no ratings; set it to 0"
         return
     events = prepared.events(columns=["rating", "split"])
     rating, split = events["rating"].to_numpy(), events["split"].to_numpy()

@@ -27,7 +27,7 @@ from tfrec.runs.run import Run
 from tfrec.saved_model.attribute_terms import AttributeInput
 from tfrec.saved_model.catalogue import Catalogue
 from tfrec.saved_model.content import checked_photos, encode_content, read_content
-from tfrec.saved_model.loading import default_k
+from tfrec.saved_model.loading import DEFAULTS, default_k
 from tfrec.saved_model.queries import DAYS, ROWS, CustomerQueries, Query, plain_query
 from tfrec.saved_model.search import COUNT, NONE, STRING_ROWS, CatalogueSearch, finite
 from tfrec.saved_model.tensors import lookup, per_row
@@ -37,9 +37,7 @@ Signature = Callable[..., Tensors]
 
 STRINGS = tf.TensorSpec([None], tf.string)
 # Defaults of the inputs but `k` (`NONE` is that of lists); TF Serving fills them in where a request leaves them out.
-NOW = tf.constant([[0.0]])
-MISSING = tf.constant([""])
-ALL = tf.constant([[-1]])
+NOW, MISSING, ALL = (tf.constant(DEFAULTS[name]) for name in ("days_ago", "text", "among"))
 
 
 class ServingModel(tf.Module):

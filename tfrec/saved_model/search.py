@@ -8,12 +8,13 @@ from tfrec.evaluation.scores import LOWEST
 from tfrec.index.indexes import ExactIndex, ScannIndex
 from tfrec.repeats import rescore
 from tfrec.saved_model.catalogue import Catalogue, drop_excluded
+from tfrec.saved_model.loading import DEFAULTS
 from tfrec.saved_model.queries import DAYS, ROWS, Query
 from tfrec.saved_model.tensors import per_row
 
 COUNT = tf.TensorSpec(None, tf.int32)  # of any rank: a scalar alone, one a row when a server merges requests
 STRING_ROWS = tf.TensorSpec([None, None], tf.string)
-NONE = tf.constant([[""]])
+NONE = tf.constant(DEFAULTS["allow"])
 
 
 class CatalogueSearch(tf.Module):

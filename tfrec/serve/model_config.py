@@ -37,8 +37,9 @@ class ModelConfig:
 
     def labelled(self) -> list[int]:
         """The published versions that have a label, rising: they are served beside the latest ones."""
-        named = set() if self.specific else set(self.labels.values())
-        return [version for version in versions(self.folder) if version in named]
+        if self.specific or not self.labels:
+            return []
+        return [version for version in versions(self.folder) if version in self.labels.values()]
 
 
 def models_of_folders(folders: Sequence[Path], latest: int) -> list[ModelConfig]:

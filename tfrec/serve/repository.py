@@ -141,7 +141,8 @@ class Repository:
 
     def _poll_model(self, config: ModelConfig) -> None:
         wanted = config.wanted()
-        self._report_absent(config)
+        if config.specific:
+            self._report_absent(config)
         self._label(config)
         for version in sorted({*wanted, *config.labelled()}, reverse=True):
             if version not in self._models[config.name].servables:
