@@ -84,10 +84,41 @@ def test_losses_and_gradients_of_candidates_are_those_of_their_logits(seed, corr
         np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5)
 
 
-def test_a_vector_that_is_no_number_is_told():
+@pytest.mark.parametrize("scale", [1.0, 20.0])
+@pytest.mark.parametrize("mask", [False, True])
+def test_in_bfloat16_losses_and_gradients_are_almost_those_of_float32(scale, mask):
+    rng = np.random.default_rng(0)
+    queries, candidates = (rng.normal(size=(n, 32)).astype(np.float32) for n in (200, 150))
+    candidates /= np.linalg.norm(candidates, axis=1, keepdims=True)
+    labels = rng.integers(0, 150, 200).astype(np.int32)
+    queries = candidates[labels] + 0.7 * queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    variables = [tf.Variable(x) for x in (queries * scale, candidates, rng.normal(size=9).astype(np.float32))]
+    places = np.stack([np.arange(9), labels[:9] + np.arange(9) % 2], 1) % 150
+    options = {
+        "log_q": np.log(rng.random(150) ** 8 + 1e-5).astype(np.float32),
+        "masked": rng.random((200, 150)) < 0.2 if mask else None,
+        "bonus": (places.astype(np.int32), variables[2]),
+    }
+    with tf.GradientTape(persistent=True) as tape:
+        exact, rounded = (
+            candidate_losses(*variables[:2], labels, compute=compute, **options)
+            for compute in (tf.float32, tf.bfloat16)
+        )
+    assert rounded.dtype == tf.float32
+    np.testing.assert_allclose(rounded, exact, atol=0.08)
+    assert float(tf.reduce_mean(rounded)) == pytest.approx(float(tf.reduce_mean(exact)), abs=0.004)
+    for expected, found in zip(tape.gradient(exact, variables), tape.gradient(rounded, variables)):
+        assert found.dtype == tf.float32
+        assert np.linalg.norm(found - expected) < 0.012 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("compute", [tf.float32, tf.bfloat16])
+def test_a_vector_that_is_no_number_is_told(compute):
     queries = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     queries[1, 2] = np.nan
-    losses = candidate_losses(tf.constant(queries), tf.constant(queries[[0, 2]]), [0, 1, 1], log_q=tf.zeros(2))
+    losses = candidate_losses(
+        tf.constant(queries), tf.constant(queries[[0, 2]]), [0, 1, 1], log_q=tf.zeros(2), compute=compute
+    )
     assert np.isnan(losses).tolist() == [False, True, False]
     assert candidate_losses(tf.zeros([0, 4]), tf.constant(queries[:1]), tf.zeros([0], tf.int32)).shape == [0]
 

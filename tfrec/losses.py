@@ -2,7 +2,8 @@
 sides of the same items that are to find each other.
 
 Candidates of retrieval are *distinct* items (those of the batch, drawn ones, or the whole catalogue), so an accidental hit,
-the positive standing among the negatives a second time, cannot occur. Everything is float32, whatever the compute type.
+the positive standing among the negatives a second time, cannot occur. Losses are float32, whatever the compute type, and so
+is all that leads to them, except where `candidate_losses` is told otherwise.
 """
 
 from collections.abc import Callable
@@ -69,6 +70,7 @@ def candidate_losses(
     masked: tf.Tensor | None = None,
     hard_negatives: int = 0,
     label_smoothing: float = 0.0,
+    compute: tf.DType = tf.float32,
 ) -> tf.Tensor:
     """`softmax_losses` of the inner products of queries `[P, D]` and candidates `[C, D]`, both float32.
 
@@ -76,17 +78,23 @@ def candidate_losses(
     of the product, and the gradient is taken from the softmax itself: with p the probabilities, u the gradient of the losses
     and y the positive's row, that of queries is u (p V - V_y), that of candidates p^T (u Q) less u Q at each y.
 
+    In bfloat16, p is rounded to eight bits like the logits it comes of, and the parts of the positives stay float32:
+    gradients differ from those of float32 by a hundredth of their length or less.
+
     Args:
         queries, candidates: their inner products are the logits.
         labels, log_q, masked, hard_negatives, label_smoothing: see `softmax_losses`.
         bonus: what is added to some of the logits: places int32 `[M, 2]`, example and candidate, and values float32 `[M]`;
             those of a place add up.
+        compute: type of logits and probabilities, float32 or bfloat16. On GPUs, and with hard negatives or label smoothing,
+            it is float32.
 
     Returns:
         float32 `[P]`.
     """
     if on_cpu() and not hard_negatives and not label_smoothing:
-        return _candidate_losses_on_cpu(queries, candidates, tf.convert_to_tensor(labels), log_q, bonus, masked)
+        labels = tf.convert_to_tensor(labels)
+        return _candidate_losses_on_cpu(queries, candidates, labels, log_q, bonus, masked, compute)
     logits = tf.matmul(queries, candidates, transpose_b=True)
     if bonus is not None:
         logits = tf.tensor_scatter_nd_add(logits, *bonus)
@@ -102,6 +110,7 @@ def _candidate_losses_on_cpu(
     log_q: tf.Tensor | None,
     bonus: tuple[tf.Tensor, tf.Tensor] | None,
     masked: tf.Tensor | None,
+    compute: tf.DType,
 ) -> tf.Tensor:
     places, values = (None, tf.zeros([0])) if bonus is None else bonus
 
@@ -109,24 +118,24 @@ def _candidate_losses_on_cpu(
     def losses_of(
         queries: tf.Tensor, candidates: tf.Tensor, values: tf.Tensor
     ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]:
-        wide, corrected = queries, candidates
-        if log_q is not None:
-            wide = tf.concat([queries, tf.ones_like(queries[:, :1])], 1)
-            corrected = tf.concat([candidates, -tf.cast(log_q, tf.float32)[:, None]], 1)
-        logits = tf.matmul(wide, corrected, transpose_b=True)
+        sought, offered = tf.cast(queries, compute), tf.cast(candidates, compute)
+        logits = tf.matmul(*_with_log_q(sought, offered, log_q), transpose_b=True)
         if places is not None:
-            logits = tf.tensor_scatter_nd_add(logits, places, values)
+            logits = tf.tensor_scatter_nd_add(logits, places, tf.cast(values, compute))
         probabilities, losses = probabilities_and_losses(without_masked(logits, labels, masked), labels)
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             weighted = queries * upstream[:, None]
-            of_queries = tf.matmul(probabilities, candidates) - tf.gather(candidates, labels)
-            of_candidates = tf.matmul(probabilities, weighted, transpose_a=True)
+            of_queries = tf.matmul(probabilities, offered)
+            of_queries = tf.cast(of_queries, tf.float32) - tf.gather(candidates, labels)
+            of_candidates = tf.matmul(probabilities, tf.cast(weighted, compute), transpose_a=True)
+            of_candidates = tf.cast(of_candidates, tf.float32)
             of_values = tf.zeros_like(values)
             if places is not None:
                 example, column = tf.unstack(places, axis=1)
                 hit = tf.cast(column == tf.gather(labels, example), tf.float32)
-                of_values = (tf.gather_nd(probabilities, places) - hit) * tf.gather(upstream, example)
+                chosen = tf.cast(tf.gather_nd(probabilities, places), tf.float32)
+                of_values = (chosen - hit) * tf.gather(upstream, example)
             return (
                 of_queries * upstream[:, None],
                 tf.tensor_scatter_nd_sub(of_candidates, labels[:, None], weighted),
@@ -138,12 +147,25 @@ def _candidate_losses_on_cpu(
     return losses_of(queries, candidates, values)
 
 
+def _with_log_q(queries: tf.Tensor, candidates: tf.Tensor, log_q: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+    """Queries and candidates with a further dimension, which subtracts logQ from their products."""
+    if log_q is None:
+        return queries, candidates
+    correction = tf.cast(log_q, tf.float32)
+    if candidates.dtype != tf.float32:
+        # It changes no probability, and takes most from the highest logits, those of seldom items: what is small is rounded
+        # less.
+        correction -= tf.reduce_min(correction)
+    ones, column = tf.ones_like(queries[:, :1]), -tf.cast(correction, candidates.dtype)[:, None]
+    return tf.concat([queries, ones], 1), tf.concat([candidates, column], 1)
+
+
 def without_masked(logits: tf.Tensor, labels: tf.Tensor, masked: tf.Tensor | None) -> tf.Tensor:
     """Logits `[P, C]` without those of candidates that are no negatives; the positive always counts."""
     if masked is None:
         return logits
     keep = tf.one_hot(labels, tf.shape(logits)[1], on_value=True, off_value=False, dtype=tf.bool)
-    return tf.where(masked & ~keep, MASKED, logits)
+    return tf.where(masked & ~keep, tf.cast(MASKED, logits.dtype), logits)
 
 
 def cross_entropy(logits: tf.Tensor, labels: tf.Tensor, smoothing: float = 0.0) -> tf.Tensor:
@@ -182,18 +204,18 @@ def cross_entropy_on_cpu(
 
 
 def probabilities_and_losses(logits: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The softmax of logits `[P, C]` and each example's cross-entropy `[P]`, on CPUs.
+    """The softmax of logits `[P, C]`, in their type, and each example's cross-entropy, float32 `[P]`, on CPUs.
 
     oneDNN's softmax takes an eighth of the time of the kernel that makes loss and gradient together. It hides NaN and
     infinity in all columns but their own, and a probability below float32's range is 0: examples whose positive has none are
     told by the other kernel, so that a training that has diverged is found out.
     """
     probabilities = tf.nn.softmax(logits)
-    positive = tf.gather(probabilities, labels, batch_dims=1)
+    positive = tf.cast(tf.gather(probabilities, labels, batch_dims=1), tf.float32)
     doubtful = tf.where(~(positive >= LEAST_CHANCE))  # NaN, too; hardly ever any
     rows = doubtful[:, 0]
     exact = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(
-        features=tf.gather(logits, rows), labels=tf.gather(labels, rows)
+        features=tf.cast(tf.gather(logits, rows), tf.float32), labels=tf.gather(labels, rows)
     )
     return probabilities, tf.tensor_scatter_nd_update(-tf.math.log(positive), doubtful, exact.loss)
 

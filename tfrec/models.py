@@ -368,6 +368,7 @@ class TwoTower(Trainable):
                     masked=examples.masked,
                     hard_negatives=self.hard_negatives,
                     label_smoothing=self.label_smoothing,
+                    compute=tf.bfloat16 if self.compute_dtype == "bfloat16" else tf.float32,
                 )
             )
         return weighted_mean(tf.concat(losses, 0), tf.concat(weights, 0))
