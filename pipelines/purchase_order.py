@@ -34,13 +34,25 @@ def sorted_frames(columns: Mapping[str, np.ndarray]) -> Iterator[pd.DataFrame]:
 def _stable_order(user: np.ndarray, time: np.ndarray) -> np.ndarray:
     """Sort by user, then time, then the order of the source; returns `[E]` positions.
 
-    A log is in order of time as a rule, and then one counting sort by user does it: the transposition of a sparse
-    matrix with an entry a purchase, which is linear and stable.
+    A log is in order of time as a rule, and then one counting sort by user does it.
     """
     ordered = (time[1:] >= time[:-1]).all()
     by_time = None if ordered else np.argsort(time, kind="stable")
     users = user if by_time is None else user[by_time]
-    ends = np.arange(len(users) + 1, dtype=np.int32 if len(users) < 2**31 else np.int64)
-    shape = len(users), int(users.max(initial=0)) + 1
-    by_user = sparse.csr_array((np.ones(len(users), bool), users, ends), shape=shape).tocsc().indices
+    by_user = counting_sort(users, np.ones(len(users), bool)).indices
     return by_user if by_time is None else by_time[by_user]
+
+
+def counting_sort(keys: np.ndarray, values: np.ndarray) -> sparse.csc_array:
+    """Sort by small whole numbers, linear and stable: the transposition of a sparse matrix with an entry a row.
+
+    Args:
+        keys: `[E]`, at least 0.
+        values: `[E]`.
+
+    Returns:
+        A matrix whose `indices` `[E]` are the rows in order of their keys, `data` `[E]` the values in that order, and
+        `indptr` `[largest key + 2]` where each key's begin, and the last one's end.
+    """
+    ends = np.arange(len(keys) + 1, dtype=np.int32 if len(keys) < 2**31 else np.int64)
+    return sparse.csr_array((values, keys, ends), shape=(len(keys), int(keys.max(initial=0)) + 1)).tocsc()

@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from pipelines.prepared import Prepared, open_prepared
@@ -42,19 +43,20 @@ def log_days(data: Prepared) -> str:
 
 
 def print_unmatched(
-    ids: Sequence[str], total: int, known: Iterable[str], *, kind: str, here: str, table: str, without: str
+    ids: Sequence[str], rows: np.ndarray, known: Iterable[str], *, kind: str, here: str, table: str, without: str
 ) -> None:
     """Say how many ids of a log its table does not have; where they are most of them, warn, with one of either side.
 
     Args:
         ids: those that the table does not have.
-        total: how many the log has.
+        rows: the row number of each line of the log, int `[E]`, whether the table has it or not.
         known: those of the table.
         kind: what they are, such as "customers".
         here: the log.
         table: the table's name.
         without: what those lack.
     """
+    total = np.count_nonzero(np.bincount(rows))  # np.unique takes a hundred times as long
     if ids:
         print(f"{len(ids):,} of {total:,} {kind} of {here} are not in {table}")
     if 2 * len(ids) <= total:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ from pipelines.hm.tables import ARTICLE_DIGITS, read_articles, read_customers
 from pipelines.hm.transactions import read_transactions
 from pipelines.photos.item_photos import photo_folder, photos_by_name, say_photos, store_by_id
 from pipelines.prepared import PreparedWriter
+from pipelines.purchase_order import counting_sort
 from pipelines.purchase_split import PurchaseSplit
 from pipelines.raw.raw_csv import or_gzipped
 from pipelines.schema import TRAIN, PreparedError
@@ -76,7 +78,7 @@ def prepare(args: argparse.Namespace, *, extras: Mapping[str, Path], source: str
     print_summary(args.out)
     say_photos(items["images"], folder)
     told = {"kind": "customers", "here": raw.name, "table": files["customers"].name, "without": "fields"}
-    print_unmatched(unknown, len(np.unique(purchases.user)), users["user_id"], **told)
+    print_unmatched(unknown, purchases.user, users["user_id"], **told)
 
 
 class _Prices:
@@ -103,27 +105,22 @@ class _Prices:
 def median_by_item(item: np.ndarray, price: np.ndarray, *, items: int) -> np.ndarray:
     """Return the median price of each item, `[items]` float32; NaN for items without one.
 
-    One sort of 64-bit integers does it: the bits of floats that are not negative sort as the floats do.
-
     Args:
         item: `[E]` row numbers of items.
-        price: `[E]` float32, at least 0; NaN is missing and does not count.
+        price: `[E]` float32; NaN is missing and does not count.
         items: how many items there are.
     """
     missing = np.isnan(price)
     if missing.any():
         item, price = item[~missing], price[~missing]
-    keys = item.astype(np.uint64)  # in place from here on: there are as many as purchases
-    keys <<= np.uint64(32)
-    keys |= price.view(np.uint32)
-    keys.sort()  # by item, then price
-    counts = np.bincount(item, minlength=items)
-    first = np.cumsum(counts) - counts
+    by_item = counting_sort(item, price)
+    prices, edges = by_item.data, by_item.indptr
+    for start, stop in itertools.pairwise(edges.tolist()):  # many short sorts take a third of the time of a single one
+        prices[start:stop].sort()
     middle = np.full(items, np.nan, np.float32)
-    sold = counts > 0
-    low, high = (
-        keys[at[sold]].astype(np.uint32).view(np.float32) for at in (first + (counts - 1) // 2, first + counts // 2)
-    )
+    first, counts = edges[:-1], np.diff(edges)
+    sold = np.flatnonzero(counts)
+    low, high = (prices[first[sold] + (counts[sold] - past) // 2] for past in (1, 0))
     middle[sold] = (low + high) / 2
     return middle
 

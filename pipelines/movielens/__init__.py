@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
         set_aside = partial(_set_aside, field=source.ratings.item, raw=raw, writer=writer)
         user_ids, item_ids = user_ids + users.added, item_ids + items.added
         writer.notes["movies_without_metadata"] = len(items.added)
-        rated = len(np.unique(log.item))
+        rated = log.item  # of all ratings, also those that are set aside below
         log = log.take(np.lexsort((log.time, log.user)))  # stable: ties stay in the order of the file
         again = duplicates(log)
         set_aside(log.take(again), item_ids, "duplicate rating")

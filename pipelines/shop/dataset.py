@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-import numpy as np
 import pandas as pd
 
 from pipelines.photos.item_photos import say_photos
@@ -54,9 +53,8 @@ def prepare(args: argparse.Namespace) -> None:
     print_summary(args.out)
     say_photos(images, folder)
     if files.customers:
-        bought = len(np.unique(purchases.columns["user"]))
         told = {"kind": "customers", "here": "purchases", "table": files.customers.name, "without": "fields"}
-        print_unmatched(purchases.new_customers, bought, users["user_id"], **told)
+        print_unmatched(purchases.new_customers, purchases.columns["user"], users["user_id"], **told)
 
 
 def _tell_unused(files: ShopFiles, attributes: list[str]) -> None:
