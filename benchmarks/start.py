@@ -19,7 +19,7 @@ import pandas as pd
 
 from benchmarks.measure import Measurement, Ratio, add_json, machine, write_ratios
 
-DEMO_MODEL, DEMO_DATA = Path("saved_models/demo_scann"), Path("data/demo")
+DEMO = Path("saved_models/demo_scann"), Path("data/demo")
 STACK = (
     "import os; os.environ['TF_USE_LEGACY_KERAS'] = '1'; "
     "import tensorflow, tensorflow_recommenders, keras_cv, keras_nlp, scann, pandas"
@@ -36,8 +36,10 @@ def main(arguments: list[str] | None = None) -> dict:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--repeats", type=int, default=3, help="runs of each (default: 3)")
-    parser.add_argument("--model", type=Path, default=DEMO_MODEL, help="for the cold retrieve (default: %(default)s)")
-    parser.add_argument("--data", type=Path, default=DEMO_DATA, help="its dataset (default: %(default)s)")
+    model, data = DEMO if all(path.exists() for path in DEMO) else (None, None)
+    told = "(default: the demo's, where it was made)"
+    parser.add_argument("--model", type=Path, default=model, help=f"an exported model, for the cold retrieve {told}")
+    parser.add_argument("--data", type=Path, default=data, help=f"the prepared dataset that it is asked about {told}")
     parser.add_argument("--commands", nargs="+", default=COMMANDS, help="modules (default: all)")
     add_json(parser)
     args = parser.parse_args(arguments)
@@ -53,7 +55,7 @@ def contenders(args: argparse.Namespace, folder: Path) -> dict[str, list[str]]:
     """Name -> what Python is called with. The import of the whole stack comes first."""
     named = {"importing the stack": ["-c", STACK]}
     named |= {f"{module} --help": ["-m", module, "--help"] for module in args.commands}
-    if args.model.exists() and args.data.exists():
+    if args.model and args.data:
         users = folder / "users.csv"
         pd.read_parquet(args.data / "users.parquet", columns=["user_id"]).head(10).to_csv(users, index=False)
         words = [
@@ -67,8 +69,6 @@ def contenders(args: argparse.Namespace, folder: Path) -> dict[str, list[str]]:
             folder / "recommendations.parquet",
         ]
         named["retrieve 10 users"] = ["-m", "tfrec.retrieve", *map(str, words)]
-    else:
-        print(f"without a cold retrieve, as there is no {args.model} or no {args.data}", file=sys.stderr)
     return named
 
 

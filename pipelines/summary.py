@@ -56,9 +56,10 @@ def print_unmatched(
         table: the table's name.
         without: what those lack.
     """
-    total = np.count_nonzero(np.bincount(rows))  # np.unique takes a hundred times as long
-    if ids:
-        print(f"{len(ids):,} of {total:,} {kind} of {here} are not in {table}")
+    if not ids:
+        return
+    total = np.count_nonzero(np.bincount(rows))  # of millions of rows np.unique takes many times as long
+    print(f"{len(ids):,} of {total:,} {kind} of {here} are not in {table}")
     if 2 * len(ids) <= total:
         return
     forms: dict[str, str] = {}

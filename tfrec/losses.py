@@ -79,7 +79,7 @@ def candidate_losses(
     and y the positive's row, that of queries is u (p V - V_y), that of candidates p^T (u Q) less u Q at each y.
 
     In bfloat16, p is rounded to eight bits like the logits it comes of, and the parts of the positives stay float32:
-    gradients differ from those of float32 by a hundredth of their length or less.
+    gradients differ from those of float32 by about a hundredth of their length at most.
 
     Args:
         queries, candidates: their inner products are the logits.
