@@ -4,9 +4,12 @@
     python -m benchmarks.workers --jobs encode
 
 One worker has one core of this machine to itself, two workers have a core each; two cores of one machine stand for two
-machines, so that memory and its bandwidth are shared, and the network is not. A job is done at two sizes, and its rate is
-what the larger one has more over the time that it takes longer: starting Ray and loading models, which does not grow with
-the work, is left out. The efficiency of the second worker is half the rate of two over the rate of one.
+machines, so that memory and its bandwidth are shared, and the network is not. The efficiency of the second worker is half
+the rate of two over the rate of one.
+
+Starting Ray and loading models, which does not grow with the work, is left out. A training logs when each step was done, and
+its rate is that of its median step, which no stall of the disk touches. The other jobs are done at two sizes, and their rate
+is what the larger one has more over the time that it takes longer.
 
 Two cores of one machine may be slower together than one alone (threads of one core, one clock, one memory). So the job is
 also done twice at the same time, by a worker on each core that knows nothing of the other: what the cores allow.
@@ -18,6 +21,7 @@ import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 
 # isort: split
 import argparse
+import itertools
 import os
 import statistics
 import subprocess
@@ -28,6 +32,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -44,13 +49,22 @@ class Job:
 
     Attributes:
         unit: what is counted.
-        sizes: how many of them the smaller and the larger run do.
+        sizes: how many of them the smaller and the larger run do; the only run of a job that logs its `pace`.
         command: `(size, folder for the output)` -> the arguments of Python.
+        pace: folder of the output -> seconds that a unit took; None: the job does not log it.
     """
 
     unit: str
-    sizes: tuple[int, int]
+    sizes: tuple[int, ...]
     command: Callable[[int, Path], list[str]]
+    pace: Callable[[Path], float] | None = None
+
+
+class Run(NamedTuple):
+    """A job that was done: how long it took as a whole, and the folder of its output."""
+
+    seconds: float
+    out: Path
 
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:
@@ -90,37 +104,41 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
 def rate(job: Job, folder: Path, apart: Sequence[list[int]], repeats: int) -> float:
     """Units a second of jobs side by side, each with a worker on each of its cores."""
 
-    def run(size: int) -> float:
+    def side_by_side(size: int) -> list[Run]:
         with ThreadPoolExecutor(len(apart)) as pool:
-            return max(pool.map(lambda cores: seconds(job, size, folder, cores), apart))
+            return list(pool.map(lambda cores: run(job, size, folder, cores), apart))
 
-    took = {size: statistics.median(run(size) for _ in range(repeats)) for size in job.sizes}
+    runs = {size: [side_by_side(size) for _ in range(repeats)] for size in job.sizes}
+    if job.pace:
+        return statistics.median(sum(1 / job.pace(one.out) for one in jobs) for jobs in runs[job.sizes[0]])
+    took = {size: statistics.median(max(one.seconds for one in jobs) for jobs in runs[size]) for size in job.sizes}
     less, more = job.sizes
     if took[more] <= took[less]:
         raise RuntimeError(f"{more:,} {job.unit} took no longer than {less:,}: give a larger --scale")
     return len(apart) * (more - less) / (took[more] - took[less])
 
 
-def seconds(job: Job, size: int, folder: Path, cores: list[int]) -> float:
-    """How long a run takes as a whole."""
+def run(job: Job, size: int, folder: Path, cores: list[int]) -> Run:
+    """Do a job with a worker on each of the cores. Its output stays until the end: the disk may be busy for a minute with
+    deleting it, which the next run would wait for."""
+    out = Path(tempfile.mkdtemp(dir=folder))
+    words = ["-m", *job.command(size, out), "--engine", "ray", "--workers", str(len(cores))]
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
     environment.pop("RAY_ADDRESS", None)
-    with tempfile.TemporaryDirectory(dir=folder) as out:
-        words = ["-m", *job.command(size, Path(out)), "--engine", "ray", "--workers", str(len(cores))]
-        environment["RAY_TMPDIR"] = out  # a cluster of its own, whatever else runs
-        start = time.perf_counter()
-        process = subprocess.run(
-            [sys.executable, *words],
-            env=environment,
-            capture_output=True,
-            text=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),  # of all processes that Ray starts, too
-        )
-        took = time.perf_counter() - start
+    environment["RAY_TMPDIR"] = str(out)  # a cluster of its own, whatever else runs
+    start = time.perf_counter()
+    process = subprocess.run(
+        [sys.executable, *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),  # of all processes that Ray starts, too
+    )
+    took = time.perf_counter() - start
     if process.returncode:
         raise RuntimeError(f"{' '.join(words)} failed:\n{process.stderr[-2000:]}")
     print(f"  {words[1]}, {len(cores)} workers, {size:,} {job.unit}: {took:.1f} s", file=sys.stderr, flush=True)
-    return took
+    return Run(took, out)
 
 
 def encode_job(folder: Path, scale: float) -> Job:
@@ -173,7 +191,7 @@ def retrieve_job(folder: Path, scale: float) -> Job:
 def train_job(folder: Path, scale: float) -> Job:
     """Steps of the demo's recipe in batches of 1,024: small encoders, and much that every worker does whole."""
     options = {"training.batch_size": 1024}
-    return training_job(folder, "demo", options, (round(20 * scale), round(120 * scale)))
+    return training_job(folder, "demo", options, round(60 * scale))
 
 
 def fine_tune_job(folder: Path, scale: float) -> Job:
@@ -182,10 +200,10 @@ def fine_tune_job(folder: Path, scale: float) -> Job:
     options: dict[str, object] = {"training.batch_size": 256, "task.encode_items": 64, "task.candidates": "in_batch"}
     options |= {f"model.image.{name}": size for name, size in image.items()}
     options |= {f"model.text.{name}": size for name, size in text.items()}
-    return training_job(folder, "small", options, (round(10 * scale), round(50 * scale)))
+    return training_job(folder, "small", options, round(20 * scale))
 
 
-def training_job(folder: Path, shop: str, options: dict, sizes: tuple[int, int]) -> Job:
+def training_job(folder: Path, shop: str, options: dict, steps: int) -> Job:
     """Steps of the demo's recipe with further options, on a generated shop of a named size."""
     from pipelines.__main__ import main as pipelines
 
@@ -198,7 +216,20 @@ def training_job(folder: Path, shop: str, options: dict, sizes: tuple[int, int])
         words = ["tfrec.train", "--recipe", "demo", "--data", str(data), "--out", str(out / "run")]
         return words + [word for name, value in asked.items() for word in (f"--{name}", str(value))]
 
-    return Job("steps", sizes, command)
+    return Job("steps", (max(3, steps),), command, pace=lambda out: seconds_a_step(out / "run"))
+
+
+def seconds_a_step(run: Path) -> float:
+    """The median step of a training but its first, by the times in its TensorBoard log."""
+    import tensorflow as tf
+
+    done: dict[int, float] = {}
+    for file in sorted((run / "logs").iterdir()):
+        for event in tf.compat.v1.train.summary_iterator(str(file)):
+            if any(value.tag == "loss" for value in event.summary.value):
+                done[event.step] = event.wall_time
+    steps = sorted(done)
+    return statistics.median((done[b] - done[a]) / (b - a) for a, b in itertools.pairwise(steps))
 
 
 JOBS: dict[str, Callable[[Path, float], Job]] = {

@@ -16,6 +16,7 @@ import numpy as np
 from pipelines.content import ItemContent
 from pipelines.epochs import ShuffledRows
 from pipelines.equal_rows import repeated
+from pipelines.prefetching import made_ahead
 from pipelines.schema import PreparedError
 from pipelines.time_bounds import DAY
 
@@ -388,8 +389,7 @@ def make_dataset(
         batch = tf.nest.pack_sequence_as(names, parts)
         return decode_bytes(batch, photo_size)
 
-    steps = tf.data.Dataset.range(start, stop)
-    return steps.map(make, num_parallel_calls=parallel, deterministic=True).prefetch(2)
+    return made_ahead(tf.data.Dataset.range(start, stop), make, parallel)
 
 
 def decode_bytes(batch: dict, size: tuple[int, int] | None) -> dict:

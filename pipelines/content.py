@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.prefetching import made_ahead
 from pipelines.prepared import Prepared
+from pipelines.processor import cores
 from pipelines.progress import Progress
 
 PIXEL_BYTES = 4 << 30
@@ -115,7 +117,7 @@ def decode_all(
 
     done = 0
     with Progress("decode photos", items, unit=" photos") as bar:
-        for block in starts.map(read, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2):
+        for block in made_ahead(starts, read, cores()):
             block = block.numpy()
             pixels[done : done + len(block)] = block
             done += len(block)

@@ -11,6 +11,7 @@ import numpy as np
 from pipelines.balanced import balanced_batches
 from pipelines.batches import make_dataset
 from pipelines.photos.views import ViewPhotos
+from pipelines.prefetching import made_ahead
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -75,8 +76,7 @@ class LabelBatches:
             `items` with `photos` uint8 `[B, V, H, W, 3]` and `present` bool `[B, V]`, and `labels` int32 `[B]`.
         """
         decode = BatchDecoder(self.photos, augment=augment, play=play)
-        made = make_dataset(self, start, stop)
-        return made.map(decode, num_parallel_calls=2, deterministic=True).prefetch(2)
+        return made_ahead(make_dataset(self, start, stop), decode)
 
 
 class BatchDecoder:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pipelines.batches import DAY, HistoryBatches, Purchases, cut_windows, drop_modalities, make_dataset
 from pipelines.content import ItemContent, photo_arrays
 from pipelines.epochs import ShuffledRows
+from pipelines.prefetching import made_ahead
 
 
 def purchases_of(lists, *, days=None):
@@ -215,6 +216,13 @@ def test_a_step_is_a_function_of_its_number():
     np.testing.assert_array_equal(whole[5:], resumed)
     epoch = np.concatenate([b["user"].numpy() for b in make_dataset(first, 0, first.steps_per_epoch)])
     assert sorted(epoch) == sorted(2 * list(range(20)))  # five purchases make two windows of three
+
+
+def test_nothing_waits_for_a_tuner_when_batches_are_dropped():
+    """TensorFlow's thread that tunes may sleep for a minute, and whoever drops an iterator waits for it."""
+    batches = make_dataset(batches_of(purchases_of([[1, 2], [3]])), 0, 2)
+    labels = made_ahead(batches, lambda batch: batch["history"])
+    assert batches.options().autotune.enabled is labels.options().autotune.enabled is False
 
 
 AHEAD = """

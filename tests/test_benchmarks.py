@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 
 from benchmarks import (
     analysis,
@@ -61,15 +62,30 @@ def test_both_optimizers_update_the_same_weights():
 def test_a_second_worker_is_judged_by_what_grows_with_the_work(tmp_path, monkeypatch):
     job = workers.Job("texts", (100, 500), lambda size, out: ["tfrec.encode", str(size)])
 
-    def seconds(job, size, folder, cores):
-        return 20.0 + 3 * len(cores) + size / (10.0 if len(cores) == 1 else 16.0)
+    def run(job, size, folder, cores):
+        return workers.Run(20.0 + 3 * len(cores) + size / (10.0 if len(cores) == 1 else 16.0), folder)
 
-    monkeypatch.setattr(workers, "seconds", seconds)
+    monkeypatch.setattr(workers, "run", run)
     shares = [[[0]], [[0, 1]], [[0], [1]]]  # one worker, two, and two jobs apart
     assert [workers.rate(job, tmp_path, cores, 1) for cores in shares] == pytest.approx([10.0, 16.0, 20.0])
-    monkeypatch.setattr(workers, "seconds", lambda *given: 20.0)
+    monkeypatch.setattr(workers, "run", lambda *given: workers.Run(20.0, tmp_path))
     with pytest.raises(RuntimeError, match="500 texts took no longer than 100: give a larger --scale"):
         workers.rate(job, tmp_path, [[0]], 1)
+
+
+def test_a_worker_in_training_is_judged_by_its_median_step(tmp_path):
+    times = {1: 0.0, 2: 0.1, 3: 0.2, 4: 60.2, 6: 60.4}  # of steps; the disk stalled in the fourth
+    (tmp_path / "run" / "logs").mkdir(parents=True)
+    with tf.io.TFRecordWriter(str(tmp_path / "run" / "logs" / "events.out.tfevents.1")) as file:
+        for step, moment in times.items():
+            event = tf.compat.v1.Event(wall_time=1e9 + moment, step=step)
+            event.summary.value.add(tag="loss")
+            file.write(event.SerializeToString())
+    job = workers.Job("steps", (6,), lambda size, out: [], pace=lambda out: workers.seconds_a_step(out / "run"))
+    assert job.pace(tmp_path) == pytest.approx(0.1, rel=1e-3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "run", lambda *given: workers.Run(999.0, tmp_path))
+        assert workers.rate(job, tmp_path, [[0], [1]], 2) == pytest.approx(20.0, rel=1e-3)
 
 
 class Odd(BaseHTTPRequestHandler):
