@@ -194,7 +194,7 @@ def mean_of_tokens(folder: Path, policy: str):
 
     from tfrec.encoders.checkpoints.bert import load_bert
     from tfrec.encoders.checkpoints.source import open_checkpoint
-    from tfrec.encoders.flat import flat_tokens, held_blocks
+    from tfrec.encoders.flat import held_blocks
 
     tf.keras.mixed_precision.set_global_policy(policy)
     encoder = load_bert(open_checkpoint(folder))
@@ -203,9 +203,7 @@ def mean_of_tokens(folder: Path, policy: str):
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None], tf.int32)])
     def encode(ids):
         weight = tf.expand_dims(tf.cast(encoder.mask(ids), tf.float32), -1)
-        return tf.reduce_sum(tf.cast(flat_tokens(encoder, ids, blocks), tf.float32) * weight, 1) / tf.reduce_sum(
-            weight, 1
-        )
+        return tf.reduce_sum(tf.cast(encoder(ids, held=blocks), tf.float32) * weight, 1) / tf.reduce_sum(weight, 1)
 
     return encode
 
@@ -218,7 +216,7 @@ def with_tfrec(work: Work) -> Callable[[], float]:
     import tensorflow as tf
 
     from tfrec.encoders.checkpoints import load_image_encoder
-    from tfrec.encoders.flat import flat_tokens, held_blocks
+    from tfrec.encoders.flat import held_blocks
 
     one_thread_an_op()
     policy = "float32" if work.precision == "float32" else f"mixed_{work.precision}"
@@ -231,7 +229,7 @@ def with_tfrec(work: Work) -> Callable[[], float]:
 
         @tf.function(input_signature=[tf.TensorSpec([None, SIDE, SIDE, 3], tf.uint8)])
         def encode(photos):
-            return tf.cast(encoder.pooled(flat_tokens(encoder, photos, blocks)), tf.float32)
+            return tf.cast(encoder.pooled(encoder(photos, held=blocks)), tf.float32)
 
     return run_all(lambda batch: encode(tf.constant(batch)).numpy(), work.batches(), calls_at_a_time())
 

@@ -3,18 +3,26 @@
 import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 
 # isort: split
+import contextlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tfrec.encoders.flat import flat_tokens, held_blocks, normed
+from tfrec.encoders import written_out
+from tfrec.encoders.flat import held_blocks, normed, runs_flat
 from tfrec.encoders.image import ViTEncoder
 from tfrec.encoders.text import BertEncoder, ClipTextEncoder
+from tfrec.encoders.tuning import add_lora, merge_lora
 
-IDS = np.array([[2, 5, 6, 7, 3], [2, 8, 3, 0, 0]], np.int32)
+IDS = np.array([[2, 5, 6, 7, 3], [2, 8, 3, 0, 0], [0, 0, 0, 0, 0]], np.int32)
+BERT = {"vocabulary_size": 9, "dim": 12, "layers": 3, "heads": 3, "max_length": 8}
 ENCODERS = {
-    "bert": lambda: BertEncoder(vocabulary_size=9, dim=12, layers=3, heads=3, max_length=8, dropout=0.0),
-    "clip": lambda: ClipTextEncoder(vocabulary_size=9, dim=12, layers=3, heads=3, max_length=8, end_id=3),
+    "bert": lambda: BertEncoder(**BERT, dropout=0.0),
+    "bert, tanh": lambda: BertEncoder(**BERT, dropout=0.0, activation="gelu_tanh"),
+    "clip": lambda: ClipTextEncoder(**BERT, end_id=3),
     "vit": lambda: ViTEncoder(size=(16, 24), patch=8, dim=12, layers=3, heads=3),
     "vit, pre-norm": lambda: ViTEncoder(
         size=16, patch=8, dim=12, layers=2, heads=2, pre_norm=True, activation="quick_gelu"
@@ -22,20 +30,124 @@ ENCODERS = {
 }
 
 
-@pytest.mark.parametrize("name", ENCODERS)
-def test_flat_blocks_give_the_encoders_tokens(name):
+def made(name):
+    """An encoder with weights of some size, what it reads, and which of its tokens count."""
     encoder = ENCODERS[name]()
     encoder.build(None)
-    for weight in encoder.weights:
-        weight.assign(tf.random.stateless_normal(weight.shape, [1, 2]) * 0.5)
-    inputs = IDS
+    for number, weight in enumerate(encoder.weights):
+        weight.assign(tf.random.stateless_normal(weight.shape, [1, number]) * 0.5)
     if name.startswith("vit"):
-        inputs = np.random.default_rng(0).integers(0, 256, (2, *encoder.size, 3), dtype=np.uint8)
-    expected = encoder(inputs).numpy()
-    counts = encoder.mask(inputs).numpy() if name in ("bert", "clip") else np.ones(expected.shape[:2], bool)
-    for blocks in (None, held_blocks(encoder)):
-        found = flat_tokens(encoder, tf.constant(inputs), blocks).numpy()
-        np.testing.assert_allclose(found[counts], expected[counts], atol=2e-4, rtol=1e-3)
+        photos = np.random.default_rng(0).integers(0, 256, (2, *encoder.size, 3), dtype=np.uint8)
+        return encoder, photos, np.ones((2, encoder.tokens), bool)
+    return encoder, IDS, encoder.mask(IDS).numpy()
+
+
+@contextlib.contextmanager
+def by_keras():
+    """Blocks run as the libraries have them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("image", "text", "clip_text"):
+            patch.setattr(f"tfrec.encoders.{module}.runs_flat", lambda *given: False)
+        yield
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_flat_blocks_give_the_libraries_tokens(name):
+    encoder, inputs, counts = made(name)
+    with by_keras():
+        expected = encoder.layer_tokens(inputs)
+    for options in ({}, {"training": True}, {"held": held_blocks(encoder)}):
+        for found, wanted in zip(encoder.layer_tokens(tf.constant(inputs), **options), expected, strict=True):
+            np.testing.assert_allclose(found.numpy()[counts], wanted.numpy()[counts], atol=2e-4, rtol=1e-3)
+
+
+def gradients_of(encoder, inputs, counts):
+    """Of all its weights, for a loss that tells tokens and their parts apart."""
+    parts = np.linspace(-1, 2, encoder.dim, dtype=np.float32)
+    with tf.GradientTape() as tape:
+        tokens = tf.cast(encoder(tf.constant(inputs), training=True), tf.float32)
+        loss = tf.reduce_mean(tf.square(tokens - 1.0)[counts] * parts)
+    return [tf.convert_to_tensor(gradient).numpy() for gradient in tape.gradient(loss, encoder.trainable_variables)]
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_flat_blocks_give_the_libraries_gradients(name):
+    encoder, *example = made(name)
+    with by_keras():
+        expected = gradients_of(encoder, *example)
+    for found, wanted, variable in zip(gradients_of(encoder, *example), expected, encoder.weights, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=2e-4 * (1 + abs(wanted).max()), err_msg=variable.name)
+
+
+def test_gradients_in_half_precision_are_as_exact_as_the_libraries():
+    encoder, *example = made("vit")
+    exact = np.concatenate([g.ravel() for g in gradients_of(encoder, *example)])
+    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        half, *_ = made("vit")
+        found = np.concatenate([g.ravel() for g in gradients_of(half, *example)])
+        with by_keras():
+            keras = np.concatenate([g.ravel() for g in gradients_of(half, *example)])
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    assert np.linalg.norm(found - exact) < 1.2 * np.linalg.norm(keras - exact) < 0.5 * np.linalg.norm(exact)
+
+
+def test_what_cannot_be_flat_is_left_to_the_libraries():
+    encoder, ids, _ = made("bert")
+    assert runs_flat(encoder, True)
+    add_lora(encoder, rank=2)
+    assert not runs_flat(encoder, False)
+    merge_lora(encoder)
+    assert runs_flat(encoder, True)
+    dropping = BertEncoder(**BERT, dropout=0.5)
+    dropping.build(None)
+    assert runs_flat(dropping, False)
+    assert not runs_flat(dropping, True)
+    first, second = (dropping(tf.constant(ids), training=True).numpy() for _ in range(2))
+    assert abs(first - second).max() > 0.1
+
+
+def plain_attention(query, key, value, masks):
+    return tf.nn.softmax(query @ tf.linalg.matrix_transpose(key) + masks) @ value
+
+
+def plain_norm(x, scale, offset):
+    mean, variance = tf.nn.moments(x, -1, keepdims=True)
+    return tf.nn.batch_normalization(x, mean, variance, offset, scale, 1e-6)
+
+
+@given(st.integers(0, 2**31 - 1), st.integers(1, 5), st.integers(2, 9), st.sampled_from([0.01, 1.0, 10.0]))
+@settings(max_examples=25, deadline=None)
+def test_gradients_written_out_are_those_of_the_formulas(seed, rows, width, spread):
+    rng = np.random.default_rng(seed)
+
+    def drawn(*shape):
+        return tf.constant(rng.standard_normal(shape) * spread, tf.float32)
+
+    masks = tf.constant(np.where(rng.random((2, 1, rows, rows)) < 0.3, -1e9, 0.0), tf.float32)
+    sides = [drawn(2, 3, rows, width) for _ in range(3)]
+    cases = [
+        (written_out.layer_norm(1e-6), plain_norm, [drawn(rows, width), drawn(width), drawn(width)]),
+        (written_out.gelu, lambda x: tf.nn.gelu(x, approximate=False), [drawn(rows, width)]),
+        (written_out.attention(masks), lambda q, k, v: plain_attention(q, k, v, masks), sides),
+    ]
+    for own, formula, inputs in cases:
+        found, expected = [], []
+        for function, into in (
+            (lambda *x, own=own: written_out.differentiable(own, True, *x), found),
+            (formula, expected),
+        ):
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                value = function(*inputs)
+                loss = tf.reduce_sum(tf.sin(value))
+            into += [value, *tape.gradient(loss, inputs)]
+        found.append(written_out.differentiable(own, False, *inputs))
+        expected.append(expected[0])
+        for one, other in zip(found, expected, strict=True):
+            scale = 1 + float(tf.reduce_max(tf.abs(other)))
+            np.testing.assert_allclose(one, other, atol=3e-4 * scale)
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 300.0])
@@ -56,6 +168,6 @@ def test_half_precision_stays_half():
     try:
         encoder = ENCODERS["bert"]()
         encoder.build(None)
-        assert flat_tokens(encoder, tf.constant(IDS)).dtype == tf.bfloat16
+        assert encoder(tf.constant(IDS)).dtype == encoder(tf.constant(IDS), training=True).dtype == tf.bfloat16
     finally:
         tf.keras.mixed_precision.set_global_policy("float32")

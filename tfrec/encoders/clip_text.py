@@ -8,6 +8,7 @@ from pipelines import keras_packages
 from tfrec.encoders.activations import activation as activation_named
 from tfrec.encoders.blocks import bert_initializer, build, build_block
 from tfrec.encoders.errors import EncoderError
+from tfrec.encoders.flat import FlatBlock, additive, over_heads, run_blocks, runs_flat
 
 ARGUMENTS = (
     "vocabulary_size",
@@ -113,17 +114,26 @@ class ClipTextEncoder(tf.keras.layers.Layer):
             build_block(block, self.dim)
         super().build(input_shape)
 
-    def call(self, token_ids: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Encode ids `[B, T]` int32, T at most `max_length`: tokens `[B, T, D]`."""
-        return self.layer_norm(self.layer_tokens(token_ids, training=training)[-1])
+    def call(
+        self, token_ids: tf.Tensor, training: bool | None = None, held: list[FlatBlock] | None = None
+    ) -> tf.Tensor:
+        """Encode ids `[B, T]` int32, T at most `max_length`: tokens `[B, T, D]`; `held` as in `BertEncoder.call`."""
+        return self.layer_norm(self.layer_tokens(token_ids, training, held)[-1])
 
-    def layer_tokens(self, token_ids: tf.Tensor, training: bool | None = None) -> list[tf.Tensor]:
+    def layer_tokens(
+        self, token_ids: tf.Tensor, training: bool | None = None, held: list[FlatBlock] | None = None
+    ) -> list[tf.Tensor]:
         """Return the tokens `[B, T, D]` before the first and after each block, for studies by layer."""
+        if not self.built:
+            self.build(None)
         mask = self.mask(token_ids)
         length = tf.shape(token_ids)[1]
         causal = tf.linalg.band_part(tf.ones([1, length, length], tf.int32), -1, 0)
         tokens = self.token_embedding(token_ids)
         states = [tokens + self.position_embedding(tokens)]
+        if held is not None or runs_flat(self, training):
+            masks = additive(tf.expand_dims(causal > 0, 1) & over_heads(mask))
+            return states + run_blocks(self, states[0], masks, training=training, held=held)
         for block in self.blocks:
             states.append(block(states[-1], padding_mask=mask, attention_mask=causal, training=training))
         return states

@@ -1,19 +1,20 @@
-"""A transformer encoder's blocks written flat: the same weights and outputs, for running over a whole catalogue.
+"""A transformer encoder's blocks written flat: the same weights, outputs and gradients in less time.
 
 Keras's attention projects query, key and value apart, by einsum, and its dense layers see tokens `[B, T, D]`. Here they are
-one matrix `[B * T, D]` from the first block to the last: one product makes query, key and value, and the runtime can fuse
-each product with its bias and activation. No dropout, no gradient: for frozen encoders.
+one matrix `[B * T, D]` from the first block to the last, and one product makes query, key and value. Where an encoder runs
+over a whole catalogue (`held_blocks`), the runtime can fuse each product with its bias and activation; where it is trained,
+gradients are those of `written_out`. Blocks that Keras itself must run: with dropout in training, and with low-rank updates,
+which would be lost in the rounding of a kernel that they are added to.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tfrec.encoders import written_out
 from tfrec.encoders.activations import activation as activation_named
 from tfrec.encoders.blocks import parts_of, projections_of
-from tfrec.encoders.clip_text import ClipTextEncoder
-from tfrec.encoders.image import ViTEncoder
-from tfrec.encoders.text import BertEncoder
+from tfrec.encoders.written_out import differentiable
 
 MASKED = -1e9
 
@@ -27,6 +28,7 @@ class FlatBlock(NamedTuple):
         widen, narrow: kernels and biases of the feed-forward part.
         attention_norm, feed_forward_norm: scale and offset of the layer norms.
         epsilon: of both.
+        norm_first: whether they stand before attention and feed-forward part, or behind the sums.
     """
 
     project: tuple
@@ -36,17 +38,27 @@ class FlatBlock(NamedTuple):
     attention_norm: tuple
     feed_forward_norm: tuple
     epsilon: float
+    norm_first: bool
 
 
-def flat_blocks(encoder: tf.keras.layers.Layer) -> list[FlatBlock]:
-    """An encoder's blocks, read from its weights anew wherever they are used; none where it is no transformer."""
-    if not isinstance(encoder, BertEncoder | ClipTextEncoder | ViTEncoder):
-        return []
+def runs_flat(encoder: Any, training: bool | None) -> bool:
+    """Whether a transformer encoder's blocks, as they are now, can be written flat."""
+    plain = all(hasattr(layer, "kernel") for block in encoder.blocks for layer in _projections(block))
+    return plain and not (training and encoder.dropout)
+
+
+def _projections(block: tf.keras.layers.Layer) -> list[tf.keras.layers.Layer]:
+    return list(projections_of(parts_of(block).attention).values())
+
+
+def flat_blocks(encoder: Any) -> list[FlatBlock]:
+    """The blocks of a transformer encoder, read from its weights anew wherever they are used."""
     return [flat_block(block, encoder.heads, encoder.compute_dtype) for block in encoder.blocks]
 
 
-def held_blocks(encoder: tf.keras.layers.Layer) -> list[FlatBlock]:
-    """`flat_blocks` as variables of their own: a pass over the catalogue need not cast every weight for every batch.
+def held_blocks(encoder: Any) -> list[FlatBlock]:
+    """`flat_blocks` as variables of their own: a pass over the catalogue need not cast every weight for every batch. None
+    where the encoder is no transformer.
 
     Constants would not do: of products with these the runtime fuses fewer.
     """
@@ -54,7 +66,7 @@ def held_blocks(encoder: tf.keras.layers.Layer) -> list[FlatBlock]:
     def held(value: tf.Tensor | float) -> tf.Variable | float:
         return tf.Variable(value, trainable=False) if tf.is_tensor(value) else value
 
-    return [tf.nest.map_structure(held, block) for block in flat_blocks(encoder)]
+    return [tf.nest.map_structure(held, block) for block in flat_blocks(encoder)] if hasattr(encoder, "heads") else []
 
 
 def flat_block(block: tf.keras.layers.Layer, heads: int, dtype: str) -> FlatBlock:
@@ -79,32 +91,8 @@ def flat_block(block: tf.keras.layers.Layer, heads: int, dtype: str) -> FlatBloc
         attention_norm=cast(parts.attention_norm.gamma, parts.attention_norm.beta),
         feed_forward_norm=cast(parts.feed_forward_norm.gamma, parts.feed_forward_norm.beta),
         epsilon=parts.attention_norm.epsilon,
+        norm_first=getattr(block, "normalize_first", True),  # KerasCV's always do
     )
-
-
-def flat_tokens(encoder: tf.keras.layers.Layer, inputs: tf.Tensor, blocks: list[FlatBlock] | None = None) -> tf.Tensor:
-    """What `encoder(inputs)` gives, computed flat where the encoder is a transformer.
-
-    Args:
-        encoder: of `inputs`.
-        inputs: what it reads.
-        blocks: its `held_blocks`; its weights as they are where None.
-    """
-    blocks = flat_blocks(encoder) if blocks is None else blocks
-    if isinstance(encoder, BertEncoder):
-        tokens = encoder.token_embedding(inputs)
-        tokens += encoder.position_embedding(tokens) + encoder.segment_embedding(tf.zeros([1, 1], tf.int32))
-        return run_blocks(encoder, blocks, encoder.layer_norm(tokens), additive(over_heads(encoder.mask(inputs))))
-    if isinstance(encoder, ClipTextEncoder):
-        length = tf.shape(inputs)[1]
-        seen = tf.linalg.band_part(tf.ones([length, length], tf.bool), -1, 0)[None, None]
-        tokens = encoder.token_embedding(inputs)
-        tokens += encoder.position_embedding(tokens)
-        masks = additive(seen & over_heads(encoder.mask(inputs)))
-        return encoder.layer_norm(run_blocks(encoder, blocks, tokens, masks))
-    if isinstance(encoder, ViTEncoder):
-        return encoder.layer_norm(run_blocks(encoder, blocks, encoder.embed(inputs), None))
-    return encoder(inputs)
 
 
 def over_heads(mask: tf.Tensor) -> tf.Tensor:
@@ -118,37 +106,60 @@ def additive(mask: tf.Tensor) -> tf.Tensor:
 
 
 def run_blocks(
-    encoder: BertEncoder | ClipTextEncoder | ViTEncoder,
-    blocks: list[FlatBlock],
+    encoder: Any,
     tokens: tf.Tensor,
-    masks: tf.Tensor | None,
-) -> tf.Tensor:
-    """Tokens `[B, T, D]` through all blocks; `masks` float32, to be added to scores `[B, H, T, T]`, or None."""
-    shape, dim = tf.shape(tokens), encoder.dim
-    x = tf.reshape(tokens, [-1, dim])  # (B * T, D)
-    pre_norm = not isinstance(encoder, BertEncoder)
-    activate = activation_named(encoder.activation)
-    for block in blocks:
+    masks: tf.Tensor | None = None,
+    *,
+    training: bool | None = None,
+    held: list[FlatBlock] | None = None,
+) -> list[tf.Tensor]:
+    """Tokens through all blocks of an encoder that `runs_flat`.
+
+    Args:
+        encoder: a transformer encoder, built.
+        tokens: `[B, T, D]`.
+        masks: float32, to be added to scores `[B, H, T, T]`, or None.
+        training: whether gradients are taken.
+        held: its `held_blocks`; its weights as they are where None.
+
+    Returns:
+        `[B, T, D]` after each block.
+    """
+    shape, dim, train = tf.shape(tokens), encoder.dim, bool(training)
+    x, states = tf.reshape(tokens, [-1, dim]), []  # (B * T, D)
+    for block in flat_blocks(encoder) if held is None else held:
+
+        def norm(x: tf.Tensor, weights: tuple, block: FlatBlock = block) -> tf.Tensor:
+            if held is not None:
+                return normed(x, weights, block.epsilon)
+            return differentiable(written_out.layer_norm(block.epsilon), train, x, *weights)
 
         def attended(x: tf.Tensor, block: FlatBlock = block) -> tf.Tensor:
-            return attend(block, x, shape, encoder.heads, masks)
+            return attend(block, x, shape, encoder.heads, masks, train)
 
         def expanded(x: tf.Tensor, block: FlatBlock = block) -> tf.Tensor:
-            return dense(activate(dense(x, block.widen)), block.narrow)
+            return dense(activated(dense(x, block.widen), encoder.activation, train), block.narrow)
 
-        for inner, norm in ((attended, block.attention_norm), (expanded, block.feed_forward_norm)):
-            x = x + inner(normed(x, norm, block.epsilon)) if pre_norm else normed(x + inner(x), norm, block.epsilon)
-    return tf.reshape(x, shape)
+        for inner, weights in ((attended, block.attention_norm), (expanded, block.feed_forward_norm)):
+            x = x + inner(norm(x, weights)) if block.norm_first else norm(x + inner(x), weights)
+        states.append(tf.reshape(x, shape))
+    return states
 
 
-def attend(block: FlatBlock, x: tf.Tensor, shape: tf.Tensor, heads: int, masks: tf.Tensor | None) -> tf.Tensor:
+def attend(
+    block: FlatBlock, x: tf.Tensor, shape: tf.Tensor, heads: int, masks: tf.Tensor | None, training: bool
+) -> tf.Tensor:
     """Self-attention of one block: `[B * T, D]` to the same, before the residual."""
     dim = x.shape[-1]
     projected = tf.reshape(dense(x, block.project), [shape[0], shape[1], 3, heads, dim // heads])
     query, key, value = tf.unstack(tf.transpose(projected, [2, 0, 3, 1, 4]))  # (B, H, T, D / H) each
-    scores = tf.cast(tf.matmul(query, key, transpose_b=True), tf.float32)
-    weights = tf.cast(tf.nn.softmax(scores if masks is None else scores + masks), x.dtype)
-    return dense(tf.reshape(tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3]), [-1, dim]), block.output)
+    mixed = differentiable(written_out.attention(masks), training, query, key, value)
+    return dense(tf.reshape(tf.transpose(mixed, [0, 2, 1, 3]), [-1, dim]), block.output)
+
+
+def activated(x: tf.Tensor, name: str, training: bool) -> tf.Tensor:
+    """An activation by name. Outside training it is the formula that the runtime knows to fuse."""
+    return differentiable(written_out.gelu, True, x) if training and name == "gelu" else activation_named(name)(x)
 
 
 def dense(x: tf.Tensor, weights: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:

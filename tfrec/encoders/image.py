@@ -15,6 +15,7 @@ from pipelines import keras_packages
 from tfrec.encoders.activations import activation as activation_named
 from tfrec.encoders.blocks import build, build_block
 from tfrec.encoders.errors import EncoderError
+from tfrec.encoders.flat import FlatBlock, run_blocks, runs_flat
 from tfrec.encoders.stem import ConvolutionStem
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -190,21 +191,26 @@ class ViTEncoder(tf.keras.layers.Layer):
             build(self.projection, (None, self.pooled_dim))
         super().build(input_shape)
 
-    def call(self, photos: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+    def call(self, photos: tf.Tensor, training: bool | None = None, held: list[FlatBlock] | None = None) -> tf.Tensor:
         """Encode photos.
 
         Args:
             photos: `[B, H, W, 3]`, uint8 or float, in 0..255.
             training: Whether dropout applies, and a pooled stem takes the batch's statistics.
+            held: The encoder's `flat.held_blocks`, for a catalogue; its weights as they are where None.
 
         Returns:
             Tokens `[B, 1 + H/patch * W/patch, D]`, the class token first.
         """
-        return self.layer_norm(self.layer_tokens(photos, training=training)[-1])
+        return self.layer_norm(self.layer_tokens(photos, training, held)[-1])
 
-    def layer_tokens(self, photos: tf.Tensor, training: bool | None = None) -> list[tf.Tensor]:
+    def layer_tokens(
+        self, photos: tf.Tensor, training: bool | None = None, held: list[FlatBlock] | None = None
+    ) -> list[tf.Tensor]:
         """Return the tokens `[B, N, D]` before the first and after each block, for studies by layer."""
         states = [self.embed(photos, training=training)]
+        if held is not None or runs_flat(self, training):
+            return states + run_blocks(self, states[0], training=training, held=held)
         for block in self.blocks:
             states.append(block(states[-1], training=training))
         return states

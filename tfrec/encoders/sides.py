@@ -19,7 +19,7 @@ from pipelines.publish import put_back
 from tfrec.encoders.blocks import text_mask
 from tfrec.encoders.checkpoints import kinds_of, load_image_encoder, load_text_encoder
 from tfrec.encoders.checkpoints.source import CheckpointError
-from tfrec.encoders.flat import FlatBlock, flat_tokens
+from tfrec.encoders.flat import FlatBlock
 from tfrec.encoders.image import ViTEncoder
 from tfrec.encoders.pooling import SentencePooling
 from tfrec.encoders.resnet import ResNetEncoder
@@ -58,14 +58,14 @@ class TextSide:
         """Width of the pooled vector."""
         return self.pooling.projection_dim or self.encoder.dim
 
-    def encode(self, ids: tf.Tensor, blocks: list[FlatBlock] | None = None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Encode ids int32 `[B, T]`, all padding where there is no text; `blocks`: see `flat_tokens`.
+    def encode(self, ids: tf.Tensor, held: list[FlatBlock] | None = None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Encode ids int32 `[B, T]`, all padding where there is no text; `held`: the encoder's `held_blocks`.
 
         Returns:
             Tokens `[B, T, D]`, their mask `[B, T]` (all false where there is no text), and vectors `[B, P]` float32
             (zeros there).
         """
-        tokens, mask = flat_tokens(self.encoder, ids, blocks), text_mask(self.encoder, ids, self.tokenizer.pad_id)
+        tokens, mask = self.encoder(ids, held=held), text_mask(self.encoder, ids, self.tokenizer.pad_id)
         present = tf.reduce_any(mask, 1, keepdims=True)
         vectors = tf.cast(self.pooling(tokens, self.encoder.mask(ids)), tf.float32)
         return tokens, mask, tf.where(present, vectors, 0.0)
@@ -95,15 +95,15 @@ class ImageSide:
         return self.encoder.output_dim
 
     def encode(
-        self, photos: tf.Tensor, has_photo: tf.Tensor, pool: int = 1, blocks: list[FlatBlock] | None = None
+        self, photos: tf.Tensor, has_photo: tf.Tensor, pool: int = 1, held: list[FlatBlock] | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Encode photos uint8 `[B, H, W, 3]`, of which bool `[B]` are there; `blocks`: see `flat_tokens`.
+        """Encode photos uint8 `[B, H, W, 3]`, of which bool `[B]` are there; `held`: the encoder's `held_blocks`.
 
         Returns:
             Tokens `[B, 1 + N, D]`, averaged over squares of side `pool`, and vectors `[B, P]` float32 (zeros where
             there is no photo).
         """
-        tokens = flat_tokens(self.encoder, photos, blocks)
+        tokens = self.encoder(photos, held=held) if held else self.encoder(photos)
         vectors = tf.where(has_photo[:, None], tf.cast(self.encoder.pooled(tokens), tf.float32), 0.0)
         return self.encoder.pool_patches(tokens, pool) if pool > 1 else tokens, vectors
 

@@ -13,6 +13,7 @@ from tfrec.encoders.blocks import bert_initializer, build, build_block
 from tfrec.encoders.clip_text import ClipTextEncoder
 from tfrec.encoders.clip_tokenizer import ClipTokenizer
 from tfrec.encoders.errors import EncoderError
+from tfrec.encoders.flat import FlatBlock, additive, over_heads, run_blocks, runs_flat
 from tfrec.encoders.pooling import SentencePooling
 from tfrec.encoders.wordpiece import WordPiece, read_vocabulary, train_vocabulary
 
@@ -138,24 +139,34 @@ class BertEncoder(tf.keras.layers.Layer):
             build_block(block, self.dim)
         super().build(input_shape)
 
-    def call(self, token_ids: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+    def call(
+        self, token_ids: tf.Tensor, training: bool | None = None, held: list[FlatBlock] | None = None
+    ) -> tf.Tensor:
         """Encode texts.
 
         Args:
             token_ids: `[B, T]` int32, T at most `max_length`.
             training: Whether dropout applies.
+            held: The encoder's `flat.held_blocks`, for a catalogue; its weights as they are where None.
 
         Returns:
             Tokens `[B, T, D]`; those where `mask(token_ids)` is false mean nothing.
         """
-        return self.layer_tokens(token_ids, training=training)[-1]
+        return self.layer_tokens(token_ids, training, held)[-1]
 
-    def layer_tokens(self, token_ids: tf.Tensor, training: bool | None = None) -> list[tf.Tensor]:
+    def layer_tokens(
+        self, token_ids: tf.Tensor, training: bool | None = None, held: list[FlatBlock] | None = None
+    ) -> list[tf.Tensor]:
         """Return the tokens `[B, T, D]` before the first and after each block, for studies by layer."""
+        if not self.built:
+            self.build(None)
         mask = self.mask(token_ids)
         tokens = self.token_embedding(token_ids)
         tokens += self.position_embedding(tokens) + self.segment_embedding(tf.zeros([1, 1], tf.int32))
         states = [self.embedding_dropout(self.layer_norm(tokens), training=training)]
+        if held is not None or runs_flat(self, training):
+            masks = additive(over_heads(mask))
+            return states + run_blocks(self, states[0], masks, training=training, held=held)
         for block in self.blocks:
             states.append(block(states[-1], padding_mask=mask, training=training))
         return states
