@@ -150,6 +150,12 @@ def test_gradients_written_out_are_those_of_the_formulas(seed, rows, width, spre
             np.testing.assert_allclose(one, other, atol=3e-4 * scale)
 
 
+def test_a_row_that_sees_nothing_is_finite_in_float16():
+    side = tf.ones([1, 1, 2, 4], tf.float16)
+    masks = tf.fill([1, 1, 2, 2], -1e9)
+    assert np.isfinite(written_out.differentiable(written_out.attention(masks), True, side, side, side)).all()
+
+
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 300.0])
 def test_layer_normalisation_is_that_of_the_formula(scale):
     """Also where a row hardly varies and epsilon counts, and whether or not the runtime makes one op of it."""

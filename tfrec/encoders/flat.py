@@ -7,7 +7,9 @@ gradients are those of `written_out`. Blocks that Keras itself must run: with dr
 which would be lost in the rounding of a kernel that they are added to.
 """
 
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import tensorflow as tf
 
@@ -15,6 +17,13 @@ from tfrec.encoders import written_out
 from tfrec.encoders.activations import activation as activation_named
 from tfrec.encoders.blocks import parts_of, projections_of
 from tfrec.encoders.written_out import differentiable
+
+if TYPE_CHECKING:
+    from tfrec.encoders.clip_text import ClipTextEncoder
+    from tfrec.encoders.image import ViTEncoder
+    from tfrec.encoders.text import BertEncoder
+
+    Transformer: TypeAlias = BertEncoder | ClipTextEncoder | ViTEncoder
 
 MASKED = -1e9
 
@@ -41,7 +50,7 @@ class FlatBlock(NamedTuple):
     norm_first: bool
 
 
-def runs_flat(encoder: Any, training: bool | None) -> bool:
+def runs_flat(encoder: Transformer, training: bool | None) -> bool:
     """Whether a transformer encoder's blocks, as they are now, can be written flat."""
     plain = all(hasattr(layer, "kernel") for block in encoder.blocks for layer in _projections(block))
     return plain and not (training and encoder.dropout)
@@ -51,12 +60,12 @@ def _projections(block: tf.keras.layers.Layer) -> list[tf.keras.layers.Layer]:
     return list(projections_of(parts_of(block).attention).values())
 
 
-def flat_blocks(encoder: Any) -> list[FlatBlock]:
+def flat_blocks(encoder: Transformer) -> list[FlatBlock]:
     """The blocks of a transformer encoder, read from its weights anew wherever they are used."""
     return [flat_block(block, encoder.heads, encoder.compute_dtype) for block in encoder.blocks]
 
 
-def held_blocks(encoder: Any) -> list[FlatBlock]:
+def held_blocks(encoder: tf.keras.layers.Layer) -> list[FlatBlock]:
     """`flat_blocks` as variables of their own: a pass over the catalogue need not cast every weight for every batch. None
     where the encoder is no transformer.
 
@@ -106,7 +115,7 @@ def additive(mask: tf.Tensor) -> tf.Tensor:
 
 
 def run_blocks(
-    encoder: Any,
+    encoder: Transformer,
     tokens: tf.Tensor,
     masks: tf.Tensor | None = None,
     *,
