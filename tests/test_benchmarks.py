@@ -34,6 +34,13 @@ from pipelines.prepared import open_prepared
 from pipelines.time_bounds import DAY
 
 
+@pytest.fixture(autouse=True)
+def _float32():
+    """Contenders run in processes of their own, where they may compute in half precision; here the next test must not."""
+    yield
+    tf.keras.mixed_precision.set_global_policy("float32")
+
+
 def test_the_feeds_read_the_same_examples(tmp_path):
     feed.write_records(tmp_path, 20_000, 500)
     for contender in (feed.from_arrays, feed.from_windows, feed.from_examples):
