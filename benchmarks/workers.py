@@ -8,8 +8,8 @@ machines, so that memory and its bandwidth are shared, and the network is not. T
 the rate of two over the rate of one.
 
 Starting Ray and loading models, which does not grow with the work, is left out. A training logs when each step was done, and
-its rate is that of its median step, which no stall of the disk touches. The other jobs are done at two sizes, and their rate
-is what the larger one has more over the time that it takes longer.
+its rate is that of its median step, which nothing at the run's end touches. The other jobs are done at two sizes, and their
+rate is what the larger one has more over the time that it takes longer.
 
 Two cores of one machine may be slower together than one alone (threads of one core, one clock, one memory). So the job is
 also done twice at the same time, by a worker on each core that knows nothing of the other: what the cores allow.
@@ -119,8 +119,7 @@ def rate(job: Job, folder: Path, apart: Sequence[list[int]], repeats: int) -> fl
 
 
 def run(job: Job, size: int, folder: Path, cores: list[int]) -> Run:
-    """Do a job with a worker on each of the cores. Its output stays until the end: the disk may be busy for a minute with
-    deleting it, which the next run would wait for."""
+    """Do a job with a worker on each of the cores, and leave its output, from which its pace is read."""
     out = Path(tempfile.mkdtemp(dir=folder))
     words = ["-m", *job.command(size, out), "--engine", "ray", "--workers", str(len(cores))]
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}

@@ -81,7 +81,7 @@ def test_a_second_worker_is_judged_by_what_grows_with_the_work(tmp_path, monkeyp
 
 
 def test_a_worker_in_training_is_judged_by_its_median_step(tmp_path):
-    times = {1: 0.0, 2: 0.1, 3: 0.2, 4: 60.2, 6: 60.4}  # of steps; the disk stalled in the fourth
+    times = {1: 0.0, 2: 0.1, 3: 0.2, 4: 60.2, 6: 60.4}  # of steps; the fourth was held up
     (tmp_path / "run" / "logs").mkdir(parents=True)
     with tf.io.TFRecordWriter(str(tmp_path / "run" / "logs" / "events.out.tfevents.1")) as file:
         for step, moment in times.items():

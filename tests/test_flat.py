@@ -3,7 +3,7 @@
 import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 
 # isort: split
-import contextlib
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.step import libraries_blocks
 from tfrec.encoders import written_out
 from tfrec.encoders.flat import held_blocks, normed, runs_flat
 from tfrec.encoders.image import ViTEncoder
@@ -42,19 +43,10 @@ def made(name):
     return encoder, IDS, encoder.mask(IDS).numpy()
 
 
-@contextlib.contextmanager
-def by_keras():
-    """Blocks run as the libraries have them."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("image", "text", "clip_text"):
-            patch.setattr(f"tfrec.encoders.{module}.runs_flat", lambda *given: False)
-        yield
-
-
 @pytest.mark.parametrize("name", ENCODERS)
 def test_flat_blocks_give_the_libraries_tokens(name):
     encoder, inputs, counts = made(name)
-    with by_keras():
+    with libraries_blocks():
         expected = encoder.layer_tokens(inputs)
     for options in ({}, {"training": True}, {"held": held_blocks(encoder)}):
         for found, wanted in zip(encoder.layer_tokens(tf.constant(inputs), **options), expected, strict=True):
@@ -73,7 +65,7 @@ def gradients_of(encoder, inputs, counts):
 @pytest.mark.parametrize("name", ENCODERS)
 def test_flat_blocks_give_the_libraries_gradients(name):
     encoder, *example = made(name)
-    with by_keras():
+    with libraries_blocks():
         expected = gradients_of(encoder, *example)
     for found, wanted, variable in zip(gradients_of(encoder, *example), expected, encoder.weights, strict=True):
         np.testing.assert_allclose(found, wanted, atol=2e-4 * (1 + abs(wanted).max()), err_msg=variable.name)
@@ -86,7 +78,7 @@ def test_gradients_in_half_precision_are_as_exact_as_the_libraries():
     try:
         half, *_ = made("vit")
         found = np.concatenate([g.ravel() for g in gradients_of(half, *example)])
-        with by_keras():
+        with libraries_blocks():
             keras = np.concatenate([g.ravel() for g in gradients_of(half, *example)])
     finally:
         tf.keras.mixed_precision.set_global_policy("float32")
@@ -96,6 +88,8 @@ def test_gradients_in_half_precision_are_as_exact_as_the_libraries():
 def test_what_cannot_be_flat_is_left_to_the_libraries():
     encoder, ids, _ = made("bert")
     assert runs_flat(encoder, True)
+    with libraries_blocks(), mock.patch("tfrec.encoders.text.run_blocks", side_effect=AssertionError):
+        encoder(ids)  # what the others are compared with is not flat
     add_lora(encoder, rank=2)
     assert not runs_flat(encoder, False)
     merge_lora(encoder)

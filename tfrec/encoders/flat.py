@@ -52,12 +52,9 @@ class FlatBlock(NamedTuple):
 
 def runs_flat(encoder: Transformer, training: bool | None) -> bool:
     """Whether a transformer encoder's blocks, as they are now, can be written flat."""
-    plain = all(hasattr(layer, "kernel") for block in encoder.blocks for layer in _projections(block))
+    projections = [projections_of(parts_of(block).attention).values() for block in encoder.blocks]
+    plain = all(hasattr(layer, "kernel") for layers in projections for layer in layers)  # low-rank ones have none
     return plain and not (training and encoder.dropout)
-
-
-def _projections(block: tf.keras.layers.Layer) -> list[tf.keras.layers.Layer]:
-    return list(projections_of(parts_of(block).attention).values())
 
 
 def flat_blocks(encoder: Transformer) -> list[FlatBlock]:
