@@ -121,6 +121,8 @@ def take_place(filled: Path, out: Path) -> None:
                 os.rename(aside, out)
             raise
         flush(out.parent)
+        if replaces:
+            aside = _given_up(aside)
     if replaces:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -184,8 +186,13 @@ def _put_back(out: Path) -> None:
 def _clear_up(out: Path) -> None:
     """See `clear_up`; the parent is locked."""
     _put_back(out)
-    for left in _left_beside(out):
-        _remove_if_abandoned(left)
+    for left in list(_left_beside(out)):
+        _remove_if_abandoned(_given_up(left))
+
+
+def _given_up(folder: Path) -> Path:
+    """The new path of a folder that nobody shall put back: a removal may be killed, which leaves a part of it."""
+    return folder.rename(folder.with_name(folder.name.removesuffix(ASIDE))) if folder.name.endswith(ASIDE) else folder
 
 
 def _remove_if_abandoned(folder: Path) -> None:

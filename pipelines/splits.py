@@ -25,7 +25,8 @@ def leave_last_out(user: np.ndarray, item: np.ndarray, *, min_items: int = 3) ->
     """Hold out each user's last new item for testing and the new item before it for validation.
 
     An item is new where the user meets it first. Later repeats of a held-out item are held out with it;
-    repeats of older items after a held-out one are dropped: they would show training what came later.
+    repeats of older items after a held-out one are dropped: they would show training what came later, as would the
+    validation item's after the test item.
 
     Args:
         user: `[E]` user of each event; a user's events are contiguous and in order of time.

@@ -359,6 +359,8 @@ def test_rejected_rows_of_parquet_are_counted_from_its_first_one(tmp_path):
         (pa.array([True, None]), ["true", ""]),
         (pa.array([["a", "b"], [], None, ["c", None]]), ["a|b", "", "", "c|"]),
         (pa.array([[1, 2], [3]]).slice(1), ["3"]),
+        (pa.array([[1, 2], None, [3, 4]]).slice(1), ["", "3|4"]),  # as several row groups of one batch come
+        (pa.array([["a"], None, ["b"]], pa.large_list(pa.string())).slice(1), ["", "b"]),
         (pa.array(["a", None, "a"]).dictionary_encode(), ["a", "", "a"]),
         (pa.array(["a", None], pa.large_string()), ["a", ""]),
         (pa.array([0, None], pa.date32()), ["1970-01-01", ""]),

@@ -112,3 +112,28 @@ def test_what_a_longer_name_left_is_not_taken_for_ones_own(tmp_path):
     assert all(folder.is_dir() for folder in left)
     put_back(tmp_path / "shop-20240301")
     assert (tmp_path / "shop-20240301").is_dir()
+
+
+@pytest.mark.parametrize("cleared_first", [False, True])
+def test_what_is_half_removed_is_never_put_back(tmp_path, monkeypatch, cleared_first):
+    """A run that is killed while it removes the folder that it replaced, or what a run before it left aside."""
+    out = tmp_path / "out"
+    fill(out, "old")
+    if cleared_first:  # left aside by a run that was killed before it removed it
+        fill(tmp_path / ".tmp-out-0123abcd-old", "older")
+
+    def killed(folder, ignore_errors):
+        (folder / "deep" / "file").unlink(missing_ok=True)
+        raise KeyboardInterrupt
+
+    (tmp_path / "new" / "deep").mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(publish.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            clear_up(out) if cleared_first else take_place(tmp_path / "new", out)
+    publish.shutil.rmtree(out)
+    publish.shutil.rmtree(tmp_path / "new", ignore_errors=True)
+    put_back(out)
+    assert not out.exists()
+    clear_up(out)
+    assert names(tmp_path) == []

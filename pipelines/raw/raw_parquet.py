@@ -81,9 +81,8 @@ def as_text(column: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(kind):
         return as_text(column.dictionary_decode())
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        offsets = column.offsets.cast(pa.int32())
-        values = as_text(column.values)
-        lists = pa.ListArray.from_arrays(offsets, values, mask=column.is_null() if column.null_count else None)
+        column = pc.fill_null(column, pa.scalar([], kind))  # a missing list reads as an empty one, also in a slice
+        lists = pa.ListArray.from_arrays(column.offsets.cast(pa.int32()), as_text(column.values))
         return pc.fill_null(pc.binary_join(lists, LIST_SEPARATOR), "")
     if pa.types.is_floating(kind):
         return _numbers_as_text(column.cast(pa.float64()))
