@@ -636,6 +636,21 @@ def test_line_breaks_in_purchases_are_told_as_such(tmp_path, capsys):
     assert "The cells of purchases.csv may hold no line breaks" in line
 
 
+def test_one_file_of_many_may_hold_no_usable_purchase(tmp_path, capsys):
+    options = shop(tmp_path)
+    day = write(tmp_path / "day.csv", [PURCHASES[0] | {"item_id": "nope"}])
+    line = refused(tmp_path / "out", capsys, *options, day, *ALL_TRAIN)
+    assert "day.csv: none of its 1 rows is usable" in line
+    data, rejected = prepare(tmp_path / "out", *options, day, *ALL_TRAIN, "--max-rejected", "1")
+    assert data.manifest["counts"]["events"] == len(PURCHASES)
+    assert list(zip(rejected["file"], rejected["value"])) == [("day.csv", "nope")]
+    line = refused(tmp_path / "none", capsys, *options[:2], "--purchases", day, *ALL_TRAIN, "--max-rejected", "1")
+    assert "day.csv: none of its 1 rows is usable" in line
+    two = day, write(tmp_path / "two.csv", [PURCHASES[0] | {"item_id": "no"}])
+    line = refused(tmp_path / "none", capsys, *options[:2], "--purchases", *two, *ALL_TRAIN, "--max-rejected", "1")
+    assert "nor any further file of --purchases has a usable row" in line
+
+
 # ---- from raw files to an answer ---------------------------------------------------------------------------------
 
 

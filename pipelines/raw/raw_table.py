@@ -142,12 +142,12 @@ class RawTable(ABC):
         self.settle(max_rejected)
         return proper & ~repeated
 
-    def settle(self, max_rejected: float, *, may_be_empty: bool = False) -> None:
+    def settle(self, max_rejected: float, *, may_be_empty: bool = False, one_of_many: bool = False) -> None:
         """Write the file's account to the manifest, and refuse a file of which too much was rejected.
 
         Raises:
             PreparedError: no row is usable (or there is none, unless the file `may_be_empty`), or more than the share
-                `max_rejected` of them was rejected.
+                `max_rejected` of them was rejected. Of a file that is `one_of_many` all rows may be, where the share is 1.
         """
         account = {"rows": self.rows, "kept": self.rows - self.rejected, "rejected": self.rejected}
         self._writer.notes.setdefault("raw_rows", {})[self.name] = account
@@ -156,7 +156,7 @@ class RawTable(ABC):
         if not self.rows:
             raise PreparedError(f"{self.path} has no rows below its header; give a file that has some")
         told = f"{dict(sorted(self._reasons.items()))}; first {self._first}{self._advice()}"
-        if self.rejected == self.rows:
+        if self.rejected == self.rows and not (one_of_many and max_rejected >= 1.0):
             raise PreparedError(f"{self.path}: none of its {self.rows:,} rows is usable: {told}")
         if self.rejected > max_rejected * self.rows:
             raise PreparedError(

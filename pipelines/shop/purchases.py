@@ -84,10 +84,10 @@ def read_purchases(
         for block in raw:
             blocks.append(_convert(raw, block, file.column, items, customers))
             kept += len(blocks[-1]["user"])
-        raw.settle(max_rejected, may_be_empty=True)  # as a day without purchases leaves it
+        raw.settle(max_rejected, may_be_empty=True, one_of_many=len(files) > 1)  # a day may have no purchases
     if not kept:
         raise PreparedError(
-            f"{files[0].path}: neither it nor any further file of --purchases has a row; give one that has"
+            f"{files[0].path}: neither it nor any further file of --purchases has a usable row; give one that has"
         )
     columns = {name: np.concatenate([block.pop(name) for block in blocks]) for name in ("user", "item", "time")}
     return ShopPurchases(columns, opened, customers.added)
