@@ -197,7 +197,7 @@ def compare(options: argparse.Namespace, items: int) -> list[dict]:
 def fastest(grid: list[tuple], target: float, raw, queries: np.ndarray) -> tuple[int, int] | None:
     """The fastest (leaves, reorder) of a ScaNN search with the recall; None where none has it."""
     fit = {str(pair): pair for recall, *pair in grid if recall >= target}
-    speeds = rates({name: raw(*pair) for name, pair in fit.items()}, queries, 1024, 2)
+    speeds = rates({name: raw(*pair) for name, pair in fit.items()}, queries, batch=1024, repeats=2)
     return fit[max(speeds, key=lambda name: speeds[name])] if fit else None
 
 

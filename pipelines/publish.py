@@ -120,9 +120,9 @@ def take_place(filled: Path, out: Path) -> None:
             if replaces:
                 os.rename(aside, out)
             raise
-        flush(out.parent)
         if replaces:
             aside = _given_up(aside)
+        flush(out.parent)
     if replaces:
         shutil.rmtree(aside, ignore_errors=True)
 

@@ -762,6 +762,7 @@ def test_the_script_of_the_page_runs_as_it_stands(tmp_path):
         assert done.returncode == 0, done.stderr
     data = open_prepared(tmp_path / "data" / "mine", verify=True)
     assert set(data.events()["split"]) == {0, 1, 2}
+    assert data.manifest["split"]["val_days"]  # without it, evaluation would ask for validation at the cutoff
     assert data.images.keys == ["0070", "hat"]
 
 

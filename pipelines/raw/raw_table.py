@@ -145,9 +145,13 @@ class RawTable(ABC):
     def settle(self, max_rejected: float, *, may_be_empty: bool = False, one_of_many: bool = False) -> None:
         """Write the file's account to the manifest, and refuse a file of which too much was rejected.
 
+        Args:
+            max_rejected: largest share of its rows that may be rejected.
+            may_be_empty: whether it may have no rows.
+            one_of_many: whether others may hold what it lacks: where the share is 1, none of its rows need be usable.
+
         Raises:
-            PreparedError: no row is usable (or there is none, unless the file `may_be_empty`), or more than the share
-                `max_rejected` of them was rejected. Of a file that is `one_of_many` all rows may be, where the share is 1.
+            PreparedError: no row is usable, or more than the share of them was rejected.
         """
         account = {"rows": self.rows, "kept": self.rows - self.rejected, "rejected": self.rejected}
         self._writer.notes.setdefault("raw_rows", {})[self.name] = account
