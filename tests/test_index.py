@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests.serving_fakes import make_vectors
+from tfrec import chunks
 from tfrec.evaluation.scores import LOWEST
 from tfrec.index import indexes as index_module
 from tfrec.index import tuning as index_tuning
@@ -68,7 +69,7 @@ def test_exact_search_equals_sorting_all_scores(vectors, queries, k):
 
 def test_exact_search_is_the_same_in_chunks(vectors, queries, monkeypatch):
     whole = run(ExactIndex(vectors), queries, 12)
-    monkeypatch.setattr(index_module, "SCORES_AT_ONCE", 7 * ITEMS)  # chunks of 7 queries, the last one not full
+    monkeypatch.setattr(chunks, "FLOATS_AT_ONCE", 7 * ITEMS)  # chunks of 7 queries, the last one not full
     chunked = run(ExactIndex(vectors), queries, 12)
     np.testing.assert_array_equal(chunked[1], whole[1])
     np.testing.assert_allclose(chunked[0], whole[0], rtol=1e-5)
@@ -87,7 +88,8 @@ def test_the_best_by_other_scores_are_found_and_the_rest_scores_lowest(vectors, 
     mask_of = np.arange(20) % 2
 
     def allowed(part):
-        return tf.where(masks[mask_of[part.numpy()]], index.scores(queries[part.numpy()]), LOWEST)
+        part = slice(int(part.start), int(part.stop))
+        return tf.where(masks[mask_of[part]], index.scores(queries[part]), LOWEST)
 
     scores, rows = index.top_k(allowed, 20, 12)
     for query in range(20):

@@ -9,6 +9,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tfrec import chunks
 from tfrec.csr import Csr
 from tfrec.index.search import exact_top_k
 from tfrec.models import by_length
@@ -93,7 +94,7 @@ def test_totals_add_up_the_entries_of_each_item(seed):
 
 
 @pytest.mark.parametrize("items", [20, 200])  # all products are made, or the vectors of the rows are gathered
-def test_whole_scores_are_products_and_bonus(items):
+def test_whole_scores_are_products_and_bonus(items, monkeypatch):
     rng = np.random.default_rng(items)
     queries, vectors, bonus = rng.normal(size=(5, 4)), rng.normal(size=(items, 4)), rng.normal(size=(5, 6))
     rows = rng.integers(0, items, (5, 6))
@@ -102,5 +103,10 @@ def test_whole_scores_are_products_and_bonus(items):
     )
     expected = np.take_along_axis(queries @ vectors.T, rows, 1) + bonus
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(chunks, "FLOATS_AT_ONCE", 2 * 6 * 16)  # two customers at a time
+    parts = whole_scores(
+        *(tf.constant(x, tf.float32) for x in (queries, vectors)), tf.constant(rows), tf.constant(bonus, tf.float32)
+    )
+    np.testing.assert_allclose(parts, found, rtol=1e-6)
     nothing = whole_scores(tf.zeros([2, 4]), tf.zeros([items, 4]), tf.zeros([2, 0], tf.int32), tf.zeros([2, 0]))
     assert nothing.shape == (2, 0)

@@ -310,6 +310,46 @@ def test_empty_batches_answer_with_empty_batches(model):
             assert answer["item_id"].shape == answer["score"].shape == (0, 5)
 
 
+@pytest.mark.parametrize("given", [{"photo": 0}, {"text": 0}, {"photo": 0, "text": 0, "attributes": 0}])
+def test_no_items_have_no_embeddings(exact, given):
+    shapes = {"photo": (0,), "text": (0,), "attributes": (0, 1)}
+    found = exact("embed_item", **{name: np.zeros(shapes[name], object) for name in given})
+    assert found["embedding"].shape == (0, exact("embed_item", text=["a"])["embedding"].shape[1])
+
+
+def test_a_filter_concerns_its_own_row_alone(model):
+    """A server joins requests: whoever shares a batch with one that has a filter is answered as without it."""
+    rows = {
+        "history": [
+            ["001"],
+            ["002"],
+            [
+                "",
+            ],
+            ["003"],
+            ["004"],
+        ],
+        "allow": [[""], ["kind=dress"], [""], [""], ["kind=shirt"]],
+        "allow_items": [["", ""], ["", ""], ["", ""], ["007", "009"], ["", ""]],
+        "exclude": [["001"], [""], [""], [""], ["004"]],
+    }
+    together = model("recommend", **rows, k=6)
+    for row in range(5):
+        alone = model("recommend", **{name: values[row : row + 1] for name, values in rows.items()}, k=6)
+        assert ids_of(together)[row] == ids_of(alone)[0]
+        np.testing.assert_allclose(together["score"][row], alone["score"][0], rtol=1e-5)
+
+
+def test_the_rest_of_a_batch_with_a_filter_is_searched_by_the_index(folders):
+    approximate = load_model(folders[1])
+    histories = [[f"{row:03}"] for row in range(1, 41)]
+    free = approximate("recommend", history=histories, allow=[[""]] * 40, k=50)
+    mixed = approximate("recommend", history=histories, allow=[["kind=dress"], *[[""]] * 39], k=50)
+    assert ids_of(free)[1:] == ids_of(mixed)[1:]
+    exactly = load_model(folders[0])("recommend", history=histories, k=50)
+    assert ids_of(free)[1:] != ids_of(exactly)[1:]  # else nothing would be seen here
+
+
 def test_a_query_that_is_not_a_number_gets_popular_items(run, model):
     """ScaNN would answer it with item 0, k times."""
     answer = model("recommend", history=[["001"], ["002"]], days_ago=[[np.nan], [0.0]], k=4)

@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from pipelines.batches import Batch
+from tfrec.chunks import in_chunks
 from tfrec.evaluation.scores import LOWEST
 
 BUCKETS = 10  # of days since the purchase: 0, 1-2, 3-6, 7-14, ..., 511 and more
@@ -94,13 +95,20 @@ def whole_scores(queries: tf.Tensor, vectors: tf.Tensor, rows: tf.Tensor, bonus:
     Returns:
         `[B, W]`.
     """
-    at = tf.maximum(rows, 0)
-    products = tf.cond(
-        tf.shape(vectors)[0] <= DENSER * tf.shape(rows)[1],
-        lambda: tf.gather(tf.matmul(queries, vectors, transpose_b=True), at, batch_dims=1),
-        lambda: tf.einsum("bd,bwd->bw", queries, tf.gather(vectors, at)),
-    )
-    return products + bonus
+    at, (batch, width) = tf.maximum(rows, 0), tf.unstack(tf.shape(rows))
+    dense = tf.shape(vectors)[0] <= DENSER * width
+
+    def products(part: slice) -> tuple[tf.Tensor]:
+        some = queries[part]
+        found = tf.cond(
+            dense,
+            lambda: tf.gather(tf.matmul(some, vectors, transpose_b=True), at[part], batch_dims=1),
+            lambda: tf.einsum("bd,bwd->bw", some, tf.gather(vectors, at[part])),
+        )
+        return (found,)
+
+    floats = width * max(vectors.shape[1], DENSER)
+    return in_chunks(products, batch, floats, (tf.zeros([0, width]),))[0] + bonus
 
 
 def among(rows: tf.Tensor, listed: tf.Tensor) -> tf.Tensor:

@@ -19,9 +19,9 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.processor import cores
+from tfrec.chunks import in_chunks
 
 MIN_SCANN_ITEMS = 1000  # below, a matrix product is as fast and ScaNN's partitions hold too little to train on
-SCORES_AT_ONCE = 1 << 25  # floats of the score matrix that the exact search holds: 128 MiB
 TRAINING_ITEMS, TRAINING_ROUNDS, FINE_TRAINING_ROUNDS = 250_000, 60, 10  # of the k-means that makes the partitions
 ITEMS_OF_FINE_LEAF, MOST_LEAVES = 40, 24_000
 SMALL_PIECE = 16  # queries below which a piece of a batch is not worth a thread of its own
@@ -85,7 +85,7 @@ class ExactIndex(tf.Module):
         Returns:
             Scores float32 `[B, k]`, best first (equal ones by row), and item rows int32 `[B, k]`.
         """
-        return self.top_k(lambda part: self.scores(tf.gather(queries, part)), tf.shape(queries)[0], k)
+        return self.top_k(lambda part: self.scores(queries[part]), tf.shape(queries)[0], k)
 
     @property
     def exact(self) -> ExactIndex:
@@ -97,32 +97,24 @@ class ExactIndex(tf.Module):
         return tf.matmul(queries, self.vectors, transpose_b=True)
 
     def top_k(
-        self, scores: Callable[[tf.Tensor], tf.Tensor], batch: tf.Tensor, k: tf.Tensor
+        self, scores: Callable[[slice], tf.Tensor], batch: tf.Tensor, k: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The k best items of each query by any scores, made for a chunk of queries at a time, so that `[B, N]` is never
         held whole.
 
         Args:
-            scores: numbers of queries int32 `[C]`, from 0 to B - 1 -> their scores `[C, N]`.
+            scores: a slice of the queries, of C of them -> their scores `[C, N]`.
             batch: how many queries there are, B.
             k: int32 scalar, at most N.
 
         Returns:
             As `search`.
         """
-        chunk = tf.clip_by_value(batch, 1, max(1, SCORES_AT_ONCE // self.items))
-
-        def add(start: tf.Tensor, found: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            best, at = tf.math.top_k(scores(tf.range(start, tf.minimum(start + chunk, batch))), k)
-            return start + chunk, tf.concat([found, best], 0), tf.concat([rows, at], 0)
-
-        table = tf.TensorShape([None, None])
-        _, found, rows = tf.while_loop(
-            lambda start, *_: start < batch,
-            add,
-            (0, tf.zeros([0, k]), tf.zeros([0, k], tf.int32)),
-            shape_invariants=(tf.TensorShape([]), table, table),
-            parallel_iterations=1,
+        found, rows = in_chunks(
+            lambda part: tf.math.top_k(scores(part), k),
+            batch,
+            self.items,
+            (tf.zeros([0, k]), tf.zeros([0, k], tf.int32)),
         )
         return found, rows
 

@@ -269,7 +269,8 @@ class ServingModel(tf.Module):
     def _embed_item_signature(self) -> Signature:
         @tf.function(input_signature=_named(photo=STRINGS, text=STRINGS, attributes=STRING_ROWS), autograph=False)
         def embed_item(photo: tf.Tensor = MISSING, text: tf.Tensor = MISSING, attributes: tf.Tensor = NONE) -> Tensors:
-            batch = tf.reduce_max([tf.shape(photo)[0], tf.shape(text)[0], tf.shape(attributes)[0]])
+            rows = tf.stack([tf.shape(part)[0] for part in (photo, text, attributes)])
+            batch = tf.where(tf.reduce_any(rows == 0), 0, tf.reduce_max(rows))  # one row counts for all, or for none
             return {"embedding": finite(self._embed(photo, text, attributes, batch))}
 
         return embed_item

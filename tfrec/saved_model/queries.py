@@ -33,6 +33,11 @@ class Query(NamedTuple):
     own_scores: tf.Tensor
     fallen: tf.Tensor
 
+    def of(self, rows: tf.Tensor) -> Query:
+        """Those of the customers `rows` int32 `[C]`."""
+        vectors, known, own_rows, own_scores = (tf.gather(part, rows) for part in self[:4])
+        return Query(vectors, known, own_rows, own_scores, self.fallen)
+
 
 def plain_query(vectors: tf.Tensor, known: tf.Tensor) -> Query:
     """A query none of whose items are scored apart."""

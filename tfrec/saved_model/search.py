@@ -44,10 +44,10 @@ class CatalogueSearch(tf.Module):
         # Strings are looked up before they are spread: one row of megabytes would become gigabytes.
         excluded, listed = per_row(excluded, batch), per_row(self.catalogue.listed(allow_items), batch)
         terms = tuple(per_row(numbers, batch) for numbers in self.catalogue.filter.parse(allow))
-        filtered = tf.reduce_any(allow != "") | tf.reduce_any(listed != -1)
+        filtered = per_row(tf.reduce_any(allow != "", 1), batch) | tf.reduce_any(listed != -1, 1)
         scores, rows = tf.cond(
-            filtered,
-            lambda: self._top_k_allowed(query, most, excluded, terms, listed),
+            tf.reduce_any(filtered),
+            lambda: self._top_k_apart(query, most, excluded, filtered, (*terms, listed)),
             lambda: self._top_k(query, most, excluded),
         )
         wanted = tf.range(most)[None] < tf.reshape(k, [-1, 1])  # a row that asked for fewer than its batch
@@ -81,7 +81,7 @@ class CatalogueSearch(tf.Module):
         return tf.cond(
             (tf.size(among) > 0) & tf.reduce_all((among == among[:1]) & (among >= 0)),
             lambda: self._top_k_among(query, most, excluded, tf.unique(among[0])[0]),
-            lambda: self._top_k_allowed(query, most, excluded, terms, per_row(among, batch)),
+            lambda: self._top_k_allowed(query, most, excluded, *terms, per_row(among, batch)),
         )
 
     def _bounded(self, k: tf.Tensor) -> tf.Tensor:
@@ -100,23 +100,38 @@ class CatalogueSearch(tf.Module):
         scores, rows = tf.where(known, scores, popular[0]), tf.where(known, rows, popular[1])
         return drop_excluded(scores, rows, excluded, k)
 
+    def _top_k_apart(
+        self, query: Query, k: tf.Tensor, excluded: tf.Tensor, filtered: tf.Tensor, limits: tuple[tf.Tensor, ...]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The k best of what each row may be answered with: of all items for those that are not `filtered` `[B]`, by the
+        index, so that a filter neither slows the rest of its batch down nor changes its answers."""
+        free, limited = (tf.cast(tf.where(which)[:, 0], tf.int32) for which in (~filtered, filtered))
+        found = (
+            self._top_k(query.of(free), k, tf.gather(excluded, free)),
+            self._top_k_allowed(
+                query.of(limited), k, tf.gather(excluded, limited), *(tf.gather(limit, limited) for limit in limits)
+            ),
+        )
+        place = tf.math.invert_permutation(tf.concat([free, limited], 0))
+        scores, rows = (tf.gather(tf.concat(parts, 0), place) for parts in zip(*found, strict=True))
+        return scores, rows
+
     def _top_k_allowed(
         self,
         query: Query,
         k: tf.Tensor,
         excluded: tf.Tensor,
-        terms: tuple[tf.Tensor, tf.Tensor],
-        listed: tf.Tensor,
+        *limits: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The k best of the items that `terms` and `listed` allow (see `Catalogue.allowed`), by exact search."""
+        """The k best of the items that the `limits` allow (see `Catalogue.allowed`), by exact search."""
         exact, popularity = self.index.exact, self.catalogue.popularity
 
-        def scores(part: tf.Tensor) -> tf.Tensor:
-            """Of the customers `part` `[C]`, all items' scores `[C, N]`."""
-            found = exact.scores(tf.gather(query.vectors, part))
-            found = self._with_own_scores(found, query, part, tf.gather(query.own_rows, part), popularity)
-            limits = (tf.gather(numbers, part) for numbers in (*terms, listed))
-            return tf.where(self.catalogue.allowed(*limits), found, LOWEST)
+        def scores(part: slice) -> tf.Tensor:
+            """Of the customers `part`, C of them, all items' scores `[C, N]`."""
+            found = exact.scores(query.vectors[part])
+            found = self._with_own_scores(found, query, part, query.own_rows[part], popularity)
+            allowed = self.catalogue.allowed(*(numbers[part] for numbers in limits))
+            return tf.where(allowed, found, LOWEST)
 
         found = exact.top_k(scores, tf.shape(query.known)[0], self._fetch(k, excluded))
         return drop_excluded(*found, excluded, k)
@@ -129,11 +144,11 @@ class CatalogueSearch(tf.Module):
         columns = tf.tensor_scatter_nd_update(tf.fill([self.catalogue.size], -1), items[:, None], tf.range(count))
         vectors, popularity = tf.gather(self.index.exact.vectors, items), tf.gather(self.catalogue.popularity, items)
 
-        def scores(part: tf.Tensor) -> tf.Tensor:
-            """Of the customers `part` `[C]`, the items' scores `[C, M]`."""
-            own_rows = tf.gather(query.own_rows, part)
+        def scores(part: slice) -> tf.Tensor:
+            """Of the customers `part`, C of them, the items' scores `[C, M]`."""
+            own_rows = query.own_rows[part]
             own = tf.where(own_rows >= 0, tf.gather(columns, tf.maximum(own_rows, 0)), -1)
-            found = tf.matmul(tf.gather(query.vectors, part), vectors, transpose_b=True)
+            found = tf.matmul(query.vectors[part], vectors, transpose_b=True)
             return self._with_own_scores(found, query, part, own, popularity)
 
         fetch = tf.minimum(self._fetch(k, excluded), count)
@@ -141,15 +156,15 @@ class CatalogueSearch(tf.Module):
         return drop_excluded(found, tf.gather(items, at), excluded, k)
 
     def _with_own_scores(
-        self, scores: tf.Tensor, query: Query, part: tf.Tensor, own: tf.Tensor, popularity: tf.Tensor
+        self, scores: tf.Tensor, query: Query, part: slice, own: tf.Tensor, popularity: tf.Tensor
     ) -> tf.Tensor:
-        """The `scores` `[C, M]` of the customers `part` `[C]` with those that the query has of its own items, in the columns
+        """The `scores` `[C, M]` of the C customers `part` with those that the query has of its own items, in the columns
         `own` `[C, W]` (-1 = none); the items' `popularity` `[M]` for customers of whom nothing is known."""
         slots = tf.cast(tf.where(own >= 0), tf.int32)
         places = tf.stack([slots[:, 0], tf.gather_nd(own, slots)], 1)
-        own_scores = tf.gather_nd(tf.gather(query.own_scores, part), slots)
+        own_scores = tf.gather_nd(query.own_scores[part], slots)
         scores = tf.tensor_scatter_nd_update(scores, places, own_scores)
-        return tf.where(tf.gather(self._known(query), part)[:, None], scores, popularity)
+        return tf.where(self._known(query)[part][:, None], scores, popularity)
 
     def _fetch(self, k: tf.Tensor, excluded: tf.Tensor) -> tf.Tensor:
         """How many to find so that k are left without the excluded ones."""
