@@ -190,6 +190,24 @@ class HistoryBatches:
         return np.cumsum(edges[:-1]) > 0
 
     @property
+    def read(self) -> np.ndarray:
+        """Which purchases are read for a prediction, bool `[n]`: those that histories hold, before the last one that their
+        customer is asked for. Of one moment each is read for the others, where those are shuffled."""
+        place, user = np.arange(len(self.purchases)), self.purchases.user
+        asked = place if self.predicted is None else np.where(self.predicted, place, -1)
+        last = np.maximum.accumulate(asked)[self.purchases.offsets[1:] - 1]  # of each customer who has any
+        read = self.named & (place < last[user])
+        if self.shuffle != "none":
+            moment = self._moment(place)
+            with_next = np.append((moment[1:] == moment[:-1]) & (user[1:] == user[:-1]), False)
+            read |= self.named & (with_next | np.roll(with_next, 1))
+        return read if self.in_history is None else read & self.in_history
+
+    def _moment(self, place: np.ndarray) -> np.ndarray:
+        """When the purchases at `place` were made, alike for those whose order is shuffled."""
+        return self.purchases.time[place] // (DAY if self.shuffle == "days" else 1)
+
+    @property
     def mean_purchases(self) -> float:
         """Purchases named in a batch, on average."""
         return self.named.sum() / len(self.windows) * self.batch_size
@@ -245,8 +263,7 @@ class HistoryBatches:
         inside = place >= start[:, None]
         place = np.where(inside, place, 0)
         if self.shuffle != "none":
-            moment = self.purchases.time[place] // (DAY if self.shuffle == "days" else 1)
-            place = shuffle_within(place, inside, moment, rng)
+            place = shuffle_within(place, inside, self._moment(place), rng)
         item = np.where(inside, self.purchases.item[place], -1).astype(np.int32)
         time = self.purchases.time[place]
         history, targets = item[:, :-1], np.full_like(item, -1)

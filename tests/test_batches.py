@@ -116,6 +116,36 @@ def test_purchases_that_are_only_read_are_no_targets(lists, length, draws):
     assert some.mean_purchases == named.sum() / len(some.windows)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, 4), max_size=6), min_size=1, max_size=5),
+    st.integers(1, 4),
+    st.sampled_from(["none", "ties", "days"]),
+    st.sampled_from([None, "predicted", "in_history"]),
+    st.lists(st.booleans(), min_size=30, max_size=30),
+)
+def test_what_is_read_for_a_prediction_is_known_before(days, length, shuffle, option, draws):
+    days = [sorted(of_one) for of_one in days]
+    if not any(days):
+        return
+    items = iter(range(50))
+    purchases = purchases_of([[next(items) for _ in of_one] for of_one in days], days=days)  # item = place
+    options = {option: np.array(draws[: len(purchases)], bool)} if option else {}
+    if option == "predicted" and not options[option].any():
+        return
+    maker = batches_of(purchases, length=length, batch_size=1, shuffle=shuffle, **options)
+    read = set()
+    for seed, window in enumerate(np.repeat(np.arange(len(maker.windows)), 40 if shuffle != "none" else 1)):
+        batch = maker.histories(np.array([window]), np.random.default_rng(seed))
+        asked = np.flatnonzero(batch["targets"][0] >= 0)
+        places = batch["target_places"][0][asked] if "target_places" in batch else asked
+        read.update(batch["history"][0][: max(places, default=0)].tolist())
+    found = set(np.flatnonzero(maker.read).tolist())
+    assert found >= read - {-1}
+    if option != "predicted":  # whose last target may be in another window
+        assert found <= read
+
+
 def test_a_batch_stands_in_order_of_what_its_histories_hold():
     lists = [[1, 2, 3, 4], [5, 6], [7, 8, 9]]
     purchases = purchases_of(lists)

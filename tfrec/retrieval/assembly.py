@@ -328,8 +328,7 @@ class RetrievalAssembly:
         for tower in (model.item_tower, shallow):
             if self.content is not None and tower is not None and tower.attributes is not None:
                 tower.attributes.clear_absent(self.content.arrays["attributes"])
-        if self.in_history is not None:
-            vectors.clear_unread(self.purchases.item[self.in_history])
+        vectors.clear_unread(self.purchases.item[self.batches.read])
         return model
 
     @cached_property
