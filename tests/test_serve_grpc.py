@@ -199,7 +199,7 @@ def test_all_messages_together_are_bounded_before_they_are_read():
             await answered.wait()
 
     async def go():
-        messages, answered = Messages(max_bytes=100, max_bytes_at_once=200, seconds=60), asyncio.Event()
+        messages, answered = Messages(max_bytes=100, max_bytes_at_once=200, seconds=60, max_waiting=9), asyncio.Event()
         contexts = [Context(request_of(history=[["x" * size]])) for size in (30, 30, 80)]
         assert sum(context.message.ByteSize() for context in contexts) > 200
         tasks = [asyncio.ensure_future(hold(messages, context, answered)) for context in contexts]
@@ -236,12 +236,14 @@ def test_silent_calls_of_one_host_keep_no_other_out():
             return message
 
     async def go():
-        messages = Messages(max_bytes=1000, max_bytes_at_once=8000, seconds=60)
+        messages = Messages(max_bytes=1000, max_bytes_at_once=8000, seconds=60, max_waiting=20)
         silent = [asyncio.ensure_future(hold(messages, Context("10.0.0.1"))) for _ in range(20)]
         await asyncio.sleep(0)
         request = request_of(history=[["001"]])
         async with asyncio.timeout(10):
             assert await hold(messages, Context("10.0.0.2", request)) == request
+            with pytest.raises(ServeError, match="20 requests are under way"):
+                await hold(messages, Context("10.0.0.1", request))
         for task in silent:
             task.cancel()
         await asyncio.gather(*silent, return_exceptions=True)

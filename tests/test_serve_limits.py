@@ -16,7 +16,7 @@ import pytest
 
 from tests.serving_server import plain_shop, republish, running, small_shop
 from tfrec.publish import find_version
-from tfrec.serve import merging, repository
+from tfrec.serve import merging, repository, rest
 from tfrec.serve.batching import Batcher
 from tfrec.serve.connections import ConnectionGuard
 from tfrec.serve.errors import Code, ServeError
@@ -25,6 +25,7 @@ from tfrec.serve.model_config import ModelConfig
 from tfrec.serve.repository import Repository
 from tfrec.serve.servable import Servable
 from tfrec.serve.service import answer_json, check_size, read_bounded
+from tfrec.serve.tensors_json import parse_body
 
 QUERY = {"inputs": {"history": [["001"]], "k": 3}}
 
@@ -291,6 +292,23 @@ def test_a_packed_body_counts_as_large_as_it_may_become(small):
         assert len(body) < 1000
         assert server.ask("POST", "/v1/models/shop:predict", body, headers)[0] == 429
         assert server.predict(**QUERY)[0] == 200
+
+
+def test_a_request_waits_without_what_its_body_was_parsed_into(small, monkeypatch):
+    """Which is many times as large as the body that is counted."""
+    parsed, left = [], []
+    monkeypatch.setattr(rest, "parse_body", lambda content: parsed.append(parse_body(content)) or parsed[-1])
+    run = Servable.run
+
+    def watched(servable, *request):
+        left.extend(parsed)
+        return run(servable, *request)
+
+    monkeypatch.setattr(Servable, "run", watched)
+    with running(small) as server:
+        parsed.clear(), left.clear()
+        assert server.predict(**QUERY)[0] == 200
+    assert left == [{}]
 
 
 def test_who_does_not_read_an_answer_is_cut_off():

@@ -53,15 +53,17 @@ class RestApi:
         self._service.batcher.check_room()
         content = await read_body(request, self._body_seconds)
         with self._service.batcher.admitted():
-            return await self._answer(request, content)
+            body = parse_body(content)
+            del content
+            return await self._answer(request, body)
 
-    async def _answer(self, request: web.Request, content: bytes) -> web.Response:
-        body = parse_body(content)
+    async def _answer(self, request: web.Request, body: dict[str, Any]) -> web.Response:
         name, in_rows = signature_name(body), False
 
         def arrays(signature: Signature) -> Arrays:
             nonlocal in_rows
             found, in_rows = decode(body, signature, max_values=self._service.max_values)
+            body.clear()  # up to twenty times as large as what arrived: a request waits with its arrays alone
             return found
 
         outputs = await self._service.predict(_address(request), name, arrays, request[CALLED])

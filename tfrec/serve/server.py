@@ -169,6 +169,7 @@ class Server:
             max_bytes=options.max_bytes,
             max_bytes_at_once=max(MAX_BYTES_AT_ONCE, options.max_bytes),
             seconds=options.body_seconds,
+            max_waiting=options.max_pending,  # half of the places
         )
         GrpcApi(self._service, self.metrics, messages, token=options.token).add_to(self._grpc)
         try:
