@@ -135,6 +135,21 @@ def test_leave_last_out_cuts_the_history_at_the_held_out_position(last_out):
     assert test.query_time.tolist() == [DAY]
 
 
+def test_events_held_out_at_random_are_asked_for_after_all_that_is_known(tmp_path):
+    events = [
+        (0, 0, 0, 0),
+        (0, 1, DAY, 2),
+        (0, 2, 2 * DAY, 2),
+        (0, 3, 5 * DAY, 0),
+        (1, 0, 3 * DAY, 0),
+        (1, 1, 4 * DAY, 2),
+    ]
+    data = prepared_from(tmp_path / "random", events, n_items=4, n_users=2, split={"kind": "random"})
+    protocol = build_protocol(data, "test")
+    assert protocol.history[0].tolist() == [0, 3]
+    assert protocol.query_time.tolist() == [5 * DAY, 4 * DAY]
+
+
 @pytest.mark.parametrize("kind", ["temporal", "leave-last-out"])
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_nothing_at_or_after_the_held_out_point_is_known(tmp_path, kind, split):

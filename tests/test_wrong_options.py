@@ -24,6 +24,7 @@ SMALL = {
     "pretrained": ["--recipe", "pretrain"],
     "shop": ["--recipe", "hm-small"],
     "rated": ["--recipe", "movielens"],
+    "text": ["--recipe", "text-model"],
     "bare": ["--recipe", "hm", "--model.text.enabled", "false", "--model.image.enabled", "false"],
 }
 
@@ -68,6 +69,16 @@ def data(tmp_path_factory):
         ("shop", "--training.final false --training.monitor recal", "name one of precision@5, recall@5"),
         ("shop", "--model.query.kind user", "model.query.variants=1.0 is for model.query.kind history"),
         ("shop", "--task.target_days 7", "task.target_days=7, but the purchases of"),
+        ("shop", "--task.recency_days 7", "have no dates; set it to 0"),
+        ("shop", "--task.collapse_repeats day", "have no dates; set it to never or always"),
+        ("shop", "--task.shuffle days", "have no dates; set it to ties or none"),
+        ("shop", "--training.schedule plateau", "training.schedule=plateau cuts the rate by what validations tell"),
+        (
+            "photos",
+            "--training.schedule plateau --training.evaluations 0",
+            "with training.evaluations=0; name cosine or constant",
+        ),
+        ("text", "--model.vocabulary_size 4", "model.vocabulary_size=4 must be at least 8"),
         (
             "shop",
             "--task.target_days 7 --model.query.kind user --model.query.variants 0 --model.query.followers 0",

@@ -30,7 +30,7 @@ class ImageConfig:
 
     Args:
         enabled: use photos.
-        size: height and width that photos are resized to, in pixels.
+        size: height and width that photos are resized to, in pixels; stored features (`features`) were made at their own.
         patch: side of a square patch in pixels.
         stem_convolutions: convolutions of stride 2 before the patches; small encoders learn faster with them.
         dim: token width.
@@ -121,8 +121,9 @@ class TrainingConfig:
         steps: number of steps; overrides `epochs`, and bounds an earlier stage.
         learning_rate: peak learning rate.
         warmup: share of the steps in which the rate rises to its peak.
-        schedule: `cosine` falls to zero; `plateau` cuts the rate by 2 when `monitor` stalls; `constant`.
-        weight_decay: decoupled weight decay of matrices (not of embeddings, biases and norms).
+        schedule: `cosine` falls to zero; `plateau` cuts the rate by 2 when `monitor` stalls, where there are validations;
+            `constant`.
+        weight_decay: decoupled weight decay of layers' kernels (not of embeddings, biases, norms and low-rank updates).
         clip_norm: bound on the global gradient norm; 0: none.
         precision: compute type; `auto` takes float16 on GPUs, bfloat16 where the CPU has it, float32 otherwise.
         evaluations: how often the validation metric is computed over the whole training.

@@ -9,6 +9,7 @@ from typing import Any
 Rule = tuple[str, Callable[[Any], bool]]
 
 POSITIVE: Rule = "at least 1", lambda value: value >= 1
+WORDS: Rule = "at least 8, as four or five are special tokens", lambda value: value >= 8
 NOT_NEGATIVE: Rule = "0 or more", lambda value: value >= 0
 ABOVE_ZERO: Rule = "above 0", lambda value: value > 0
 RATE: Rule = "0 or more and below 1", lambda value: 0 <= value < 1
@@ -21,8 +22,9 @@ SEED: Rule = "0 to 4294967295", lambda value: 0 <= value < 2**32
 RULES: dict[str, Rule] = {
     name: rule
     for rule, names in {
+        WORDS: "vocabulary_size",
         POSITIVE: "accumulate batch_size components depths dim embedding encode_items factors heads hidden hidden_dim k "
-        "keep_layers length max_values min_count neighbors patch per_class pool side size steps vocabulary_size width",
+        "keep_layers length max_values min_count neighbors patch per_class pool side size steps width",
         NOT_NEGATIVE: "checkpoint_seconds clip_norm companions contrastive encoder_rate epochs evaluations followers "
         "hard_negatives layers lora_rank max_eval_users max_rows max_users min_steps mlm negatives operations patience "
         "penalty recency_days retrieval_weight stage1_epochs stem_convolutions target_days train_blocks variants weight "
@@ -44,6 +46,7 @@ def wrong_numbers(config: Any) -> Iterator[str]:
     yield from _of_the_query(config)
     yield from _of_pretraining(config)
     yield from _monitor(config)
+    yield from _schedule(config)
     yield from _accumulation(config)
     yield from _targets(config)
     encodes = getattr(getattr(getattr(config, "model", None), "item", None), "deep", True)
@@ -123,6 +126,19 @@ def _monitor(config: Any) -> Iterator[str]:
     known = config.monitors()
     if training.monitor not in known:
         yield f"training.monitor={training.monitor} is no metric of the validation; name one of {', '.join(known)}"
+
+
+def _schedule(config: Any) -> Iterator[str]:
+    """A plateau is seen by validations alone."""
+    training: Any = getattr(config, "training", None)
+    if getattr(training, "schedule", "") != "plateau":
+        return
+    why = "training.final=true" if getattr(training, "final", False) else "training.evaluations=0"
+    if why == "training.final=true" or training.evaluations == 0:
+        yield (
+            "training.schedule=plateau cuts the rate by what validations tell, of which there are none before the end with "
+            f"{why}; name cosine or constant"
+        )
 
 
 def _accumulation(config: Any) -> Iterator[str]:

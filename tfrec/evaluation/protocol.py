@@ -63,8 +63,8 @@ class Protocol:
         history: `U` rows of events known at prediction time, oldest first, with times; empty for cold users.
         read: what the model's histories hold of them, which may be what was liked alone (`history_min_rating`).
         targets: `U` rows of distinct items, at least one each.
-        query_time: int64 `[U]`, the moment of prediction: the window's start (temporal) or the held-out
-            event's time.
+        query_time: int64 `[U]`, the moment of prediction: the window's start (temporal), or the time of the held-out event,
+            of the first of several, but none that is before what is known (as it may be of events held out at random).
         known: every event that was known before the held-out ones, of all users, and counts; what baselines learn from.
         n_items: size of the catalogue; every item is a candidate.
         target_repeat: bool `[T]`, the target is among the events of that user's history that count (`liked`).
@@ -244,7 +244,7 @@ def build_protocol(
         read=read.take(users),
         liked=liked.take(users),
         targets=chosen,
-        query_time=_query_times(split_info, split, log.time[first_held[users]]),
+        query_time=_query_times(split_info, split, log.time[first_held[users]], history.take(users)),
         known=Events(log.user[known], log.item[known], log.time[known]),
         n_items=n_items,
         target_repeat=repeat[np.isin(targets.rows, users)],
@@ -298,10 +298,14 @@ def _sample(users: np.ndarray, max_users: int | None, seed: int) -> np.ndarray:
     return sample_rows(users, max_users, seed)
 
 
-def _query_times(split_info: dict[str, Any], split: str, first_held: np.ndarray) -> np.ndarray:
-    """int64 `[U]`: the start of the held-out window (temporal), or the time `[U]` of the first held-out event."""
+def _query_times(split_info: dict[str, Any], split: str, first_held: np.ndarray, history: Csr) -> np.ndarray:
+    """int64 `[U]`: the start of the held-out window (temporal), or the time `[U]` of the first held-out event, or of the
+    last one of the `history` where that is later."""
     if split_info.get("kind") != "temporal" or not split_info.get("cutoff"):
-        return first_held
+        assert history.times is not None  # a protocol's histories always have them
+        known, times = history.lengths > 0, first_held.copy()
+        times[known] = np.maximum(times[known], history.times[history.offsets[1:][known] - 1])
+        return times
     cutoff = int(datetime.fromisoformat(str(split_info["cutoff"])).replace(tzinfo=UTC).timestamp())
     start = cutoff if split == "test" else cutoff - int(split_info.get("val_days") or 0) * DAY
     return np.full(len(first_held), start, np.int64)

@@ -89,7 +89,7 @@ def learn_words(texts: list[str], size: int) -> list[str]:
     """The special tokens and the most frequent words, at most `size` in all."""
     counts = count_words(texts)
     frequent = sorted(counts, key=lambda word: (-counts[word], word))
-    return [*SPECIAL, *frequent[: size - len(SPECIAL)]]
+    return [*SPECIAL, *frequent[: max(0, size - len(SPECIAL))]]
 
 
 def to_rows(texts: list[str], vocabulary: list[str], length: int) -> np.ndarray:

@@ -40,9 +40,23 @@ def check_data(config: RunConfig, prepared: Prepared) -> None:
 def _steps(config: RetrievalConfig, prepared: Prepared) -> Iterator[str]:
     if config.training.xla:  # by the lengths of its histories, a step is cut into parts of other shapes for each batch
         yield "training.xla=true: XLA would compile a step over purchases anew for every batch; set it to false"
-    days = config.task.target_days
-    if days and not dated(prepared.events(columns=["time"])["time"].to_numpy()):
-        yield f"task.target_days={days}, but the purchases of {prepared.path} have no dates; set it to 0"
+    yield from _days(config, prepared)
+
+
+def _days(config: RetrievalConfig, prepared: Prepared) -> Iterator[str]:
+    """Options that tell days apart, where times are places in a sequence: all would be of one day."""
+    task = config.task
+    asked = {
+        "target_days": (task.target_days > 0, "0"),
+        "recency_days": (task.recency_days > 0, "0"),
+        "collapse_repeats": (task.collapse_repeats == "day", "never or always"),
+        "shuffle": (task.shuffle == "days", "ties or none"),
+    }
+    wrong = {name: cure for name, (counts, cure) in asked.items() if counts}
+    if wrong and not dated(prepared.events(columns=["time"])["time"].to_numpy()):
+        for name, cure in wrong.items():
+            value = getattr(task, name)
+            yield f"task.{name}={value}, but the purchases of {prepared.path} have no dates; set it to {cure}"
 
 
 def leave_out_what_is_missing(config: RetrievalConfig, prepared: Prepared) -> list[str]:

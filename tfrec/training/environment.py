@@ -58,6 +58,8 @@ def prepare_keras(seed: int, options: TrainingConfig) -> None:
 def prepare_evaluation(run_dir: Path) -> None:
     """Compute in float32, whatever the training computed in: the first step of evaluating a run, before a layer is made.
 
+    What the training left computed stays: items' content vectors are those that the towers made in its own type.
+
     Raises:
         RunError: the run's training did not finish.
     """
