@@ -86,7 +86,7 @@ def movies(tmp_path_factory):
     lines = ["userId,movieId,rating,timestamp"]
     for user in range(USERS):
         for place, movie in enumerate(rng.permutation(MOVIES)[:20]):
-            lines.append(f"{user},{movie},{5 if movie % 2 == user % 2 else 1},{100 * user + place}")
+            lines.append(f"{user},{movie},{5 if movie % 2 == user % 2 else 1},{900_000_000 + 100 * user + place}")
     (raw / "ratings.csv").write_text("\n".join(lines) + "\n")
     titles = [f"{movie},The {'Calm' if movie % 2 else 'Wild'} One ({1990 + movie}),Drama" for movie in range(MOVIES)]
     (raw / "movies.csv").write_text("\n".join(["movieId,title,genres", *titles]) + "\n")
