@@ -25,7 +25,7 @@ from pipelines.printable import printable
 from pipelines.publish import HiddenFolder, is_free, put_back
 from pipelines.schema import PreparedError
 
-MAX_REJECTED_ROWS = 100_000  # stored; every rejection is counted
+MAX_REJECTED_ROWS = 100_000  # stored of each reason; every rejection is counted
 OWN_FILES = {"manifest.json", "images.bin"} | {
     f"{name}.parquet" for name in ("items", "users", "events", "images", "rejected")
 }
@@ -145,8 +145,8 @@ class PreparedWriter:
         """Record many rejected rows of one file for one reason (see `reject`)."""
         if not len(rows):
             return
+        room = max(0, MAX_REJECTED_ROWS - self._rejected[reason])
         self._rejected[reason] += len(rows)
-        room = MAX_REJECTED_ROWS - len(self._rejected_rows["row"])
         for row, value in zip(rows[:room], values[:room]):
             text = printable(value)[:MAX_REJECTED_VALUE]
             for name, cell in zip(schema.REJECTED_COLUMNS, (printable(file), int(row), field, text, reason)):

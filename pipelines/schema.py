@@ -181,6 +181,7 @@ def _no_nulls(name: str, table: pa.Table, columns: Sequence[str]) -> None:
 
 
 def _unique_ids(name: str, ids: pa.ChunkedArray) -> None:
+    ids = ids.cast(pa.large_string())  # the distinct ones are one array, which may hold more than 2 GiB
     if len(ids.unique()) < len(ids):
         counts = pc.value_counts(ids)
         repeated = pc.index(pc.greater(counts.field("counts"), 1), True).as_py()
