@@ -45,7 +45,7 @@ def trained(tmp_path_factory):
     (root / "raw").mkdir()
     lines = ["userId,movieId,rating,timestamp"]
     for user in range(USERS):
-        lines += [f"{user},{movie},{rng.integers(3, 6)},{900_000_000 + 100 * user}" for movie in rng.permutation(MOVIES)[:12]]
+        lines += [f"{user},{movie},{rng.integers(3, 6)},{10**9 + 100 * user}" for movie in rng.permutation(MOVIES)[:12]]
     (root / "raw" / "ratings.csv").write_text("\n".join(lines) + "\n")
     (root / "raw" / "movies.csv").write_text("movieId,title,genres\n")
     prepare_split(root / "raw", root / "data", 0)
