@@ -36,6 +36,9 @@ class FakeTowers(tf.Module):
         likes = tf.cast(items, tf.float32) * 0.01 + tf.cast(user, tf.float32)[:, None] * 0.1
         return likes + tf.reduce_sum(queries, 1, keepdims=True)
 
+    def bounded_ratings(self, ratings):
+        return tf.clip_by_value(ratings, 0.0, 5.0)
+
     def attention(self, photos, has_photo, tokens, attributes):
         bright = tf.reduce_mean(tf.cast(photos, tf.float32), -1) + 1.0
         return bright / tf.reduce_sum(bright, [1, 2], keepdims=True)

@@ -6,6 +6,7 @@ import tfrec  # noqa: F401  (pins Keras 2 before TensorFlow is imported)
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 
@@ -37,6 +38,21 @@ def plain_info_nce(left, right, temperature, same):
             logits = [one[i] @ other[j] / temperature for j in range(len(other)) if j == i or not same[i, j]]
             total += np.log(np.exp(logits).sum()) - one[i] @ other[i] / temperature
     return total / (2 * len(left))
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_equal_attributes_are_no_negatives_in_whatever_order(stage):
+    """The encoder takes the mean of a field's values: it cannot tell such items apart."""
+    ids = np.array([[[2, 3, 0], [4, 0, 0]], [[3, 2, 0], [4, 0, 0]], [[2, 4, 0], [4, 0, 0]]], np.int32)
+    prepared = SimpleNamespace(items=pd.DataFrame({"split": [0, 0, 0]}))
+    photos = random_units(3)
+    assembly = AlignmentAssembly(AlignmentConfig(), prepared, None, None, ids, photos, None)
+    (batch,) = assembly.batches(0, 1, 3, stage=stage)
+    order = [photos.tolist().index(row) for row in batch["vectors"].numpy().tolist()] if stage == 2 else None
+    same = same_rows(batch["whole"]).numpy()
+    assert same.sum() == 5
+    if order is not None:
+        assert same[order.index(0), order.index(1)]
 
 
 @pytest.mark.parametrize("repeated", [False, True])

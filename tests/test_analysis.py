@@ -3,23 +3,26 @@
 import io
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from pipelines.prepared import PreparedWriter
+from pipelines.prepared import PreparedWriter, open_prepared
 from tfrec.analysis import photos
 from tfrec.analysis.catalogue_map import spread
 from tfrec.analysis.clustering import ALGORITHMS, best_of, search
 from tfrec.analysis.inputs import AnalysisError, Catalogue, labels_of, read_run
 from tfrec.analysis.projection import project, reduce
 from tfrec.analysis.study import analyse
-from tfrec.analysis.study_report import _sheet_rows
+from tfrec.analysis.study_report import _sheet_rows, write_study
 from tfrec.analyze import main
 from tfrec.config import ConfigError
-from tfrec.reports import charts
+from tfrec.metric_learning.config import MetricLearningConfig
+from tfrec.reports import charts, fonts
+from tfrec.runs.dataset import keep_dataset
 from tfrec.sampling import sample_rows
 
 CLASSES, EACH, DIM = 4, 20, 12
@@ -268,6 +271,34 @@ def test_analysis_json_says_after_is_better(report):
     assert content["confused"] == []
 
 
+def test_a_run_is_not_judged_on_another_split(run, tmp_path):
+    """Items that are the test's by now may have been trained on."""
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    config, prepared = MetricLearningConfig(), open_prepared(run.parent / "prepared")
+    keep_dataset(folder, config, prepared)
+    assert len(read_run(folder)) == CLASSES * EACH
+    items = prepared.items.assign(split=np.where(np.arange(CLASSES * EACH) % 4, 0, 2))
+    with PreparedWriter(tmp_path / "prepared", dataset="blobs") as writer:
+        writer.items(items.drop(columns=["images", "views"], errors="ignore"))
+    with pytest.raises(ConfigError, match="the split of its items is not the one that the run was trained on"):
+        read_run(folder, str(tmp_path / "prepared"))
+
+
+def test_neighbours_are_looked_up_for_the_test_items():
+    vectors, numbers = _blobs(0.05)
+    items = pd.DataFrame({"item_id": np.arange(len(numbers)).astype(str), "split": np.where(numbers % 2, 0, 2)})
+    items.loc[::5, "split"] = 0
+    labels = np.array([f"kind {number}" for number in numbers])
+    catalogue = Catalogue("blobs", vectors, None, items, None)
+    study = analyse(catalogue, "label", labels, methods=("pca",), clusterings=("agglomerative",))
+    test = np.flatnonzero(items["split"] == 2)
+    assert sorted(study.queries.tolist()) == test.tolist()
+    assert set(study.neighbours.ravel().tolist()) <= set(test.tolist())
+    assert study.per_label["items"].sum() == study.metrics["after"]["queries"] == len(test)
+    assert "neighbours are those of the test items" in " ".join(study.notes)
+
+
 def test_missing_labels_are_left_out(run, tmp_path):
     arguments = ["--projections", "pca", "--clusterings", "kmeans", "--by", "colour"]
     assert main(["--run", str(run), "--out", str(tmp_path), *arguments]) == 0
@@ -328,6 +359,25 @@ def test_charts_are_equal_for_equal_inputs(tmp_path):
     first, second = (charts.heat_map(table, "t", tmp_path / name) for name in ("one", "two"))
     assert first.read_bytes() == second.read_bytes()
     assert first.with_suffix(".svg").read_text() == second.with_suffix(".svg").read_text()
+
+
+def test_labels_with_dollars_are_no_formulas(tmp_path):
+    bands = ["$0_$10", "$10_$20", "a"]
+    assert charts.confusion(bands, bands, tmp_path / "bands").is_file()
+
+
+def test_letters_that_no_font_has_are_told(run, tmp_path, monkeypatch):
+    files = fonts.font_files()
+    assert next(iter(files)) == fonts.OWN
+    assert fonts.file_for("Kleid für Ärzte") == files[fonts.OWN]
+    monkeypatch.setattr(fonts, "font_files", lambda: {fonts.OWN: files[fonts.OWN]})
+    assert fonts.missing_letters(["상의", "Mäntel", "상"]) == "상의"
+    numbers = _blobs()[1]
+    labels = np.array(["상의" if number % 2 else "하의" for number in numbers])
+    catalogue = read_run(run)
+    study = analyse(catalogue, "label", labels, methods=("pca",), clusterings=("agglomerative",))
+    write_study(catalogue, study, tmp_path)
+    assert "No installed font has letters of the labels (상의하)" in (tmp_path / "report.html").read_text()
 
 
 def test_palette_colours_the_commonest():

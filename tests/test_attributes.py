@@ -93,6 +93,14 @@ def test_values_beyond_the_limit_are_dropped_and_counted(caplog):
     np.testing.assert_array_equal(vocabulary.encode(items())[:, 0], [[2], [2], [0], [4]])
 
 
+def test_of_items_that_are_not_counted_as_many_values_are_kept():
+    vocabulary = AttributeVocabulary.build(items(), ["colour"], counted=np.array([False, True, True, True]))
+    assert vocabulary.values == {"colour": ["red", "green"]} or vocabulary.values == {"colour": ["green", "red"]}
+    assert vocabulary.max_values == 2
+    red, unknown = vocabulary.values["colour"].index("red") + 2, 1
+    np.testing.assert_array_equal(vocabulary.encode(items())[0, 0], [red, unknown])
+
+
 def test_ids_fit_the_encoder():
     vocabulary = AttributeVocabulary.build(items(), ["colour", "style"])
     tokens, mask = AttributeEncoder(vocabulary.sizes, 4)(vocabulary.encode(items()))

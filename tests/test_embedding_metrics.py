@@ -5,7 +5,7 @@ import pytest
 
 from tfrec.evaluation import embedding_metrics as em
 from tfrec.evaluation.embedding_summary import summarize_embedding
-from tfrec.evaluation.labels import label_sides
+from tfrec.evaluation.labels import can_be_evaluated, label_sides
 
 
 def _blobs(seed=0, classes=4, each=15, dim=8, spread=0.4):
@@ -132,6 +132,13 @@ def test_voters_answer_for_the_queries():
     got = summarize_embedding(vectors, wrong, queries, voters).means()
     assert got["knn_accuracy"] == 0.0
     assert got["recall@1"] == 1.0  # queries search among themselves
+
+
+@pytest.mark.parametrize(
+    ("labels", "can"), [("aab", True), ("ab", False), ("abc", False), ("aaa", False), ("abca", True)]
+)
+def test_labels_that_tell_right_from_wrong(labels, can):
+    assert can_be_evaluated(np.array(list(labels))) == can
 
 
 def test_who_is_asked_and_who_votes():

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrec.metric_learning.losses import CLASSIFYING, LOSSES, MetricLoss, normalize
+from tfrec.metric_learning.config import CLASSIFYING
+from tfrec.metric_learning.losses import LOSSES, MetricLoss, normalize
 from tfrec.metric_learning.miners import multi_similarity_pairs, pair_masks, triplet_mask
 
 NUM_CLASSES = 6

@@ -212,7 +212,7 @@ def test_the_text_models_loss_equals_a_plain_loop():
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("", "no training item has a text"), ("red dress", "no test item has a text that no training item has")],
+    [("", "no item has a text"), ("red dress", "no test item has a text that no training item has")],
 )
 def test_data_that_a_text_model_cannot_learn_from_are_told(shop, tmp_path, monkeypatch, text, says):
     same = shop.items.assign(text=text)
@@ -221,6 +221,14 @@ def test_data_that_a_text_model_cannot_learn_from_are_told(shop, tmp_path, monke
     with pytest.raises(ConfigError, match=says):
         trained(shop, tmp_path / "run", "text-model", [])
     assert not (tmp_path / "run" / "assets").exists()
+
+
+def test_a_test_share_that_leaves_nothing_to_train_on_is_told(shop, tmp_path, monkeypatch):
+    same = shop.items.assign(text="red dress")
+    monkeypatch.setattr("pipelines.prepared.open_prepared", lambda path: shop)
+    monkeypatch.setattr(shop, "items", same)
+    with pytest.raises(ConfigError, match=r"lower task.test_share=0.5, which is taken twice"):
+        trained(shop, tmp_path / "run", "text-model", ["--task.test_share", "0.5"])
 
 
 def test_texts_that_pick_the_best_weights_are_not_those_of_the_test():

@@ -13,7 +13,7 @@ import pytest
 
 from pipelines.__main__ import main as prepare
 from pipelines.prepared import PreparedWriter, open_prepared
-from tfrec.evaluation.baselines import item_cosine
+from tfrec.evaluation.baselines import item_cosine, popularity, repurchase
 from tfrec.evaluation.protocol import ProtocolError, build_protocol
 from tfrec.ratings.model import USER_SCALE, RatingHead
 from tfrec.ratings.system import rating_errors, rating_rules
@@ -44,8 +44,9 @@ def test_nothing_is_predicted_beyond_the_training_ratings():
     head, inputs = RatingHead(2, 3, mean=3.5, low=1.0, high=5.0, factors=4, hidden=8), head_inputs()
     head(inputs)
     head.start_from([0.0, 0.0], [9.0, -9.0, 0.0], [False] * 2, [False] * 3)
-    assert head(inputs)[0].numpy().tolist() == [5.0, 3.5, 1.0]
-    assert head(inputs, training=True)[0].numpy().tolist() == [12.5, 3.5, -5.5]  # a clipped error has no gradient
+    ratings = head(inputs)[0]
+    assert ratings.numpy().tolist() == [12.5, 3.5, -5.5]  # a clipped error has no gradient, and ties have no order
+    assert head.bounded(ratings).numpy().tolist() == [5.0, 3.5, 1.0]
 
 
 def test_who_has_no_training_rating_has_no_factors():
@@ -127,7 +128,9 @@ def test_rules_neither_count_nor_read_what_was_not_liked(movies):
     assert len(protocol.known) == ((events["split"] < 2) & (events["rating"] >= 4)).sum()
     assert protocol.history.lengths.sum() > protocol.liked.lengths.sum()
     liked = replace(protocol, history=protocol.liked)
-    np.testing.assert_array_equal(item_cosine(protocol, 5), item_cosine(liked, 5))
+    for rule in (item_cosine, repurchase):
+        np.testing.assert_array_equal(rule(protocol, 5), rule(liked, 5))
+    np.testing.assert_array_equal(repurchase(protocol, 5), popularity(protocol, 5))  # all that counts was seen
 
 
 @pytest.mark.long
@@ -173,7 +176,10 @@ def test_served_ratings_are_those_that_are_evaluated(rated_run):
     protocol = build_protocol(assembly.prepared, "test", cold_users=True, history_min_rating=4.0)
     queries = protocol_queries(assembly, protocol, vectors)[0][np.searchsorted(protocol.users, users)]
     rows = items[:, None].astype(np.int32)
-    served = ServedTowers(assembly).rate(queries, users, rows, vectors).numpy()[:, 0]
+    towers = ServedTowers(assembly)
+    order = towers.rate(queries, users, rows, vectors)
+    assert len(set(order.numpy()[:, 0])) > len(set(judged))  # what is ranked by has no ties at the ends
+    served = towers.bounded_ratings(order).numpy()[:, 0]
     np.testing.assert_allclose(served, judged, rtol=1e-5)
     assert (served.min(), served.max()) == (1.0, 5.0)
 

@@ -31,3 +31,16 @@ def test_photos_judged_by_labels_say_how_many_items_and_classes():
     assert lines[0] == "test split, 4,000 items of 10 classes"
     assert lines[1].split() == ["knn_accuracy", "recall@1", "map@r", "ari"]
     assert lines[3].split() == ["pixels", "0.2500"]
+
+
+def test_ratings_have_a_table_of_their_own():
+    content = {
+        "protocol": {"split": "test", "users": 2, "candidates": 3, "seen_filter": True},
+        "metrics": {name: interval(0.9) for name in ("recall@12", "rating_rmse", "rating_mae")},
+        "baselines": {"popularity": {"recall@12": interval(0.125)}, "mean_rating": {"rating_rmse": interval(1.1)}},
+    }
+    lines = [line.split() for line in summary_table(content).splitlines()[1:]]
+    assert [lines[0], lines[2]] == [["recall@12"], ["popularity", "0.1250"]]
+    assert lines[3] == ["rating_rmse", "rating_mae"]
+    assert lines[4][:2] == ["model", "0.9000"]
+    assert lines[5:] == [["mean", "rating", "1.1000"]]

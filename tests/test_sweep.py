@@ -362,6 +362,13 @@ def test_the_smallest_error_is_the_best(metric):
     assert "x is best on average" in said[1]
 
 
+def test_equal_means_have_no_best():
+    rows = [{"a": a, "seed": s, "m": 0.5, "seconds": 1.0 + s} for a in "xy" for s in (0, 1)]
+    runs = _runs(pd.DataFrame(rows), ["a"], "m")
+    said = statistics.findings(runs, {"a": statistics.paired_tests(runs, "a")})
+    assert said[1] == "a: all are equal on average (0.5000)."
+
+
 def test_the_sign_of_a_metric_is_told_by_its_name():
     smaller = (
         "loss",

@@ -53,6 +53,11 @@ def data(tmp_path_factory):
             "triplet.mining='hardest' must be one of all, semi",
         ),
         ("photos", "--task.options '{triplet: {margin: wide}}'", "triplet.margin='wide' must be a number"),
+        (
+            "photos",
+            "--task.loss triplet --task.per_class 1",
+            "compares photos of one class, of which a batch then has no two",
+        ),
         ("photos", "--task.options '{ntxent: {temperature: 0}}'", "ntxent.temperature=0 must be above 0"),
         ("photos", "--augment.operations 2 --augment.magnitude 1.5", "augment.magnitude=1.5 must be 0 to 1"),
         ("photos", "--augment.zoom 0", "augment.zoom=0.0 must be above 0 and at most 1"),

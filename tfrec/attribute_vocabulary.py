@@ -37,7 +37,13 @@ class AttributeVocabulary:
 
     @classmethod
     def build(
-        cls, frame: pd.DataFrame, fields: Sequence[str], *, min_count: int = 1, max_values: int = 8
+        cls,
+        frame: pd.DataFrame,
+        fields: Sequence[str],
+        *,
+        min_count: int = 1,
+        max_values: int = 8,
+        counted: np.ndarray | None = None,
     ) -> AttributeVocabulary:
         """Collect the vocabulary from the `attr.<field>` columns of a table of items or users.
 
@@ -46,12 +52,15 @@ class AttributeVocabulary:
             fields: Field names, without the `attr.` prefix; their order is the order of the encoder's fields.
             min_count: A value must occur this often to get an id of its own; rarer ones are unknown.
             max_values: Most values of one field that a row keeps; how many are dropped is logged.
+            counted: Which rows' values are counted, bool `[N]`, as of training items; None: all. Of the others as many
+                values are kept.
         """
         known, longest = {}, 1
         for field in fields:
             lengths, codes, values = _values(frame, field)
-            counts = dict(zip(values, np.bincount(codes, minlength=len(values)).tolist(), strict=True))
-            frequent = [value for value, count in counts.items() if count >= min_count]
+            learned = codes if counted is None else codes[np.repeat(counted, lengths)]
+            counts = dict(zip(values, np.bincount(learned, minlength=len(values)).tolist(), strict=True))
+            frequent = [value for value, count in counts.items() if count >= max(1, min_count)]
             known[field] = sorted(frequent, key=lambda value: (-counts[value], value))
             longest = max(longest, int(lengths.max(initial=1)))
             if dropped := int(np.maximum(lengths - max_values, 0).sum()):

@@ -47,6 +47,7 @@ def wrong_numbers(config: Any) -> Iterator[str]:
     yield from _of_pretraining(config)
     yield from _monitor(config)
     yield from _schedule(config)
+    yield from _pairs(config)
     yield from _accumulation(config)
     yield from _targets(config)
     encodes = getattr(getattr(getattr(config, "model", None), "item", None), "deep", True)
@@ -138,6 +139,16 @@ def _schedule(config: Any) -> Iterator[str]:
         yield (
             "training.schedule=plateau cuts the rate by what validations tell, of which there are none before the end with "
             f"{why}; name cosine or constant"
+        )
+
+
+def _pairs(config: Any) -> Iterator[str]:
+    """Losses over pairs learn nothing of batches in which no two photos are of one class."""
+    task: Any = getattr(config, "task", None)
+    if getattr(task, "per_class", 0) == 1 and not task.classifies:
+        yield (
+            f"task.per_class=1: task.loss={task.loss} compares photos of one class, of which a batch then has no two; set it"
+            " to 2 or more, or name a loss that classifies"
         )
 
 

@@ -32,7 +32,8 @@ class AlignmentModel(Trainable):
 
     def compute_loss(self, batch: Batch, training: bool = False, fresh: tf.Tensor | None = None) -> tf.Tensor:
         """InfoNCE of a batch: `attributes` int32 `[B, F, V]` and either `vectors` `[B, P]` of the photos, or `views` int32
-        `[B, F, V]`, the same attributes seen another time; `whole` int32 `[B, F, V]` tells which items are equal."""
+        `[B, F, V]`, the same attributes seen another time; `whole` int32 `[B, F, V]`, all of an item's, each field's in
+        rising order, tells which items are equal."""
         left = self.attributes(batch["attributes"], training)
         right = self.photos(batch["vectors"]) if "vectors" in batch else self.attributes(batch["views"], training)
         return info_nce(left, right, temperature=self.temperature, same=same_rows(batch["whole"]))

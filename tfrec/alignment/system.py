@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,11 @@ class AlignmentAssembly:
     photos: np.ndarray
     model: AlignmentModel
 
+    @cached_property
+    def sets(self) -> np.ndarray:
+        """The ids with each field's in rising order, int32 `[N, F, V]`: equal where attributes are."""
+        return np.sort(self.ids, axis=-1)
+
     @classmethod
     def make(cls, config: AlignmentConfig, run_dir: Path) -> AlignmentAssembly:
         """Put a run's model together; what it learns of the dataset is kept in `RUN/assets`."""
@@ -166,11 +172,11 @@ class AlignmentAssembly:
         def make(step: int) -> dict[str, np.ndarray]:
             chosen = order(step)
             rng = np.random.default_rng([seed, stage, 1, step])
-            whole = self.ids[chosen]
+            ids, whole = self.ids[chosen], self.sets[chosen]
             if stage == 1:
-                views = [drop_fields(whole, task.view_dropout, rng) for _ in range(2)]
+                views = [drop_fields(ids, task.view_dropout, rng) for _ in range(2)]
                 return {"attributes": views[0], "views": views[1], "whole": whole}
-            seen = drop_fields(whole, task.field_dropout, rng)
+            seen = drop_fields(ids, task.field_dropout, rng)
             return {"attributes": seen, "vectors": self.photos[chosen], "whole": whole}
 
         return make_dataset(make, start, stop)
@@ -190,7 +196,7 @@ class AlignmentAssembly:
         rows = np.random.default_rng(self.config.seed).permutation(rows) if batches > 1 else rows
         total = 0.0
         for part in np.array_split(rows, batches):
-            batch = {"attributes": self.ids[part], "vectors": self.photos[part], "whole": self.ids[part]}
+            batch = {"attributes": self.ids[part], "vectors": self.photos[part], "whole": self.sets[part]}
             total += float(self.model.compute_loss(batch)) * len(part)
         return exact(total / len(rows))
 
@@ -228,8 +234,13 @@ def save_assets(config: AlignmentConfig, prepared: Prepared, folder: Path) -> No
             "python -m pipelines kfashion or fashion_products"
         )
     side = image_side(config)
-    training = items[item_splits(items) == TRAIN]
-    vocabulary = AttributeVocabulary.build(training, fields, min_count=options.min_count, max_values=options.max_values)
+    vocabulary = AttributeVocabulary.build(
+        items,
+        fields,
+        min_count=options.min_count,
+        max_values=options.max_values,
+        counted=item_splits(items) == TRAIN,
+    )
     with filled_whole(folder) as work:
         save_side(side, work / "image")
         vocabulary.to_json(work / "attributes.json")

@@ -13,6 +13,7 @@ import pandas as pd
 from pipelines.photos.image_store import ImageStore
 from pipelines.prepared import Prepared, open_prepared
 from tfrec.evaluation.labels import item_labels
+from tfrec.runs.dataset import check_dataset, learned_from_items
 from tfrec.runs.folder import VECTORS_FILE
 from tfrec.runs.places import open_run_data
 
@@ -66,6 +67,7 @@ def read_run(run: str | Path, data: str | None = None) -> Catalogue:
     Raises:
         AnalysisError: a file or an array is missing, or does not fit the dataset.
         PreparedError: the dataset cannot be opened.
+        ConfigError: it is not the one that the run was trained on.
     """
     run = Path(run)
     file = run / VECTORS_FILE
@@ -78,6 +80,8 @@ def read_run(run: str | Path, data: str | None = None) -> Catalogue:
         vectors, ids = arrays["vectors"], arrays["item_id"].astype(str)
         before = arrays.get("before")
     prepared = open_prepared(data) if data else open_run_data(run, _data_of(run))
+    # Of another split, test items may have been trained on. Where purchases are what was learned from, items have none.
+    check_dataset(run, prepared, other_events=not learned_from_items(run))
     return join(run.resolve().name, prepared, ids, vectors, before=before, folder=run)
 
 

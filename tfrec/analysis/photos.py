@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from tfrec.analysis.inputs import Catalogue
+from tfrec.reports.fonts import file_for
 
 TILE = 96
 GAP = 6
@@ -52,7 +53,7 @@ def cluster_sheet(
     label_width = 170
     width = label_width + columns * (TILE + GAP) + GAP
     sheet = Image.new("RGB", (width, max(1, len(rows_by_group)) * (TILE + GAP) + GAP), PAPER)
-    draw, font = ImageDraw.Draw(sheet), _font(13)
+    draw, font = ImageDraw.Draw(sheet), _font(13, "".join(name for name, _ in rows_by_group))
     for number, (name, rows) in enumerate(rows_by_group):
         top = GAP + number * (TILE + GAP)
         draw.multiline_text((GAP, top + 8), name, fill=INK, font=font, spacing=5)
@@ -79,7 +80,8 @@ def neighbour_strips(
     caption = 16
     height = TILE + caption + GAP
     sheet = Image.new("RGB", (columns * (TILE + GAP) + 3 * GAP, max(1, len(strips)) * height + GAP), PAPER)
-    draw, font = ImageDraw.Draw(sheet), _font(11)
+    shown = [] if labels is None else [str(labels[row]) for query, rows in strips for row in (query, *rows)]
+    draw, font = ImageDraw.Draw(sheet), _font(11, "".join(shown))
     for number, (query, rows) in enumerate(strips):
         top = GAP + number * height
         for column, row in enumerate([query, *rows]):
@@ -145,8 +147,10 @@ def attention_sheet(catalogue: Catalogue, rows: Sequence[int], weights: np.ndarr
     sheet.save(file, optimize=True)
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+def _font(size: int, text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """A font for all of a text: Pillow's own where that has its letters, which are those of Europe."""
+    file = None if text.isascii() else file_for(text)
+    return ImageFont.load_default(size) if file is None else ImageFont.truetype(file, size)
 
 
 def _cut(text: str, length: int) -> str:

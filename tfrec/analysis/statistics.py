@@ -217,10 +217,11 @@ def findings(runs: Runs, tests: dict[str, pd.DataFrame]) -> list[str]:
         if len(means) < 2:
             continue
         top, bottom = means.index[0], means.index[-1]
-        said.append(
-            f"{axis}: {top} is best on average ({means['mean'].iloc[0]:.4f}), "
-            f"{bottom} worst ({means['mean'].iloc[-1]:.4f})."
-        )
+        best_mean, worst_mean = (f"{means['mean'].iloc[place]:.4f}" for place in (0, -1))
+        if best_mean == worst_mean:
+            said.append(f"{axis}: all are equal on average ({best_mean}).")
+        else:
+            said.append(f"{axis}: {top} is best on average ({best_mean}), {bottom} worst ({worst_mean}).")
         said += [_sentence(axis, str(better), row) for better, row in table.iterrows() if row["p"] <= ALPHA]
         if not (table["p"] <= ALPHA).any():
             said.append(f"{axis}: no two variants differ significantly (Holm-corrected p > {ALPHA}).")

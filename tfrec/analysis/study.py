@@ -47,8 +47,8 @@ class Study:
         projections: stage -> projections.
         clusterings: of the `after` vectors, every setting tried.
         best: the best of them.
-        queries: `[Q]` rows whose neighbours were looked up, labelled ones where there are labels.
-        neighbours: `[Q, k]` their nearest rows, of the labelled ones where there are labels.
+        queries: `[Q]` rows whose neighbours were looked up: where there are labels, of the items that metrics are of.
+        neighbours: `[Q, k]` the nearest to each among these.
         predicted: `[Q]` label of the nearest row, or None.
         per_label: label -> recall@1 and count, worst first, or None.
         confused: the commonest wrong pairs, or None.
@@ -108,7 +108,7 @@ def analyse(
         for method, rows in {one.method: len(one.rows) for one in tried}.items()
         if rows < len(catalogue)
     ]
-    rows = np.arange(len(catalogue)) if labels is None else np.flatnonzero(labels != "")
+    rows = np.arange(len(catalogue)) if labels is None else _asked(catalogue, labels)[0]
     queries, neighbours = _neighbours(catalogue.vectors, rows, limits.neighbours, seed)
     study = Study(
         by=by,
@@ -182,16 +182,18 @@ def _notes(catalogue: Catalogue, labels: np.ndarray | None, limits: Limits) -> l
     """What the reader must know about samples."""
     total, notes = len(catalogue), []
     labelled = total if labels is None else int((labels != "").sum())
+    asked, _, of_test = (np.arange(total), None, False) if labels is None else _asked(catalogue, labels)
     if total > limits.projection:
         notes.append(f"Projections show a seeded sample of {limits.projection:,} of {total:,} items.")
-    if labelled > limits.neighbours:
+    if len(asked) > limits.neighbours:
         notes.append(
-            f"Confusions and neighbours come from {limits.neighbours:,} queries, searching all {labelled:,} items."
+            f"Confusions and neighbours come from {limits.neighbours:,} queries, searching all {len(asked):,} items."
         )
     if labelled < total:
         notes.append(f"{total - labelled:,} items have no label and are left out where labels count.")
-    if labels is not None and _asked(catalogue, labels)[2]:
+    if of_test:
         notes.append(
-            "Label metrics are those of the test items; k-NN accuracy asks the other items, where they share labels."
+            "Label metrics, confusions and neighbours are those of the test items; k-NN accuracy asks the other items, where"
+            " they share labels. Clusterings are of all items, and so is what they are graded by."
         )
     return notes

@@ -17,6 +17,7 @@ from tfrec.analysis.projection import Projection
 from tfrec.analysis.study import Study
 from tfrec.evaluation.embedding_metrics import unit_rows
 from tfrec.reports import charts
+from tfrec.reports.fonts import missing_letters
 from tfrec.reports.page import PAGE_FILE, Picture, Section, Table, write_page
 from tfrec.reports.training_curves import training_curves
 from tfrec.runs.folder import ATTENTION_FILE
@@ -82,6 +83,13 @@ def as_json(catalogue: Catalogue, study: Study) -> dict[str, Any]:
 
 def _summary(catalogue: Catalogue, study: Study) -> Section:
     section = Section("Summary", text=list(study.notes))
+    missing = missing_letters(set() if study.labels is None else set(study.labels.tolist()))
+    if missing:
+        letters = missing[:10] + "..." * (len(missing) > 10)
+        section.text.append(
+            f"No installed font has letters of the labels ({letters}): they are boxes in the pictures. Install one, as Noto "
+            "Sans CJK or NanumGothic, and write the page again, or open the .svg files."
+        )
     if study.by is None:
         section.text.append("The items have no labels, so only the geometry is described; name some with --by FIELD.")
         return section

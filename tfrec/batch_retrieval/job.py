@@ -277,9 +277,10 @@ class Job:
         if not self.options.rerank:
             return rows, scores
         query = {"history": history, "days_ago": days_ago, "user": user, "user_fields": fields}
-        ratings = self.model("rate_rows", **query, items=rows)["rating"].numpy()
-        ratings = np.where(rows >= 0, ratings, scores)  # "no item" has the lowest score
-        best = np.argsort(-ratings, axis=1, kind="stable")[:, : self.options.k]
+        found = {name: array.numpy() for name, array in self.model("rate_rows", **query, items=rows).items()}
+        ratings = np.where(rows >= 0, found["rating"], scores)  # "no item" has the lowest score
+        order = np.where(rows >= 0, found.get("order", found["rating"]), scores)  # older versions tell ratings alone
+        best = np.argsort(-order, axis=1, kind="stable")[:, : self.options.k]
         return np.take_along_axis(rows, best, 1), np.take_along_axis(ratings, best, 1)
 
     def _by_logits(self, search: Search) -> Search:

@@ -88,11 +88,11 @@ def sales(protocol: Protocol, days: int = POPULAR_DAYS) -> np.ndarray:
 
 
 def repurchase(protocol: Protocol, k: int) -> Ranked:
-    """Rank the user's own items by last purchase, then by number of purchases; then popular items.
+    """Rank the user's own items that count (`liked`) by last purchase, then by number of purchases; then popular items.
 
     Where seen items are filtered nothing of this is left, and the lists are those of `popularity`.
     """
-    history = protocol.history
+    history = protocol.liked
     rows, n_items = history.rows, protocol.n_items
     keys, inverse, counts = np.unique(rows * n_items + history.items, return_inverse=True, return_counts=True)
     last = np.zeros(len(keys), np.int64)

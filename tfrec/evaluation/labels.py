@@ -54,8 +54,8 @@ def label_sides(labels: np.ndarray, splits: np.ndarray, split: str) -> tuple[np.
 
 
 def can_be_evaluated(labels: np.ndarray) -> bool:
-    """Whether labels tell neighbours right from wrong: at least 3 items of 2 classes."""
-    return len(labels) >= 3 and len(set(labels)) >= 2
+    """Whether labels tell neighbours right from wrong: there are two classes, and two items of one."""
+    return 2 <= len(set(labels)) < len(labels)
 
 
 def _first(value: object) -> str:

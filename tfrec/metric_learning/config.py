@@ -5,6 +5,9 @@ from typing import Any, Literal
 
 from tfrec.config import RunConfig, TrainingConfig
 
+# These losses want a weight matrix with one column a training class; the others compare pairs of photos.
+CLASSIFYING = frozenset({"arcface", "cross_entropy"})
+
 
 @dataclass
 class PhotoEncoderConfig:
@@ -119,7 +122,8 @@ class MetricTask:
         loss: see `tfrec.metric_learning.losses`.
         options: arguments of losses by their names, such as `{triplet: {margin: 0.3}}`; those of other losses than the
             chosen one are not read, and what is left out has the loss's default.
-        per_class: photos of each class in a batch (K); `training.batch_size` / K classes are drawn (P).
+        per_class: photos of each class in a batch (K), at least 2 for losses over pairs; `training.batch_size` / K classes
+            are drawn (P).
         label: the column that says which class an item is of: `label`, or an attribute field.
     """
 
@@ -129,6 +133,11 @@ class MetricTask:
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     per_class: int = 4
     label: str = "label"
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the loss tells classes apart by weights of their own, and not by pairs of photos."""
+        return self.loss in CLASSIFYING
 
 
 @dataclass

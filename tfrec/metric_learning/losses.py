@@ -12,6 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfrec.metric_learning.config import CLASSIFYING
 from tfrec.metric_learning.miners import EXCLUDED, multi_similarity_pairs, pair_masks, triplet_mask
 
 
@@ -217,9 +218,6 @@ LOSSES: dict[str, Callable[..., tf.Tensor]] = {
     "supcon": supervised_contrastive,
     "triplet": triplet,
 }
-
-# These classify: they want a weight matrix with one column a training class.
-CLASSIFYING = frozenset({"arcface", "cross_entropy"})
 
 
 class MetricLoss(tf.keras.layers.Layer):

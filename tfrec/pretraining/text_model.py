@@ -135,8 +135,13 @@ def assemble(config: CausalTextConfig, run_dir: Path) -> tuple[CausalTextModel, 
         part[order[:share]], part[order[share : 2 * share]] = TEST, VAL
     seen = [text for text, p in zip(texts, part) if text and p == TRAIN]
     chosen = {"train": seen, "val": held_texts(texts, part, VAL), "test": held_texts(texts, part, TEST)}
+    if not seen and any(texts):
+        raise ConfigError(
+            f"--data {config.data}: its items with texts are all held out; lower task.test_share={config.task.test_share}, "
+            "which is taken twice, for validation and test, or prepare the data with another split"
+        )
     if not seen:
-        raise ConfigError(f"--data {config.data}: no training item has a text; this recipe learns from texts alone")
+        raise ConfigError(f"--data {config.data}: no item has a text; this recipe learns from texts alone")
     if not chosen["test"]:
         raise ConfigError(
             f"--data {config.data}: no test item has a text that no training item has, so there is nothing to test on; "

@@ -89,7 +89,8 @@ class RatingHead(tf.keras.layers.Layer):
                 vectors `[P, D]`, which need not be normalised.
 
         Returns:
-            Ratings `[P]`, and the square of the biases and factors that each was made of, `[P]`.
+            Ratings `[P]`, which may lie beyond the scale (`bounded`), and the square of the biases and factors that each was
+            made of, `[P]`.
         """
         user = tf.where(inputs["user"] < 0, self.users, inputs["user"])
         known = USER_SCALE * tf.cast(inputs["user"] >= 0, tf.float32)
@@ -102,10 +103,14 @@ class RatingHead(tf.keras.layers.Layer):
         query, candidate = tf.math.l2_normalize(inputs["query"], -1), tf.math.l2_normalize(inputs["candidate"], -1)
         read = self.hidden(tf.concat([query, candidate, query * candidate], -1))
         read = self.out(self.dropout(read, training=training))[:, 0]
-        mean, low, high = tf.unstack(self.scale)
-        rating = mean + tf.add_n(biases) + tf.reduce_sum(factors[0] * factors[1], 1) + read
+        rating = self.scale[0] + tf.add_n(biases) + tf.reduce_sum(factors[0] * factors[1], 1) + read
         squares = [tf.square(bias) for bias in biases] + [tf.reduce_sum(tf.square(x), 1) for x in factors]
-        return rating if training else tf.clip_by_value(rating, low, high), tf.add_n(squares)
+        return rating, tf.add_n(squares)
+
+    def bounded(self, ratings: tf.Tensor) -> tf.Tensor:
+        """Ratings of any shape within the scale: what is told of them. Those beyond its ends differ only before."""
+        _, low, high = tf.unstack(self.scale)
+        return tf.clip_by_value(ratings, low, high)
 
     def get_config(self) -> dict[str, Any]:
         names = ("users", "items", "mean", "low", "high", "factors")
@@ -162,7 +167,7 @@ class RatingTwoTower(TwoTower):
         }
 
     def rate(self, queries: tf.Tensor, user: tf.Tensor, items: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
-        """Ratings of items by users.
+        """Ratings of items by users, which may lie beyond the scale (`RatingHead.bounded`).
 
         Args:
             queries: query vectors `[B, D]`.

@@ -108,7 +108,7 @@ class RatingAssembly(RetrievalAssembly):
             part = slice(start, start + EVALUATE_BATCH)
             users = np.where(trained[part], user[part], -1).astype(np.int32)
             parts.append(rate(queries[place[part]], users, item[part, None].astype(np.int32), vectors).numpy()[:, 0])
-        return np.concatenate(parts)
+        return self.model.head.bounded(np.concatenate(parts)).numpy()
 
 
 def rating_errors(predicted: np.ndarray, given: np.ndarray, seed: int) -> dict[str, dict[str, float]]:

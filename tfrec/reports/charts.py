@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+
+from tfrec.reports.fonts import font_files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +32,7 @@ STYLE: dict[Any, Any] = {
     "figure.dpi": 110,
     "savefig.bbox": "tight",
     "svg.fonttype": "none",
+    "text.parse_math": False,  # of labels with two dollars it would take what is between for a formula
     "svg.hashsalt": "tfrec",  # equal inputs give equal files
 }
 
@@ -169,7 +173,7 @@ def _figure(panels: int, size: tuple[float, float], columns: int = 4) -> tuple[F
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    mpl.rcParams.update(STYLE)
+    mpl.rcParams.update({**STYLE, "font.family": list(font_files())})
     columns = min(columns, panels)
     rows = -(-panels // columns)
     figure = Figure(figsize=(size[0] * columns, size[1] * rows))
@@ -188,6 +192,8 @@ def _dot(colour: str) -> Line2D:
 
 def _save(figure: Figure, file: Path) -> Path:
     """Write both formats without dates, so that equal inputs give equal files."""
-    figure.savefig(file.with_suffix(".svg"), metadata={"Date": None})
-    figure.savefig(file.with_suffix(".png"), metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the page says so, once
+        figure.savefig(file.with_suffix(".svg"), metadata={"Date": None})
+        figure.savefig(file.with_suffix(".png"), metadata={"Software": None})
     return file.with_suffix(".png")

@@ -18,6 +18,7 @@ PREFERRED = (
     "map@r",
     "ari",
 )
+RATINGS = ("rating_rmse", "rating_mae")  # a table of their own: other rules are judged by them
 COLUMNS = 4
 
 
@@ -30,18 +31,23 @@ def summary_table(content: dict[str, Any]) -> str:
     Returns:
         Lines of text: a row a method; the model's row carries its 95 % intervals.
     """
-    metrics = content["metrics"]
-    names = [name for name in PREFERRED if name in metrics] or list(metrics)
-    names = names[:COLUMNS]
-    rows = {"model": [shown(metrics[name]) for name in names]}
+    names = [name for name in PREFERRED if name in content["metrics"]] or list(content["metrics"])
+    ratings = [name for name in RATINGS if name in content["metrics"]]
+    lines = [_about(content["protocol"]), *_table(content, [n for n in names if n not in ratings][:COLUMNS])]
+    return "\n".join(line.rstrip() for line in lines + (_table(content, ratings) if ratings else []))
+
+
+def _table(content: dict[str, Any], names: list[str]) -> list[str]:
+    """The metrics `names`: a line a method that has any of them, under one of their names."""
+    rows = {"model": [shown(content["metrics"][name]) for name in names]}
     others = {"best reachable": content["oracle"]} if content.get("oracle") else {}
     for name, summary in (others | content.get("baselines", {})).items():
-        rows[name.replace("_", " ")] = [f"{summary[m]['value']:.4f}" if m in summary else "" for m in names]
+        if any(metric in summary for metric in names):
+            rows[name.replace("_", " ")] = [f"{summary[m]['value']:.4f}" if m in summary else "" for m in names]
     first = max(len(name) for name in rows)
     width = max(len(cell) for cells in rows.values() for cell in cells)
-    lines = [_about(content["protocol"]), " " * first + "".join(f"  {name:{width}}" for name in names)]
-    lines += [f"{name:{first}}" + "".join(f"  {cell:{width}}" for cell in cells) for name, cells in rows.items()]
-    return "\n".join(line.rstrip() for line in lines)
+    head = " " * first + "".join(f"  {name:{width}}" for name in names)
+    return [head, *(f"{name:{first}}" + "".join(f"  {cell:{width}}" for cell in cells) for name, cells in rows.items())]
 
 
 def _about(protocol: dict[str, Any]) -> str:

@@ -110,7 +110,7 @@ def _item_parts(config: RunConfig, prepared: Prepared) -> Iterator[str]:
         if not can_be_evaluated(labels[labels != ""]):
             yield (
                 f"task.label={config.task.label}: the test items of {prepared.path} have {len(set(labels) - {''})} classes, "
-                f"and neighbours are judged by at least 3 items of 2; {cure}"
+                f"and neighbours are judged by two classes at least, one of them of two items; {cure}"
             )
 
 

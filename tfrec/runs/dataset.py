@@ -95,6 +95,11 @@ def check_dataset(run_dir: Path, prepared: Prepared, *, other_events: bool = Fal
         )
 
 
+def learned_from_items(run_dir: Path) -> bool:
+    """Whether a run keeps which of the items it was trained on, as systems do that learn from items."""
+    return ITEMS[0] in _kept(run_dir)
+
+
 def knows_events(run_dir: Path, prepared: Prepared) -> bool:
     """Whether a dataset's events and their split are those that a run was trained on; so for runs that kept no record."""
     return not _changed(_kept(run_dir), prepared) & set(EVENTS)

@@ -49,6 +49,9 @@ class Towers(Protocol):
         `Run.users`, -1 = unknown), given all candidates' vectors `[N, D]`; offered where `Run.rates`.
         """
 
+    def bounded_ratings(self, ratings: tf.Tensor) -> tf.Tensor:
+        """Ratings of any shape within their scale, which what `rate` gives may leave; offered where `Run.rates`."""
+
     def attention(self, photos: tf.Tensor, has_photo: tf.Tensor, tokens: tf.Tensor, attributes: tf.Tensor) -> tf.Tensor:
         """Attention of words and attributes to the parts of photos `[B, h, w]`, each adding up to 1; offered where
         `Run.attends`.

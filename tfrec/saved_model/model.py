@@ -247,7 +247,9 @@ class ServingModel(tf.Module):
         return attend_item
 
     def _rate_signature(self) -> Signature:
-        """The ratings that the ranking head predicts for `items` `[B, K]`; 0 for the padding -1."""
+        """The ratings that the ranking head predicts for `items` `[B, K]`, within the scale; 0 for the padding -1. `order`
+        is what they were before: several of a customer's may lie beyond the scale's end, and are ranked by it.
+        """
 
         @tf.function(input_signature=[*self.queries.inputs, ROWS], autograph=False)
         def rate_rows(
@@ -255,7 +257,7 @@ class ServingModel(tf.Module):
         ) -> Tensors:
             query = self.queries(history, days_ago, user, user_fields)
             ratings = self.towers.rate(query.vectors, user, tf.maximum(items, 0), self._vectors)
-            return {"rating": tf.where(items >= 0, ratings, 0.0)}
+            return {"rating": tf.where(items >= 0, self.towers.bounded_ratings(ratings), 0.0), "order": ratings}
 
         return rate_rows
 

@@ -88,8 +88,12 @@ class ServedTowers(tf.Module):
 
     def rate(self, queries: tf.Tensor, user: tf.Tensor, items: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
         """Ratings `[B, K]` of items int32 `[B, K]` by customers int32 `[B]` (-1 = unknown) with queries `[B, D]`, given all
-        candidates' vectors `[N, D]`."""
+        candidates' vectors `[N, D]`; they may lie beyond the scale (`bounded_ratings`)."""
         return self.model.rate(queries, user, items, vectors)
+
+    def bounded_ratings(self, ratings: tf.Tensor) -> tf.Tensor:
+        """Ratings of any shape within the scale."""
+        return self.model.head.bounded(ratings)
 
     def user_query(self, user: tf.Tensor, user_fields: tf.Tensor) -> tf.Tensor:
         """Query vectors `[B, D]` of known customers int32 `[B]` (-1 = unknown)."""
