@@ -17,7 +17,7 @@ from tfrec.encoders.blocks import named_variables
 from tfrec.encoders.checkpoints import CheckpointError, bert, load_image_encoder, load_text_encoder, vit
 from tfrec.encoders.checkpoints.positions import cubic_matrix, resize_positions
 from tfrec.encoders.checkpoints.source import open_checkpoint
-from tfrec.encoders.checkpoints.table import convolution, linear, with_blocks
+from tfrec.encoders.checkpoints.table import _same_but_for_split_axes, convolution, linear, with_blocks
 from tfrec.encoders.image import ViTEncoder
 from tfrec.encoders.text import BertEncoder, WordPiece
 from tfrec.encoders.wordpiece import SPECIAL_TOKENS
@@ -435,3 +435,20 @@ def test_keras_applications_resnet_gives_its_own_outputs(tmp_path):
     )
     with pytest.raises(CheckpointError, match="layers=2"):
         load_image_encoder(tmp_path / "resnet50_notop.h5", layers=2)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "fits"),
+    [
+        ((32, 16), (32, 16), True),
+        ((16, 32), (32, 16), False),
+        ((12, 12), (12, 3, 4), True),
+        ((3, 4, 12), (12, 12), True),
+        ((1, 5, 8), (5, 8), True),
+        ((8,), (), False),
+        ((2, 6), (3, 4), False),
+        ((1,), (), True),
+    ],
+)
+def test_axes_may_be_split_and_not_exchanged(one, other, fits):
+    assert _same_but_for_split_axes(one, other) == fits

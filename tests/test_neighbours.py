@@ -381,3 +381,9 @@ def test_ranges_hold_no_more_than_asked_for(sizes, most):
     found = list(ranges(np.array(sizes, float), most))
     assert [row for start, stop in found for row in range(start, stop)] == list(range(len(sizes)))
     assert all(sum(sizes[start:stop]) <= most or stop == start + 1 for start, stop in found)
+
+
+def test_an_empty_catalogue_has_no_neighbours():
+    nobody = Purchases(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.int64), 0)
+    for count in (followers, companions):
+        assert count(nobody, 0, 1.0).rows.shape == (0, 0)

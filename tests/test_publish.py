@@ -80,26 +80,21 @@ def test_a_version_is_never_overwritten(model):
     assert sorted(os.listdir(model)) == [".withdrawn-3", "1", "2"]
 
 
-def test_two_publishers_of_one_number_leave_one_version_whole(model):
+def test_two_publishers_of_one_number_leave_one_version_whole(model, monkeypatch):
     """The other one is done after the check for an existing version, before the rename."""
+    shutil.copytree(model / "1", model.parent / "other")
+    rename = os.rename
 
-    def write(path: Path) -> dict:
-        shutil.copytree(model / "1", model / "hidden")
-        return write_model(path)
+    def after_the_other(hidden: Path, target: Path) -> None:
+        rename(model.parent / "other", target)
+        rename(hidden, target)
 
-    def rename_first(path: Path) -> None:
-        os.rename(model / "hidden", model / "4")
-
-    import tfrec.publish as publish
-
-    original = publish.flush_tree
-    publish.flush_tree = rename_first  # runs between writing and the check
-    try:
-        with pytest.raises(PublishError):
-            publish_version(model, 4, write)
-    finally:
-        publish.flush_tree = original
+    monkeypatch.setattr("tfrec.publish.os.rename", after_the_other)
+    with pytest.raises(PublishError, match="published by another process meanwhile"):
+        publish_version(model, 4, lambda path: write_model(path, b"other"))
     assert read_manifest(model / "4")["version"] == 1
+    assert (model / "4" / MANIFEST).read_bytes() == (model / "1" / MANIFEST).read_bytes()
+    assert sorted(os.listdir(model)) == ["1", "2", "3", "4"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), OSError(28, "No space left on device"), KeyboardInterrupt()])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pipelines.__main__ import main as prepare
+from pipelines.prepared import open_prepared
 from tfrec.evaluate import main as evaluate
 from tfrec.runs.run import load_run
 from tfrec.train import main as train
@@ -95,3 +96,23 @@ def test_runs_without_a_record_of_their_events_are_taken_as_they_are(split_anew,
     assert evaluate(["--run", str(tmp_path / "run")]) == 0
     load_run(tmp_path / "run")
     assert "taken from them" not in caplog.text
+
+
+def test_a_run_is_not_judged_on_other_content_of_its_items(trained, capsys, caplog):
+    """Its bank holds what the towers made of the content, and words and attributes are read anew."""
+    root, words = trained
+    titles = [f"{movie},Film {movie} (1999),Drama" for movie in open_prepared(root / "data").items["item_id"]]
+    raw = root / "raw" / "movies.csv"
+    before = raw.read_text()
+    raw.write_text("\n".join([before.strip(), *titles]) + "\n")
+    prepare_split(root / "raw", root / "data", 0)
+    try:
+        assert evaluate(["--run", str(root / "run")]) == 2
+        assert "texts, attributes or photos of its items are not those" in capsys.readouterr().err
+        assert train([*words, "--resume"]) == 2
+        with caplog.at_level(logging.WARNING, "tfrec"):
+            load_run(root / "run")
+        assert "What its towers made of them stays" in caplog.text
+    finally:
+        raw.write_text(before)
+        prepare_split(root / "raw", root / "data", 0)

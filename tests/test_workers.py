@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tests.worker_training import BATCH, MODELS, STEPS, learn, make_batches
 from tfrec.distributed.cluster import ClusterError, Place, place_in_cluster
-from tfrec.distributed.workers import Workers, sum_rows
+from tfrec.distributed.workers import Workers, WorkersError, sum_rows
 
 ROOT = Path(__file__).parents[1]
 
@@ -88,6 +88,36 @@ def test_a_killed_worker_ends_the_training_which_then_goes_on_to_the_same_losses
     for again in (np.load(tmp_path / f"run {index}.npz") for index in range(2)):
         for key in whole:
             np.testing.assert_array_equal(again[key], whole[key])
+
+
+@pytest.mark.parametrize(
+    ("other", "differing"),
+    [({}, ""), ({"dataset": "b"}, "dataset"), ({"dataset": "b", "options": "y"}, "options and dataset")],
+)
+def test_workers_of_other_data_or_options_are_refused_on_all(other, differing):
+    given = {"options": "x", "dataset": "a"}
+    all_given = [given, given | other]
+    chiefs = Workers()
+    numbers = {}
+
+    class One(Workers):
+        def from_chief(self, values):
+            if self.place.index == 0:
+                numbers.update(values)
+            return dict(numbers)
+
+        def sum(self, values):
+            return np.array([all_given[1][what] != given[what] for what in given], float)  # of both workers
+
+    for index, own in enumerate(all_given):
+        worker = One(Place(index, 2))
+        if not differing:
+            worker.check_alike(own)
+            continue
+        whose = "worker 1's" if index else "another worker's"
+        with pytest.raises(WorkersError, match=f"{whose} {differing} differ from the first worker's"):
+            worker.check_alike(own)
+    chiefs.check_alike(given)  # alone, a process is like itself
 
 
 def test_shares_make_up_the_batch():

@@ -47,6 +47,8 @@ def cosines(bought: sparse.csr_array, nearest: int) -> sparse.csr_array:
     """
     from scipy import sparse
 
+    if not bought.shape[1]:
+        return sparse.csr_array((0, 0), dtype=np.float32)
     pairs = np.minimum(bought.T @ np.diff(bought.indptr).astype(np.float64), bought.shape[1])  # of each item, at most
     norm = np.sqrt(np.maximum(bought.sum(axis=0, dtype=np.float64), 1)).astype(np.float32)
     bought = (bought @ sparse.diags_array(1 / norm, dtype=np.float32)).tocsr()

@@ -157,6 +157,8 @@ def companions(purchases: Purchases, items: int, weight: float, most: int = COMP
         weight: logits a unit of a coefficient, which is a share of the customers.
         most: companions that are kept of each item.
     """
+    if not items:
+        return _Lists(items, most).neighbours()
     buyers = latest_items(purchases.user, purchases.item, purchases.users, LATEST)
     sets = indicator(buyers, items)
     nearest, bought = cosines(sets, EXPLAINING), sets.tocsc().astype(np.float64)  # float32 counts to 16 million alone

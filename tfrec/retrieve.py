@@ -51,7 +51,7 @@ def _retrieve(options: argparse.Namespace) -> int:
         else:
             count = job.run(bar.update)
     which = ", without what they bought before" if job.options.exclude_seen else ""
-    print(f"{options.out}: {job.options.k} recommendations for each of {count} customers{which}")
+    print(f"{options.out}: up to {job.options.k} recommendations for each of {count} customers{which}")
     return 0
 
 
@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="recommend only the items in this file's first column, such as those in stock (by exact search)",
     )
-    add("--until", type=_day, metavar="YYYY-MM-DD", help="only purchases before this day count")
+    add("--until", type=_day, metavar="YYYY-MM-DD", help="only purchases before this day are read")
     add(
         "--rerank", action="store_true", help="order what retrieval found by the ratings that the ranking head predicts"
     )

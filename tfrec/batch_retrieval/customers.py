@@ -115,11 +115,6 @@ class CustomerReader:
         table = self._read_users(rows)
         user, item, time, read = self._read_events(rows)
         offsets = np.searchsorted(user, np.append(rows, rows[-1] + 1) if len(rows) else [0])
-        if len(rows) and rows[-1] - rows[0] + 1 != len(rows):  # a choice of customers: keep their events alone
-            place = np.minimum(np.searchsorted(rows, user), len(rows) - 1)
-            kept = rows[place] == user
-            user, item, time, read = place[kept], item[kept], time[kept], read[kept]
-            offsets = np.searchsorted(user, np.arange(len(rows) + 1))
         # The last L that the query tower reads: what it does not takes no place among them, as when served.
         left = np.concatenate([[0], np.cumsum(read)])[offsets]
         history, days_ago = last_purchases(item[read], time[read], left, length=self._length, now=self.now)
@@ -140,16 +135,23 @@ class CustomerReader:
         return table.take(rows - self._user_starts[groups[group]] + starts[group])
 
     def _read_events(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Events of the row groups that hold any of the customers: user, model row of the item, time, and whether the query
-        tower reads it."""
+        """The customers' events: user, model row of the item, time, and whether the query tower reads it."""
         low, high = self._event_ranges
         hit = np.searchsorted(rows, low, side="left") < np.searchsorted(rows, high, side="right")
         names = ["user", "item", "time", *["rating"] * bool(self._min_rating)]
-        table = self._events.read_row_groups(np.flatnonzero(hit).tolist(), columns=names)
+        groups = np.flatnonzero(hit).tolist()
+        if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+            table = self._events.read_row_groups(groups, columns=names)
+            ends = np.searchsorted(table["user"].to_numpy(), [rows[0], rows[-1] + 1])
+            table = table.slice(ends[0], ends[1] - ends[0])
+        else:  # a choice of customers, who may be in all groups of the log: of each only theirs are kept
+            table = self._events.read_row_groups([], columns=names)
+            for group in groups:
+                part = self._events.read_row_group(group, columns=names)
+                user = part["user"].to_numpy()
+                place = np.minimum(np.searchsorted(rows, user), len(rows) - 1)
+                table = pa.concat_tables([table, part.filter(pa.array(rows[place] == user))])
         user, item, time, *rating = (table[name].to_numpy() for name in names)
-        if len(rows):
-            inside = slice(*np.searchsorted(user, [rows[0], rows[-1] + 1]))
-            user, item, time, rating = user[inside], item[inside], time[inside], [x[inside] for x in rating]
         item = self._item_rows[item]
         read = np.ones(len(item), bool) if self._readable is None else item < self._readable
         for given in rating:

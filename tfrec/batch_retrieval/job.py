@@ -285,22 +285,29 @@ class Job:
 
     def _by_logits(self, search: Search) -> Search:
         """The search with logits throughout: where it reads nothing of a history, it scores popular items by their sales."""
-        readable = self.model.manifest.get("readable_items", len(self.item_ids))
 
         def logits(
             history: np.ndarray, days_ago: np.ndarray, excluded: np.ndarray, customers: np.ndarray, k: int
         ) -> tuple[np.ndarray, np.ndarray]:
             rows, scores = search(history, days_ago, excluded, customers, k)
-            reads = ((history >= 0) & (history < readable)).any(1)
-            return rows, np.where(reads[:, None], scores, log_sales(scores))
+            return rows, np.where(self._reads(history)[:, None], scores, log_sales(scores))
 
         return logits
+
+    def _reads(self, history: np.ndarray) -> np.ndarray:
+        """Whether the query tower reads anything of histories `[..., L]`; who it knows nothing of gets popular items."""
+        readable = self.model.manifest.get("readable_items", len(self.item_ids))
+        return ((history >= 0) & (history < readable)).any(-1)
 
     def explain(self, customers: Customers, rows: np.ndarray) -> list[str]:
         """Why each of a part's customers got the items `rows` int32 `[U, k]`: a line of JSON for each."""
         lines = []
         for place, user_id in enumerate(customers.ids.to_pylist()):
             shown = rows[place][rows[place] >= 0]
+            if not self._reads(customers.history[place]):  # the score is not what found these
+                told = [{"item_id": self.item_ids[row], "popular": True} for row in shown]
+                lines.append(json.dumps({"user_id": user_id, "recommended": told}, ensure_ascii=False))
+                continue
             told = self._explainer(customers.history[place], customers.days_ago[place], customers.fields[place], shown)
             lines.append(json.dumps({"user_id": user_id, "recommended": told}, ensure_ascii=False))
         return lines
@@ -350,6 +357,10 @@ def check_stages(options: RetrieveOptions, manifest: dict[str, Any], version: Pa
             raise RetrieveError(f"{version} looks customers up and reads no history, so it has none to continue")
     if options.only is not None and "recommend_rows_among" not in manifest["signatures"]:
         raise RetrieveError(f"{version} cannot answer --only; export its run again with this tfrec")
+    if options.explain and options.rerank:
+        raise RetrieveError(
+            "--explain tells why retrieval found items, and --rerank orders them by their ratings: leave one out"
+        )
     if options.explain and "explain_rows" not in manifest["signatures"]:
         raise RetrieveError(f"{version} cannot explain itself; export a model that reads histories with this tfrec")
     if options.rerank and "rate_rows" not in manifest["signatures"]:

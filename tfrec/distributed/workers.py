@@ -11,6 +11,7 @@ variable and aggregates no gradient. Keras's way of doing so sums gradients afte
 duplicates, mirrors the random generators of dropout, and knows no `scatter_nd_update` for the bank.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar, TypeVarTuple
@@ -150,6 +151,26 @@ class Workers:
         numbers = np.array(list(values.values()), np.float64)
         numbers = self._sum(tf.convert_to_tensor(numbers if self.chief else np.zeros_like(numbers))).numpy()
         return dict(zip(values, map(float, numbers), strict=True))
+
+    def check_alike(self, given: dict[str, str]) -> None:
+        """Refuse workers that were not given the same: of another dataset, a row of a table would be another item's.
+
+        Args:
+            given: what is to be the same on all workers, as text, by its name.
+
+        Raises:
+            WorkersError: on all workers, where it is not so on one of them.
+        """
+        numbers = {what: float(int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)) for what, text in given.items()}
+        chiefs = self.from_chief(numbers)
+        own = np.array([numbers[what] != chiefs[what] for what in given], np.float64)
+        differing = [what for what, count in zip(given, np.asarray(self.sum(own)), strict=True) if count]
+        if differing:
+            whose = f"worker {self.place.index}'s" if own.any() else "another worker's"
+            raise WorkersError(
+                f"{whose} {' and '.join(differing)} differ from the first worker's; give all of them the same command, and "
+                "copies of one prepared dataset"
+            )
 
     def broadcast_from_chief(self, variables: list[tf.Variable]) -> None:
         """Give every worker the chief's values of variables, in the same order on all of them."""

@@ -112,6 +112,12 @@ class FeatureWriter:
             return whole
         old = self._reusable(plan)
         kept, fresh = kept_and_fresh(old.keys if old else [], wanted)
+        if old is not None and len(kept) < len(old.keys):
+            log.warning(
+                "%s: %d contents that the dataset does not have are dropped; give each dataset a store of its own",
+                self.folder,
+                len(old.keys) - len(kept),
+            )
         arrays, done = self._open_work(plan, len(kept) + len(fresh), old, kept)
         items = np.array([self.first[key] for key in fresh], np.int64)
         if make is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from pipelines.prepared import open_prepared
+from pipelines.prepared import Prepared, open_prepared
 from pipelines.publish import write_whole
+from tfrec.config import plain
 from tfrec.distributed.workers import Workers, loss_of_a_worker_told
 from tfrec.evaluation.metrics import per_user
 from tfrec.evaluation.protocol import ProtocolError, build_protocol
@@ -50,6 +52,7 @@ def train(config: RetrievalConfig, run_dir: Path) -> RetrievalAssembly | None:
 def _train(config: RetrievalConfig, run_dir: Path, workers: Workers) -> RetrievalAssembly:
     prepare_keras(config.seed, config.training)
     prepared = open_prepared(config.data)
+    workers.check_alike({"options": told_options(config), "dataset": told_dataset(prepared)})
     folder = run_dir / "assets"
     with workers.chief_first():  # the others find its assets and features where they see its folder, or make the same
         assets = Assets.load(folder, config) if folder.exists() else Assets.learn(config, prepared)
@@ -86,6 +89,17 @@ def _train(config: RetrievalConfig, run_dir: Path, workers: Workers) -> Retrieva
     trainer.keep_best()  # with the bank as the best weights fill it
     trainer.finish()
     return assembly
+
+
+def told_options(config: RetrievalConfig) -> str:
+    """What of a configuration the workers of a training must have alike: all but where their files are."""
+    return json.dumps({**plain(config), "data": "", "out": "", "features": ""}, sort_keys=True, default=str)
+
+
+def told_dataset(prepared: Prepared) -> str:
+    """What tells a dataset from others wherever it lies: the digests of its files."""
+    files = prepared.manifest["files"]
+    return json.dumps({name: file.get("sha256", "") for name, file in files.items()}, sort_keys=True)
 
 
 def kept_batch_size(config: RetrievalConfig, items: int, run_dir: Path, workers: Workers) -> int:

@@ -2,7 +2,8 @@
 
 `dataset.json` holds digests by name: of the ids of `items`, and of `users` where the model has rows for them, in their
 order: what rows of the run's tables mean; and of what was learned from: the `events` with the description of their `split`,
-or, of systems that learn from items, the `items_split`. Of what a run has not kept, any is taken.
+or, of systems that learn from items, the `items_split`. `content` are the texts, attributes, products and photos of the
+items, which a model that learns from purchases reads again when it is evaluated. Of what a run has not kept, any is taken.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 
 from pipelines.publish import write_whole
+from pipelines.schema import ATTRIBUTE_PREFIX
 from tfrec.config import ConfigError, RunConfig, system_name
 from tfrec.retrieval.config import RetrievalConfig
 from tfrec.runs.places import open_run_data
@@ -56,7 +58,7 @@ def keep_dataset(run_dir: Path, config: RunConfig, prepared: Prepared) -> None:
         return
     if isinstance(config, RetrievalConfig):
         has_users = config.model.query.kind == "user" or system_name(config) == "ratings"
-        names = ["items", *["users"] * has_users, *EVENTS]
+        names = ["items", *["users"] * has_users, *EVENTS, "content"]
     else:
         names = ["items", *ITEMS]
     write_whole(run_dir / FILE, json.dumps({name: _digest(prepared, name) for name in names}) + "\n")
@@ -82,6 +84,11 @@ def check_dataset(run_dir: Path, prepared: Prepared, *, other_events: bool = Fal
                 f"{prepared.path}: its {name}, or their order, are not those that the run was trained on, so that rows "
                 "would be taken for others; give the run its own dataset back, or train a new run"
             )
+    if not other_events and "content" in changed:
+        raise ConfigError(
+            f"{prepared.path}: the texts, attributes or photos of its items are not those that the run was trained on, of "
+            "which it keeps what its towers made: give the run its own dataset back, or train a new run (another --out)"
+        )
     learned = ITEMS if ITEMS[0] in kept else EVENTS
     if not other_events and changed & set(learned):
         what = (
@@ -105,6 +112,11 @@ def knows_events(run_dir: Path, prepared: Prepared) -> bool:
     return not _changed(_kept(run_dir), prepared) & set(EVENTS)
 
 
+def knows_content(run_dir: Path, prepared: Prepared) -> bool:
+    """Whether the content of a dataset's items is what a run was trained on; so for runs that kept no record."""
+    return "content" not in _changed(_kept(run_dir), prepared)
+
+
 def _kept(run_dir: Path) -> dict[str, str]:
     file = run_dir / FILE
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -121,12 +133,26 @@ def _digest(prepared: Prepared, name: str) -> str:
         return json.dumps(prepared.manifest.get("split") or {}, sort_keys=True)
     if name == "events":
         return prepared.manifest["files"]["events.parquet"].get("sha256", "")
+    if name == "content":
+        return _content_digest(prepared)
     table, column = COLUMNS[name]
     file = prepared.path / f"{table}.parquet"
     if column not in pq.read_schema(file).names:
         return ""
     values = pq.read_table(file, columns=[column])[column].to_pylist()
     return hashlib.sha256("\n".join(map(str, values)).encode()).hexdigest()
+
+
+def _content_digest(prepared: Prepared) -> str:
+    """A digest of what towers read of the items, and of the photos' file."""
+    file = prepared.path / "items.parquet"
+    names = [
+        name for name in pq.read_schema(file).names if name in ("text", "group") or name.startswith(ATTRIBUTE_PREFIX)
+    ]
+    digest = hashlib.sha256(prepared.manifest["files"].get("images.bin", {}).get("sha256", "").encode())
+    for batch in pq.ParquetFile(file).iter_batches(columns=sorted(names)):
+        digest.update(json.dumps(batch.to_pylist(), sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def _told(digests: dict[str, str], names: tuple[str, ...]) -> str:

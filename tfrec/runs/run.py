@@ -187,7 +187,7 @@ def load_run(run_dir: Path, *, max_users: int = MAX_USER_TABLE) -> Run:
     """
     from tfrec.config import load_config, plain
     from tfrec.retrieval.config import RetrievalConfig
-    from tfrec.runs.dataset import knows_events
+    from tfrec.runs.dataset import knows_content, knows_events
 
     if not (run_dir / "config.yaml").is_file():
         raise RunError(f"{run_dir}: no config.yaml there; name the --out folder of python -m tfrec.train")
@@ -205,6 +205,12 @@ def load_run(run_dir: Path, *, max_users: int = MAX_USER_TABLE) -> Run:
         log.warning(
             "%s: its events or their split are not those that the run was trained on. Popular items, customers' histories "
             "and what follows an item are taken from them; all that was learned stays as it is.",
+            prepared.path,
+        )
+    if not knows_content(run_dir, prepared):
+        log.warning(
+            "%s: texts, attributes or photos of its items are not those that the run was trained on. What its towers made "
+            "of them stays; words and attributes that are read directly, filters and explanations take the new ones.",
             prepared.path,
         )
     return Run(

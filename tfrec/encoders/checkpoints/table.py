@@ -87,12 +87,19 @@ def fill(
 def _assign(variable: tf.Variable, row: Row, tensor: np.ndarray, source: str) -> None:
     """Assign one tensor, brought to the variable's layout."""
     value = row.layout(tensor)
-    if value.size != np.prod(variable.shape):
+    if not _same_but_for_split_axes(value.shape, tuple(variable.shape)):
         raise CheckpointError(
             f"{source}: tensor {row.published!r} has shape {tensor.shape}, which does not fit {row.ours!r}, "
             f"shape {tuple(variable.shape)}; config.json and the weights are of different models."
         )
     variable.assign(value.reshape(variable.shape))
+
+
+def _same_but_for_split_axes(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether shapes differ only in axes that are one in the one and several in the other, as of attention's heads, and in
+    axes of 1: else values would be taken for others'."""
+    ends = [set(np.cumprod(shape, dtype=np.int64).tolist()) - {1} for shape in (one, other)]
+    return max(ends[0], default=1) == max(ends[1], default=1) and (ends[0] <= ends[1] or ends[1] <= ends[0])
 
 
 def without_prefix(tensors: Tensors, prefix: str) -> Tensors:
