@@ -92,10 +92,10 @@ def test_a_killed_worker_ends_the_training_which_then_goes_on_to_the_same_losses
 
 @pytest.mark.parametrize(
     ("other", "differing"),
-    [({}, ""), ({"dataset": "b"}, "dataset"), ({"dataset": "b", "options": "y"}, "options and dataset")],
+    [({}, ""), ({"data": "b"}, "data"), ({"data": "b", "options": "y"}, "options and data")],
 )
 def test_workers_of_other_data_or_options_are_refused_on_all(other, differing):
-    given = {"options": "x", "dataset": "a"}
+    given = {"options": "x", "data": "a"}
     all_given = [given, given | other]
     chiefs = Workers()
     numbers = {}
@@ -114,8 +114,8 @@ def test_workers_of_other_data_or_options_are_refused_on_all(other, differing):
         if not differing:
             worker.check_alike(own)
             continue
-        whose = "worker 1's" if index else "another worker's"
-        with pytest.raises(WorkersError, match=f"{whose} {differing} differ from the first worker's"):
+        who = "worker 1" if index else "a worker"
+        with pytest.raises(WorkersError, match=f"{who} was given {differing} than the first one"):
             worker.check_alike(own)
     chiefs.check_alike(given)  # alone, a process is like itself
 

@@ -156,7 +156,7 @@ class Workers:
         """Refuse workers that were not given the same: of another dataset, a row of a table would be another item's.
 
         Args:
-            given: what is to be the same on all workers, as text, by its name.
+            given: what is to be the same on all workers, as text, by what another one is called ("another dataset").
 
         Raises:
             WorkersError: on all workers, where it is not so on one of them.
@@ -166,10 +166,10 @@ class Workers:
         own = np.array([numbers[what] != chiefs[what] for what in given], np.float64)
         differing = [what for what, count in zip(given, np.asarray(self.sum(own)), strict=True) if count]
         if differing:
-            whose = f"worker {self.place.index}'s" if own.any() else "another worker's"
+            who = f"worker {self.place.index}" if own.any() else "a worker"
             raise WorkersError(
-                f"{whose} {' and '.join(differing)} differ from the first worker's; give all of them the same command, and "
-                "copies of one prepared dataset"
+                f"{who} was given {' and '.join(differing)} than the first one; give all of them the same options, and copies "
+                "of one prepared dataset"
             )
 
     def broadcast_from_chief(self, variables: list[tf.Variable]) -> None:

@@ -52,7 +52,7 @@ def train(config: RetrievalConfig, run_dir: Path) -> RetrievalAssembly | None:
 def _train(config: RetrievalConfig, run_dir: Path, workers: Workers) -> RetrievalAssembly:
     prepare_keras(config.seed, config.training)
     prepared = open_prepared(config.data)
-    workers.check_alike({"options": told_options(config), "dataset": told_dataset(prepared)})
+    workers.check_alike({"other options": told_options(config), "another dataset": told_dataset(prepared)})
     folder = run_dir / "assets"
     with workers.chief_first():  # the others find its assets and features where they see its folder, or make the same
         assets = Assets.load(folder, config) if folder.exists() else Assets.learn(config, prepared)
