@@ -168,8 +168,8 @@ class Workers:
         if differing:
             who = f"worker {self.place.index}" if own.any() else "a worker"
             raise WorkersError(
-                f"{who} was given {' and '.join(differing)} than the first one; give all of them the same options, and copies "
-                "of one prepared dataset"
+                f"{who} was given {' and '.join(differing)} than the first one; give all of them the same options, and "
+                "copies of one prepared dataset"
             )
 
     def broadcast_from_chief(self, variables: list[tf.Variable]) -> None:
