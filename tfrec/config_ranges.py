@@ -25,10 +25,10 @@ RULES: dict[str, Rule] = {
         WORDS: "vocabulary_size",
         POSITIVE: "accumulate batch_size components depths dim embedding encode_items factors heads hidden hidden_dim k "
         "keep_layers length max_values min_count neighbors patch per_class pool side size steps width",
-        NOT_NEGATIVE: "checkpoint_seconds clip_norm companions contrastive encoder_rate epochs evaluations followers "
-        "hard_negatives layers lora_rank max_eval_users max_rows max_users min_steps mlm negatives operations patience "
-        "penalty recency_days retrieval_weight stage1_epochs stem_convolutions target_days train_blocks variants weight "
-        "weight_decay",
+        NOT_NEGATIVE: "calibration_users checkpoint_seconds clip_norm companions contrastive encoder_rate epochs "
+        "evaluations followers hard_negatives layers lora_rank max_eval_users max_rows max_users min_steps mlm negatives "
+        "operations patience penalty recency_days retrieval_weight stage1_epochs stem_convolutions target_days "
+        "train_blocks variants weight weight_decay",
         ABOVE_ZERO: "learning_rate ratio temperature",
         RATE: "dropout field_dropout id_dropout label_smoothing view_dropout",
         SHARE: "held_share magnitude mask_rate shift test_share warmup whiten",

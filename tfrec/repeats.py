@@ -22,17 +22,24 @@ SCALE = 10.0  # logits a unit of weight: the learning rate suits weights of abou
 
 
 class RepeatScores(tf.keras.layers.Layer):
-    """A learned score for every earlier purchase, by the days since then."""
+    """A learned score for every earlier purchase, by the days since then, and what corrects it after the training
+    (`tfrec.retrieval.calibration`)."""
 
     def __init__(self, **kwargs: Any):
         super().__init__(dtype="float32", **kwargs)
         self.value = self.add_weight(name="value", shape=(BUCKETS,), initializer="zeros")
+        self.correction = self.add_weight(name="correction", shape=(BUCKETS,), initializer="zeros", trainable=False)
 
     def call(self, days: tf.Tensor) -> tf.Tensor:
         """Scores of purchases made `days` ago, float32 of any shape."""
-        bucket = tf.math.log(tf.maximum(days, 0.0) + 1.0) / tf.math.log(2.0) + 1e-5  # whole days fall on the edges
-        place = tf.cast(tf.minimum(bucket, BUCKETS - 1.0), tf.int32)  # infinity would become the least integer
-        return SCALE * tf.gather(self.value, tf.maximum(place, 0))  # as NaN does
+        return tf.gather(SCALE * self.value + self.correction, buckets_of(days))
+
+
+def buckets_of(days: tf.Tensor) -> tf.Tensor:
+    """The bucket of each number of days, int32 of any shape: 0 of less than one day, 1 of less than three, ..."""
+    bucket = tf.math.log(tf.maximum(days, 0.0) + 1.0) / tf.math.log(2.0) + 1e-5  # whole days fall on the edges
+    place = tf.cast(tf.minimum(bucket, BUCKETS - 1.0), tf.int32)  # infinity would become the least integer
+    return tf.maximum(place, 0)  # as NaN does
 
 
 def scores_of_purchases(

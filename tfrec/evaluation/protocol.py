@@ -170,6 +170,7 @@ def build_protocol(
     min_rating: float = 0.0,
     history_min_rating: float = 0.0,
     cold_users: bool = False,
+    among: np.ndarray | None = None,
     max_users: int | None = None,
     final: bool = False,
     seed: int = 0,
@@ -184,6 +185,7 @@ def build_protocol(
         min_rating: held-out events rated lower are no targets, and earlier ones are no reason to leave an item out.
         history_min_rating: the lowest rating of what the model's histories hold; 0: they hold every event.
         cold_users: keep users without any known event; they are reported apart from the main metrics.
+        among: the only users who may be evaluated; None = all.
         max_users: evaluate this many users, drawn uniformly; None = all.
         final: the model was trained on the validation events as well, so items sold there are not cold.
         seed: of that draw.
@@ -223,6 +225,8 @@ def build_protocol(
     eligible = targets.lengths > 0
     if not cold_users:
         eligible &= history.lengths > 0
+    if among is not None:
+        eligible &= np.isin(np.arange(n_users), among)
     users = _sample(np.flatnonzero(eligible), max_users, seed)
     earlier = part < code
     if len(users) == 0:

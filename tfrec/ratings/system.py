@@ -30,7 +30,7 @@ class RatingAssembly(RetrievalAssembly):
     model: RatingTwoTower
     event_values = ("rating",)
 
-    def _training_purchases(self) -> Purchases:
+    def _training_purchases(self) -> tuple[Purchases, np.ndarray]:
         if "rating" not in self.prepared.event_columns:
             raise ConfigError(
                 f"{self.prepared.path} has no ratings; recipe {self.config.recipe} needs them "

@@ -10,6 +10,7 @@ import tensorflow as tf
 from pipelines.batches import HistoryBatches, Purchases, make_dataset
 from pipelines.content import ItemContent, photo_arrays
 from pipelines.prepared import Prepared
+from pipelines.schema import TRAIN, VAL
 from pipelines.time_bounds import DAY, dated
 from tfrec.bank import fill_bank
 from tfrec.config import ConfigError, ImageConfig, TextConfig
@@ -28,11 +29,13 @@ from tfrec.models import ItemVectors, TwoTower
 from tfrec.neighbours import Neighbours, companions, followers, product_neighbours, products_of
 from tfrec.retrieval.assets import Assets, encoder_scope, item_fields
 from tfrec.retrieval.config import ModelConfig, RetrievalConfig
+from tfrec.sampling import sample_rows
 from tfrec.towers import HistoryTower, ItemTower, ShallowTower, UserTower
 from tfrec.training.environment import automatic_batch_size
 
 Encoder = TypeVar("Encoder", bound=tf.keras.layers.Layer)
 Features = Mapping[str, SideFeatures]  # `text`, `image`: what frozen encoders made of the catalogue
+LEFT_OUT = 10  # of so many customers, one at most is left out of a training on the validation purchases
 
 
 def modalities_read(model: ModelConfig, assets: Assets, features: Features) -> frozenset[str]:
@@ -201,7 +204,7 @@ class RetrievalAssembly:
         self.config, self.prepared, self.features = config, prepared, features or {}
         self.workers = workers or Workers()
         self.assets = assets or Assets.learn(config, prepared)
-        self.purchases = self._training_purchases()
+        self.purchases, self.calibration_users = self._training_purchases()
         self.content = item_content(config, prepared, self.assets, self.features)
         self.batches = self._batches()
         self.model = self._model()
@@ -213,7 +216,8 @@ class RetrievalAssembly:
 
     event_values: tuple[str, ...] = ()  # further columns of the events that the model learns from
 
-    def _training_purchases(self) -> Purchases:
+    def _training_purchases(self) -> tuple[Purchases, np.ndarray]:
+        """What the model learns from, and the customers to whose validation purchases its repeats are fitted."""
         events = self.prepared.events(columns=["user", "item", "time", "split", *self.event_values])
         rating = events["rating"].to_numpy() if "rating" in events else None
         purchases = Purchases(
@@ -223,11 +227,31 @@ class RetrievalAssembly:
             len(self.prepared.users),
             rating,
         )
-        last = 1 if self.config.training.final else 0
+        split, final = events["split"].to_numpy(), self.config.training.final
+        calibration_users = self._calibration_users(purchases.user, split)
+        trained = split <= (VAL if final else TRAIN)
+        if final:  # what repeats are fitted to must be new to the model
+            trained &= (split < VAL) | ~np.isin(purchases.user, calibration_users)
         within = self.config.task.collapse_repeats
         if within == "auto":
             within = "always" if self.prepared.holds_out_new_items else "day" if dated(purchases.time) else "never"
-        return purchases.where(events["split"].to_numpy() <= last).collapse_repeats(within)
+        return purchases.where(trained).collapse_repeats(within), calibration_users
+
+    def _calibration_users(self, user: np.ndarray, split: np.ndarray) -> np.ndarray:
+        """A sample of those who have validation purchases and earlier ones, rising; empty where no repeat is recommended.
+
+        Args:
+            user: of every purchase `[E]`.
+            split: likewise.
+        """
+        query, training = self.config.model.query, self.config.training
+        repeated = query.repeats and query.kind == "history" and not self.config.evaluation.seen_filter
+        if not repeated or self.prepared.holds_out_new_items:
+            return np.empty(0, np.int64)
+        users, most = np.intersect1d(user[split == VAL], user[split < VAL]), training.calibration_users
+        if training.final:
+            most = min(most, len(users) // LEFT_OUT)
+        return sample_rows(users, most, self.config.seed)
 
     @property
     def deep(self) -> bool:

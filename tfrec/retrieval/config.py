@@ -152,12 +152,17 @@ class RetrievalTrainingConfig(TrainingConfig):
         encoder_rate: the photo and text encoders learn at this multiple of the learning rate.
         max_eval_users: validation customers (a seeded sample); 0: all.
         final: train on the validation interactions as well, with no early stopping.
+        calibration_users: correct what repeats are worth by the validation interactions of so many customers, after the
+            training and without a change to anything else; a tenth of the customers at most with `final`, which does
+            not train on these then. 0: repeats count as learned. Nothing is corrected where repeats are never
+            recommended (`evaluation.seen_filter`, splits that hold out new items).
     """
 
     min_steps: int = 0
     encoder_rate: float = 1.0
     max_eval_users: int = 5000
     final: bool = False
+    calibration_users: int = 500
 
 
 @dataclass

@@ -20,6 +20,7 @@ from tfrec.evaluation.protocol import ProtocolError, build_protocol
 from tfrec.features.frozen import frozen_features
 from tfrec.retrieval.assembly import RetrievalAssembly, fitting_batch_size
 from tfrec.retrieval.assets import Assets
+from tfrec.retrieval.calibration import calibrate_repeats
 from tfrec.retrieval.config import RetrievalConfig
 from tfrec.retrieval.evaluation import evaluate
 from tfrec.retrieval.loading import assembly_class
@@ -86,6 +87,7 @@ def _train(config: RetrievalConfig, run_dir: Path, workers: Workers) -> Retrieva
         assembly.refresh()
     trainer.fit(assembly.dataset, None if options.final else validation(assembly))
     assembly.refresh()
+    calibrate_repeats(assembly)
     trainer.keep_best()  # with the bank as the best weights fill it
     trainer.finish()
     return assembly
