@@ -71,27 +71,23 @@ def first_and_own(assembly: RetrievalAssembly, protocol: Protocol) -> Listed:
     """The first `FIRST` items of each customer's list by the model as it is, and all that the history holds."""
     candidates = candidate_vectors(assembly)
     queries, inputs = protocol_queries(assembly, protocol, candidates)
-    users, parts = len(queries), []
-    size = max(1, SCORES_AT_ONCE // len(candidates))
-    for start in range(0, users, size):
+    items, parts = len(candidates), []
+    size = max(1, SCORES_AT_ONCE // items)
+    for start in range(0, len(queries), size):
         history, days = (inputs[name][start : start + size] for name in ("history", "days_ago"))
         scores = queries[start : start + size] @ candidates.T
         bonus = purchase_bonus(assembly, history, days)
         assert bonus is not None  # as there are repeats
         np.add.at(scores, (bonus[0].rows, bonus[0].items), bonus[1])
-        listed, hit = np.zeros(scores.shape, bool), np.zeros(scores.shape, bool)
-        first = min(FIRST, scores.shape[1])
-        np.put_along_axis(listed, np.argpartition(-scores, first - 1, axis=1)[:, :first], True, axis=1)
         customer, place = np.nonzero(history >= 0)
-        own = history[customer, place]
-        listed[customer, own] = True
+        own = customer * items + history[customer, place]
+        first = np.argpartition(-scores, min(FIRST, items) - 1, axis=1)[:, :FIRST]
+        listed = np.union1d(first + np.arange(len(scores))[:, None] * items, own)
         targets = protocol.targets.slice(start, start + size)
-        hit[targets.rows, targets.items] = True
-        entry = np.full(scores.shape, -1)
-        entry[listed] = np.arange(listed.sum())
-        purchases = np.zeros((listed.sum(), BUCKETS), np.float32)
-        np.add.at(purchases, (entry[customer, own], buckets_of(days[customer, place]).numpy()), 1.0)
-        parts.append(Listed(start + np.nonzero(listed)[0], scores[listed], purchases, hit[listed]))
+        purchases = np.zeros((len(listed), BUCKETS), np.float32)
+        np.add.at(purchases, (np.searchsorted(listed, own), buckets_of(days[customer, place]).numpy()), 1.0)
+        hit = np.isin(listed, targets.rows * items + targets.items)
+        parts.append(Listed(start + listed // items, scores.ravel()[listed], purchases, hit))
     return Listed(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
