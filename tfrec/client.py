@@ -82,7 +82,9 @@ class Client:
         try:
             names = [model["name"] for model in self._ask(path)["models"]]
         except ClientError as error:
-            raise ClientError(f"{error}; name the model with --model") from error
+            if isinstance(error.__cause__, urllib.error.HTTPError):  # a server that tells no models, as TensorFlow's
+                raise ClientError(f"{error}; name the model with --model") from error
+            raise
         except (KeyError, TypeError):
             raise self._unlike(path, "models") from None
         if len(names) != 1:

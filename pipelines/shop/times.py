@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from pipelines.raw.raw_table import as_mask
 from pipelines.time_bounds import YEAR_10000
 
-REASON = "time is neither a date nor seconds or milliseconds since 1970"
+REASON = "time is no date such as 2024-03-16 or 2024-03-16 18:05:00, nor seconds or milliseconds since 1970"
 WRONG_UNIT = "time is too large for milliseconds since 1970 (micro- or nanoseconds?)"
 DATE = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
 CLOCK = r"[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?"
