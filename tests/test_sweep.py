@@ -85,13 +85,14 @@ def test_new_values_run_only_what_is_new(tmp_path):
     assert len(_calls(out)) == 12
 
 
-def test_failed_runs_are_kept_and_tried_again(tmp_path):
+def test_failed_runs_are_kept_and_tried_again(tmp_path, capsys):
     out = tmp_path / "runs"
     file = _sweep_file(tmp_path, ["arcface", "broken"])
     assert main(["--config", str(file), "--out", str(out)]) == 1
     failed = [result for result in read_results(out) if result["exit_code"]]
     assert len(failed) == 6
     assert "diverged at step 3" in failed[0]["error"]
+    assert capsys.readouterr().out.count(": failed: diverged at step 3 (") == 6
     assert len(pd.read_csv(out / "results.csv")) == 6
     runs = statistics.read_runs(out)
     assert runs.failed["last line"].tolist() == ["diverged at step 3"] * 6

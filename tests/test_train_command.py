@@ -75,7 +75,7 @@ def test_a_killed_training_resumes_to_the_same_losses_and_metrics(shop, tmp_path
     _, err = run(*command_line, "--out", killed, code=2)
     assert "--resume" in err
     _, err = run(*command_line, "--out", killed, "--resume", "--training.learning_rate", "0.5", code=2)
-    assert "options differ" in err
+    assert "(training.learning_rate was 0.002, now 0.5)" in err
     run(*command_line, "--out", killed, "--resume")
     assert (killed / "history.csv").read_text() == (tmp_path / "whole" / "history.csv").read_text()
     assert (killed / "metrics.json").read_text() == (tmp_path / "whole" / "metrics.json").read_text()
@@ -180,6 +180,16 @@ def test_a_refused_command_removes_what_it_wrote_and_nothing_else(tmp_path):
     assert (tmp_path / "config.yaml").is_file()
     begin(ConfigError("no"), resume=True)
     assert (tmp_path / "config.yaml").is_file()
+
+
+def test_options_that_differ_from_those_of_a_resumed_run_are_named(tmp_path):
+    config = RetrievalConfig(data="/d")
+    with run_folder(tmp_path / "run", config, resume=False):
+        pass
+    config.data, config.training.epochs = "/elsewhere", 9
+    told = r"\(data was /d, now /elsewhere, training.epochs was \d+, now 9\)"
+    with pytest.raises(ConfigError, match=told), run_folder(tmp_path / "run", config, resume=True):
+        pass
 
 
 @pytest.mark.parametrize("error", [None, ConfigError("no"), RuntimeError("a defect"), KeyboardInterrupt()])

@@ -342,7 +342,9 @@ def _variants(file: Path, name: object, variants: object) -> dict[str, dict[str,
 def _headline(result: dict[str, Any], metrics: list[str]) -> str:
     """The first metric of a finished run, or how it ended, for the progress line."""
     if result["exit_code"]:
-        return "left out, another process writes there" if result["exit_code"] == IN_USE else "failed"
+        if result["exit_code"] == IN_USE:
+            return "left out, another process writes there"
+        return "failed: " + (result.get("error", "").strip().splitlines() or ["it said nothing"])[-1]
     for wanted in metrics:
         for name, value in result["metrics"].items():
             if name == wanted or name.endswith(f".{wanted}"):

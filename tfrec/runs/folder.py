@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipelines.command import is_users, log_to
-from tfrec.config import ConfigError, RunConfig, load_config, save_config
+from tfrec.config import ConfigError, RunConfig, load_config, plain, save_config
 
 log = logging.getLogger("tfrec")
 
@@ -61,12 +61,23 @@ def _open(run_dir: Path, config: RunConfig, *, resume: bool) -> None:
             raise ConfigError(
                 f"--out {run_dir} holds a run already: add --resume to go on with it, or name another folder"
             )
-        if load_config(saved) != config:
+        before = load_config(saved)
+        if before != config:
+            told = ", ".join(_differences(plain(before), plain(config))) or "of another system"
             raise ConfigError(
-                f"--resume: the options differ from those in {saved}; give the same command, or name another --out"
+                f"--resume: the options differ from those in {saved} ({told}); give the same command, or name another --out"
             )
     run_dir.mkdir(parents=True, exist_ok=True)
     save_config(config, saved)
+
+
+def _differences(before: dict, now: dict, prefix: str = "") -> Iterator[str]:
+    """The options whose values differ, each with the former value and the new one."""
+    for name, value in before.items():
+        if isinstance(value, dict) and isinstance(now.get(name), dict):
+            yield from _differences(value, now[name], f"{prefix}{name}.")
+        elif name in now and value != now[name]:
+            yield f"{prefix}{name} was {value}, now {now[name]}"
 
 
 def _remove_what_came(folder: Path, before: set[Path]) -> None:
