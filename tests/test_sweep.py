@@ -77,6 +77,15 @@ def test_grid_runs_once_and_becomes_one_table(tmp_path):
     assert len(list((out / "results").glob("2*Z_*.json"))) == 12
 
 
+def test_a_metric_that_no_run_has_is_told(tmp_path, capsys):
+    file = _sweep_file(tmp_path, ["arcface"])
+    assert main(["--config", str(file), "--out", str(tmp_path / "runs")]) == 0
+    assert "warning" not in capsys.readouterr().err
+    file.write_text(file.read_text().replace("[recall@1, map@r]", "[recal@1, map@r]"))
+    assert main(["--config", str(file), "--out", str(tmp_path / "runs")]) == 0
+    assert "no run has the metric recal@1; near it: recall@1" in capsys.readouterr().err
+
+
 def test_new_values_run_only_what_is_new(tmp_path):
     out = tmp_path / "runs"
     main(["--config", str(_sweep_file(tmp_path, ["arcface"])), "--out", str(out)])

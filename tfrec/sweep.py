@@ -198,7 +198,25 @@ def run_sweep(sweep: Sweep, out: str | Path, *, jobs: int = 1, dry_run: bool = F
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     write_csv(out)
+    _tell_unknown_metrics(sweep.metrics, out)
     return failed
+
+
+def _tell_unknown_metrics(metrics: list[str], out: Path) -> None:
+    """Say which of the sweep file's metrics no run has: the runs would be ranked by another one."""
+    there = {name for result in read_results(out) if result["exit_code"] == 0 for name in result["metrics"]}
+    for metric in metrics:
+        if there and not any(_is_metric(name, metric) for name in there):
+            from difflib import get_close_matches
+
+            near = get_close_matches(metric, sorted({name.rpartition(".")[2] for name in there}), 3)
+            told = f"; near it: {', '.join(near)}" if near else ""
+            print(f"warning: no run has the metric {metric}{told}", file=sys.stderr)
+
+
+def _is_metric(name: str, wanted: str) -> bool:
+    """Whether a run's number of this dotted name is the metric that a sweep file asks for."""
+    return name == wanted or name.endswith(f".{wanted}")
 
 
 def run_trial(sweep: Sweep, trial: Trial, out: Path, children: Children) -> dict[str, Any]:
@@ -347,7 +365,7 @@ def _headline(result: dict[str, Any], metrics: list[str]) -> str:
         return "failed: " + (result.get("error", "").strip().splitlines() or ["it said nothing"])[-1]
     for wanted in metrics:
         for name, value in result["metrics"].items():
-            if name == wanted or name.endswith(f".{wanted}"):
+            if _is_metric(name, wanted):
                 return f"{wanted} {value:.4f}"
     return "done"
 
