@@ -75,6 +75,7 @@ def test_a_killed_training_resumes_to_the_same_losses_and_metrics(shop, tmp_path
     _, err = run(*command_line, "--out", killed, code=2)
     assert "--resume" in err
     _, err = run(*command_line, "--out", killed, "--resume", "--training.learning_rate", "0.5", code=2)
+    assert "options differ" in err
     assert "(training.learning_rate was 0.002, now 0.5)" in err
     run(*command_line, "--out", killed, "--resume")
     assert (killed / "history.csv").read_text() == (tmp_path / "whole" / "history.csv").read_text()

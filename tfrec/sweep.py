@@ -204,17 +204,17 @@ def run_sweep(sweep: Sweep, out: str | Path, *, jobs: int = 1, dry_run: bool = F
 
 def _tell_unknown_metrics(metrics: list[str], out: Path) -> None:
     """Say which of the sweep file's metrics no run has: the runs would be ranked by another one."""
+    from difflib import get_close_matches
+
     there = {name for result in read_results(out) if result["exit_code"] == 0 for name in result["metrics"]}
     for metric in metrics:
-        if there and not any(_is_metric(name, metric) for name in there):
-            from difflib import get_close_matches
-
+        if there and not any(is_metric(name, metric) for name in there):
             near = get_close_matches(metric, sorted({name.rpartition(".")[2] for name in there}), 3)
             told = f"; near it: {', '.join(near)}" if near else ""
             print(f"warning: no run has the metric {metric}{told}", file=sys.stderr)
 
 
-def _is_metric(name: str, wanted: str) -> bool:
+def is_metric(name: str, wanted: str) -> bool:
     """Whether a run's number of this dotted name is the metric that a sweep file asks for."""
     return name == wanted or name.endswith(f".{wanted}")
 
@@ -357,15 +357,20 @@ def _variants(file: Path, name: object, variants: object) -> dict[str, dict[str,
     raise SweepError(f"{file}: axis {name!r} must be a list of values, or variants with options each; got {variants!r}")
 
 
+def last_line(result: dict[str, Any]) -> str:
+    """The last line of what a failed run wrote, "" where it wrote nothing."""
+    return (result.get("error", "").strip().splitlines() or [""])[-1]
+
+
 def _headline(result: dict[str, Any], metrics: list[str]) -> str:
     """The first metric of a finished run, or how it ended, for the progress line."""
     if result["exit_code"]:
         if result["exit_code"] == IN_USE:
             return "left out, another process writes there"
-        return "failed: " + (result.get("error", "").strip().splitlines() or ["it said nothing"])[-1]
+        return f"failed: {last_line(result) or 'it said nothing'}"
     for wanted in metrics:
         for name, value in result["metrics"].items():
-            if _is_metric(name, wanted):
+            if is_metric(name, wanted):
                 return f"{wanted} {value:.4f}"
     return "done"
 

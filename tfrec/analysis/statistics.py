@@ -12,6 +12,7 @@ import pandas as pd
 
 from tfrec.analysis.inputs import AnalysisError
 from tfrec.evaluation.names import sign_of
+from tfrec.sweep import is_metric, last_line, read_results
 
 EXACT_PAIRS = 14  # up to here all 2^n sign flips are tried
 FLIPS = 20_000
@@ -58,8 +59,6 @@ def read_runs(folder: Path) -> Runs:
     """
     import json
 
-    from tfrec.sweep import read_results
-
     if not (folder / "sweep.json").is_file():
         raise AnalysisError(f"{folder} has no sweep.json; give --runs the --out folder of python -m tfrec.sweep")
     plan = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
@@ -73,11 +72,7 @@ def read_runs(folder: Path) -> Runs:
     ]
     frame = pd.DataFrame(rows).set_index("name").sort_index()
     failed = pd.DataFrame(
-        [
-            {"run": one["name"], "last line": (one.get("error", "").strip().splitlines() or [""])[-1]}
-            for one in results
-            if one["exit_code"]
-        ],
+        [{"run": one["name"], "last line": last_line(one)} for one in results if one["exit_code"]],
         columns=["run", "last line"],
     ).set_index("run")
     axes = [axis for axis in plan["axes"] if axis in frame]
@@ -92,7 +87,7 @@ def metric_columns(frame: pd.DataFrame, wanted: Sequence[str], axes: Sequence[st
     """
     found = []
     for name in wanted:
-        matches = [column for column in frame if column == name or str(column).endswith(f".{name}")]
+        matches = [column for column in frame if is_metric(str(column), name)]
         found += [str(column) for column in matches[:1]]
     if not found and not wanted:
         numeric = frame.drop(columns=list(axes)).select_dtypes("number")

@@ -248,7 +248,9 @@ class RetrievalAssembly:
         repeated = query.repeats and query.kind == "history" and not self.config.evaluation.seen_filter
         if not repeated or self.prepared.holds_out_new_items:
             return np.empty(0, np.int64)
-        users, most = np.intersect1d(user[split == VAL], user[split < VAL]), training.calibration_users
+        count = len(self.prepared.users)
+        asked, known = (np.bincount(user[part], minlength=count) > 0 for part in (split == VAL, split < VAL))
+        users, most = np.flatnonzero(asked & known), training.calibration_users
         if training.final:
             most = min(most, len(users) // LEFT_OUT)
         return sample_rows(users, most, self.config.seed)

@@ -104,8 +104,7 @@ def fitted_correction(listed: Listed) -> np.ndarray:
     customer, score, purchases, hit = listed
     if not purchases.any():
         return np.zeros(BUCKETS)
-    starts = np.flatnonzero(np.diff(customer, prepend=-1))
-    place = np.cumsum(np.diff(customer, prepend=customer[:1]) > 0)
+    _, starts, place = np.unique(customer, return_index=True, return_inverse=True)
     bought = np.add.reduceat(hit.astype(np.float64), starts)
     youngest = int(purchases.any(0).argmax())
     purchases = purchases[:, youngest:].astype(np.float64)
