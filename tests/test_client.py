@@ -77,7 +77,10 @@ def test_json_and_versions(server, capsys):
         (["similar", "--item", "001", "--allow", "price=3"], "400: allow takes"),
         (["search", "--photo", "/nowhere.jpg"], "/nowhere.jpg"),
         (["--url", "file:///etc/passwd", "similar", "--item", "001"], "must start with http"),
-        (["--url", "http://127.0.0.1:1", "similar", "--item", "001"], "cannot be reached: [Errno 111] Connection refused\n"),
+        (
+            ["--url", "http://127.0.0.1:1", "similar", "--item", "001"],
+            "cannot be reached: [Errno 111] Connection refused\n",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line(server, capsys, words, message):
